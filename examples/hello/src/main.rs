@@ -1,0 +1,2 @@
+//! examples/hello.
+fn main() {}

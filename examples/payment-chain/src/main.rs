@@ -1,0 +1,2 @@
+//! examples/payment-chain.
+fn main() {}

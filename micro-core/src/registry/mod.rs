@@ -1,0 +1,191 @@
+//! The registry port: where the instances of a service are.
+
+use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use crate::Result;
+
+/// Knows which instances of which services there are.
+///
+/// # Contract
+///
+/// - `a_registered_instance_is_found_by_its_service_name`, with every field as it was registered.
+/// - `registering_an_id_again_replaces_it`.
+/// - `a_closed_registration_is_gone`, and so is a dropped one, soon.
+/// - `deregistering_what_is_not_there_is_no_error`.
+/// - `an_unknown_service_has_no_instances`: an empty list, no error.
+/// - `a_watch_begins_with_a_snapshot_and_then_tells_changes`, including those made while it began.
+/// - `services_lists_each_name_once`, sorted.
+#[async_trait]
+pub trait Registry: Send + Sync + 'static {
+    /// Announces an instance and keeps it alive until the registration is closed or dropped.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for an instance without name, id or address; `Unavailable` when the
+    /// registry cannot be reached; `Unimplemented` where the registry is read-only.
+    async fn register(&self, instance: Instance, options: RegisterOptions) -> Result<Registration>;
+
+    /// Withdraws an instance by service name and id.
+    async fn deregister(&self, service: &str, id: &str) -> Result<()>;
+
+    /// The live instances of a service, sorted by id.
+    async fn instances(&self, service: &str) -> Result<Vec<Instance>>;
+
+    /// The names of the services that have instances, sorted.
+    async fn services(&self) -> Result<Vec<String>>;
+
+    /// Watches a service: first a snapshot, then changes.
+    async fn watch(&self, service: &str) -> Result<InstanceWatch>;
+}
+
+/// One running process of a service and where to reach it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub struct Instance {
+    /// The service's name, for instance `go.micro.service.Order`.
+    pub service: String,
+    /// The instance's id, unique in the registry; by custom `<service>-<uuid>`.
+    pub id: String,
+    /// The service's version; `latest` where nothing else is said.
+    pub version: String,
+    /// `host:port`, an IPv6 host in brackets.
+    pub address: String,
+    /// Names and values beside it, for instance `protocol` = `grpc`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Instance {
+    /// An instance with a new id, version `latest` and no metadata.
+    pub fn new(service: impl Into<String>, address: impl Into<String>) -> Self {
+        let service = service.into();
+        let id = format!("{service}-{}", uuid::Uuid::new_v4());
+        Self { service, id, version: "latest".to_owned(), address: address.into(), metadata: BTreeMap::new() }
+    }
+
+    /// Sets the id.
+    #[must_use]
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// Sets the version.
+    #[must_use]
+    pub fn with_version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
+    }
+
+    /// Sets one metadata value.
+    #[must_use]
+    pub fn with_metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(name.into(), value.into());
+        self
+    }
+}
+
+/// How an instance is kept alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegisterOptions {
+    /// After this long without a heartbeat the registry drops the instance; default 15 s.
+    pub ttl: Duration,
+    /// The time between heartbeats, ±10 %; default 5 s.
+    pub heartbeat: Duration,
+}
+
+impl Default for RegisterOptions {
+    fn default() -> Self {
+        Self { ttl: Duration::from_secs(15), heartbeat: Duration::from_secs(5) }
+    }
+}
+
+type CloseFuture = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+type Close = Box<dyn FnOnce() -> CloseFuture + Send + Sync>;
+
+/// An announced instance. [`close`](Self::close) withdraws it; dropping it withdraws it in a
+/// spawned task, or leaves it to the TTL where no runtime is left.
+pub struct Registration {
+    instance: Instance,
+    close: Option<Close>,
+}
+
+impl Registration {
+    /// A registration of `instance`; `close` ends the heartbeat and withdraws it.
+    pub fn new<F, Fut>(instance: Instance, close: F) -> Self
+    where
+        F: FnOnce() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        Self { instance, close: Some(Box::new(move || Box::pin(close()))) }
+    }
+
+    /// The instance as it was registered.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// Withdraws the instance and waits until the registry confirmed it.
+    pub async fn close(mut self) -> Result<()> {
+        match self.close.take() {
+            Some(close) => close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let (Some(close), Ok(runtime)) = (self.close.take(), tokio::runtime::Handle::try_current()) else { return };
+        let id = self.instance.id.clone();
+        runtime.spawn(async move {
+            if let Err(error) = close().await {
+                tracing::warn!(instance = id, error = %error.report(), "withdrawing a dropped registration");
+            }
+        });
+    }
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InstanceChange {
+    /// All live instances; replaces what was known. Always the first, and again after a gap.
+    Snapshot(Vec<Instance>),
+    /// This instance is new or changed.
+    Put(Instance),
+    /// The instance of this id is gone.
+    Removed(String),
+}
+
+/// The changes of one service's instances. Dropping it ends the watch.
+#[derive(Debug)]
+pub struct InstanceWatch {
+    changes: mpsc::Receiver<InstanceChange>,
+}
+
+impl InstanceWatch {
+    /// A watch, and the sender for its changes; the sender sees the watch's drop as a closed channel.
+    pub fn channel() -> (mpsc::Sender<InstanceChange>, Self) {
+        let (sender, changes) = mpsc::channel(64);
+        (sender, Self { changes })
+    }
+
+    /// The next change; `None` when the registry ended the watch.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn next(&mut self) -> Option<InstanceChange> {
+        self.changes.recv().await
+    }
+}

@@ -1,0 +1,232 @@
+//! The transaction port: [`TransactionManager`] begins, [`Tx`] travels, `run` commits or rolls back.
+
+mod retry;
+
+pub use retry::{RetryPolicy, retrying};
+
+use std::{any::Any, fmt, future::Future};
+
+use async_trait::async_trait;
+
+use crate::{Error, ErrorKind, Result};
+
+/// Begins transactions on one database.
+///
+/// # Contract
+///
+/// - `a_commit_is_visible_and_a_rollback_is_not`.
+/// - `a_dropped_tx_is_rolled_back`: dropping a [`Tx`] before commit undoes its work and gives the
+///   connection back clean, or closes it.
+/// - `a_cancelled_begin_leaves_nothing_open`: dropping the future of `begin` at any await leaves no
+///   open transaction behind. sqlx 0.9 does not promise that by itself (its issues 4385, 4393).
+/// - `a_cancelled_commit_still_ends`: dropping the future of a commit leaves the commit running to
+///   its end; its outcome is unknown to the caller, the connection is clean.
+/// - `stores_refuse_the_tx_of_another_manager`: with `InvalidArgument`, naming both.
+#[async_trait]
+pub trait TransactionManager: Send + Sync + 'static {
+    /// Opens a transaction.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when the database cannot be reached, `ResourceExhausted` when no connection
+    /// became free in time, `Aborted` when a lock could not be had.
+    async fn begin(&self) -> Result<Tx>;
+
+    /// Who this manager is; every [`Tx`] carries it, so that a store can tell its own.
+    fn id(&self) -> ManagerId;
+}
+
+/// Tells the managers of one process apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ManagerId(u64);
+
+impl ManagerId {
+    /// An id that no other manager of this process has.
+    pub fn unique() -> Self {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for ManagerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "manager-{}", self.0)
+    }
+}
+
+/// What an adapter puts behind a [`Tx`].
+///
+/// [`Tx`] calls `commit` and `rollback` in a spawned task, so an adapter need not shield them.
+#[async_trait]
+pub trait Transaction: Send + 'static {
+    /// Makes the work durable.
+    async fn commit(self: Box<Self>) -> Result<()>;
+
+    /// Undoes the work and gives the connection back clean, or closes it.
+    async fn rollback(self: Box<Self>) -> Result<()>;
+
+    /// The adapter's own type, for its stores and its `…TxExt`.
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+
+type AfterCommit = Box<dyn FnOnce() + Send>;
+
+/// An open transaction: a concrete handle that domain code passes on and infrastructure opens up.
+///
+/// Dropped before [`commit`](Self::commit), it is rolled back by a spawned task; without a runtime
+/// the adapter's own drop closes the connection.
+pub struct Tx {
+    manager: ManagerId,
+    inner: Option<Box<dyn Transaction>>,
+    after_commit: Vec<AfterCommit>,
+}
+
+impl Tx {
+    /// Wraps an adapter's open transaction.
+    pub fn new(manager: ManagerId, transaction: impl Transaction) -> Self {
+        Self { manager, inner: Some(Box::new(transaction)), after_commit: Vec::new() }
+    }
+
+    /// The manager that opened it.
+    pub fn manager(&self) -> ManagerId {
+        self.manager
+    }
+
+    /// Runs `hook` once the commit succeeded; after a rollback it is dropped unrun. A hook wakes
+    /// somebody; it must not block and cannot fail.
+    pub fn after_commit(&mut self, hook: impl FnOnce() + Send + 'static) {
+        self.after_commit.push(Box::new(hook));
+    }
+
+    /// The adapter's transaction, when `expected` opened it and it is a `T`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` when another manager opened it: its work would not be in this database.
+    pub fn downcast<T: Transaction>(&mut self, expected: ManagerId, operation: &'static str) -> Result<&mut T> {
+        let actual = self.manager;
+        let found = self.inner.as_mut().and_then(|inner| inner.as_any_mut().downcast_mut::<T>());
+        match found {
+            Some(transaction) if actual == expected => Ok(transaction),
+            _ => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                operation,
+                "the transaction belongs to another manager: pass the Tx of the manager this store was made with",
+            )
+            .with_context("expected", expected)
+            .with_context("actual", actual)),
+        }
+    }
+
+    /// The adapter's transaction, when it is a `T`, whichever manager opened it.
+    pub fn downcast_any<T: Transaction>(&mut self) -> Option<&mut T> {
+        self.inner.as_mut().and_then(|inner| inner.as_any_mut().downcast_mut::<T>())
+    }
+
+    /// Commits, then runs the after-commit hooks.
+    ///
+    /// # Cancel safety
+    ///
+    /// The commit runs in a task of its own: dropping this future does not stop it, hooks included.
+    pub async fn commit(mut self) -> Result<()> {
+        let inner = self.inner.take().expect("a Tx is consumed by commit and rollback only");
+        let hooks = std::mem::take(&mut self.after_commit);
+        shielded("tx.commit", async move {
+            inner.commit().await?;
+            hooks.into_iter().for_each(|hook| hook());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Undoes the work.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`commit`](Self::commit).
+    pub async fn rollback(mut self) -> Result<()> {
+        let inner = self.inner.take().expect("a Tx is consumed by commit and rollback only");
+        shielded("tx.rollback", inner.rollback()).await
+    }
+}
+
+impl fmt::Debug for Tx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").field("manager", &self.manager).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.take() else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = inner.rollback().await {
+                    tracing::warn!(error = %error.report(), "rollback of a dropped transaction");
+                }
+            });
+        }
+    }
+}
+
+/// Runs `work` in a task that outlives the caller: the guard against a client that cancels.
+///
+/// # Errors
+///
+/// Those of `work`; `Internal` when it panicked, `Cancelled` when the runtime shut down.
+pub async fn shielded<T: Send + 'static>(
+    operation: &'static str,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(join) if join.is_panic() => {
+            Err(Error::new(ErrorKind::Internal, operation, "the task panicked").with_source(join))
+        }
+        Err(join) => Err(Error::new(ErrorKind::Cancelled, operation, "the runtime is shutting down").with_source(join)),
+    }
+}
+
+/// `run` for every [`TransactionManager`].
+pub trait TransactionManagerExt: TransactionManager {
+    /// One attempt: begins, runs `body`, commits when it answers `Ok`, rolls back when `Err`.
+    ///
+    /// The body runs in the caller's future and may borrow. To repeat whole attempts on conflicts
+    /// wrap it in [`retrying`].
+    ///
+    /// # Errors
+    ///
+    /// Those of `body`, of `begin` and of `commit`. A failing rollback is logged: the body's error
+    /// is the one to act on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future rolls back, unless the commit has begun; that runs to its end.
+    fn run<T, E, F>(&self, body: F) -> impl Future<Output = Result<T, E>>
+    where
+        F: AsyncFnOnce(&mut Tx) -> Result<T, E>,
+        E: From<Error>;
+}
+
+impl<M: TransactionManager + ?Sized> TransactionManagerExt for M {
+    async fn run<T, E, F>(&self, body: F) -> Result<T, E>
+    where
+        F: AsyncFnOnce(&mut Tx) -> Result<T, E>,
+        E: From<Error>,
+    {
+        let mut tx = self.begin().await?;
+        match body(&mut tx).await {
+            Ok(value) => {
+                tx.commit().await?;
+                Ok(value)
+            }
+            Err(error) => {
+                if let Err(rollback) = tx.rollback().await {
+                    tracing::warn!(error = %rollback.report(), "rollback after a failed body");
+                }
+                Err(error)
+            }
+        }
+    }
+}
