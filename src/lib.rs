@@ -1,1 +1,26 @@
-//! micro-rs.
+//! micro-rs: services that call each other, publish events to each other and keep their data right.
+//!
+//! This is the facade: it re-exports the crates that its features name, and `backends` turns a URL
+//! into an adapter.
+
+pub use micro_core as core;
+#[cfg(feature = "grpc")]
+pub use micro_grpc as grpc;
+#[cfg(feature = "middleware")]
+pub use micro_middleware as middleware;
+#[cfg(feature = "tx")]
+pub use micro_tx as tx;
+
+pub mod backends;
+pub mod signals;
+
+/// What most programs import.
+pub mod prelude {
+    pub use micro_core::{
+        Error, ErrorKind, Health, Metadata, Result, TransactionManager, TransactionManagerExt, Tx,
+        app::{App, Component},
+        consume::{BatchHandler, DeliveryPolicy, Handler},
+        event::{Event, Received},
+        outbox::Outbox,
+    };
+}

@@ -1,6 +1,10 @@
 //! The life cycle of a process: components start, instances are announced last and withdrawn
 //! first, work drains within a deadline.
 
+mod run;
+
+pub use run::{App, AppBuilder, AppConfig, RunningApp};
+
 use std::time::Duration;
 
 use async_trait::async_trait;

@@ -1,0 +1,2 @@
+//! URL → adapter: which backend serves a port is chosen at run time, among those compiled in.
+
