@@ -91,6 +91,21 @@ impl ErrorKind {
         }
     }
 
+    /// The number of gRPC's status code, 1 to 16; 0 stands for success and is no kind.
+    pub const fn code(self) -> u8 {
+        // The variants stand in the order of gRPC's codes.
+        self as u8 + 1
+    }
+
+    /// The kind of a gRPC status code; `None` for 0 (success), `Unknown` for a code gRPC does not
+    /// have, as its clients read it.
+    pub fn from_code(code: u32) -> Option<Self> {
+        match code {
+            0 => None,
+            code => Some(Self::ALL.get(code as usize - 1).copied().unwrap_or(Self::Unknown)),
+        }
+    }
+
     /// Whether the same call can succeed at once or soon, with nothing changed by its caller.
     pub const fn is_retryable(self) -> bool {
         matches!(self, Self::Unavailable | Self::Aborted | Self::ResourceExhausted | Self::DeadlineExceeded)
@@ -258,6 +273,18 @@ mod tests {
             .with_context("address", "127.0.0.1:8500")
             .with_source(std::io::Error::other("connection refused"));
         assert_eq!(error.report(), "registry.watch: no agent answers (address=127.0.0.1:8500): connection refused");
+    }
+
+    #[test]
+    fn codes_are_those_of_grpc() {
+        assert_eq!(ErrorKind::Cancelled.code(), 1);
+        assert_eq!(ErrorKind::Internal.code(), 13);
+        assert_eq!(ErrorKind::Unauthenticated.code(), 16);
+        for kind in ErrorKind::ALL {
+            assert_eq!(ErrorKind::from_code(kind.code().into()), Some(kind));
+        }
+        assert_eq!(ErrorKind::from_code(0), None);
+        assert_eq!(ErrorKind::from_code(17), Some(ErrorKind::Unknown));
     }
 
     #[test]

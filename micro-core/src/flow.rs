@@ -2,6 +2,8 @@
 //! batch to publish, a batch received.
 
 use std::{
+    convert::Infallible,
+    error::Error as StdError,
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
@@ -11,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tower_service::Service;
 
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Metadata, Result,
     broker::{Broker, Message, Receipt},
     consume::DeliveryBatch,
 };
@@ -77,12 +79,93 @@ impl Outcome for Vec<Result<Receipt>> {
     }
 }
 
-impl<T: Outcome> Outcome for Result<T> {
+impl Outcome for Error {
+    fn error_kind(&self) -> Option<ErrorKind> {
+        Some(self.kind())
+    }
+}
+
+impl Outcome for Infallible {
+    fn error_kind(&self) -> Option<ErrorKind> {
+        match *self {}
+    }
+}
+
+/// Looks for an [`Error`] in the box and in its causes; `Unknown` where there is none.
+impl Outcome for Box<dyn StdError + Send + Sync> {
+    fn error_kind(&self) -> Option<ErrorKind> {
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(self.as_ref());
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<Error>() {
+                return Some(error.kind());
+            }
+            cause = error.source();
+        }
+        Some(ErrorKind::Unknown)
+    }
+}
+
+impl<T: Outcome, E: Outcome> Outcome for Result<T, E> {
     fn error_kind(&self) -> Option<ErrorKind> {
         match self {
             Ok(answer) => answer.error_kind(),
-            Err(error) => Some(error.kind()),
+            Err(error) => error.error_kind(),
         }
+    }
+}
+
+/// A gRPC call: its operation is the path, its metadata the headers and, where a header is
+/// missing, the [`Metadata`] among its extensions; its deadline is that `Metadata`'s.
+impl<B> Operation for http::Request<B> {
+    const FLOW: Flow = Flow::Rpc;
+
+    fn operation(&self) -> &str {
+        self.uri().path()
+    }
+
+    fn metadata(&self, name: &str) -> Option<&str> {
+        let header = self.headers().get(name).and_then(|value| value.to_str().ok());
+        header.or_else(|| self.extensions().get::<Metadata>().and_then(|metadata| metadata.get(name)))
+    }
+
+    // What HTTP cannot carry (a control character in a value) is left out, as a bad header would
+    // fail the whole call.
+    fn set_metadata(&mut self, name: &str, value: &str) {
+        if let (Ok(name), Ok(value)) = (name.parse::<http::HeaderName>(), value.parse::<http::HeaderValue>()) {
+            self.headers_mut().insert(name, value);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.extensions().get::<Metadata>().and_then(Metadata::deadline)
+    }
+}
+
+/// What the head of the answer says: a gRPC status in the headers ("trailers-only"), or else the
+/// HTTP status. A status in the trailers comes later: read them with [`grpc_outcome`].
+impl<B> Outcome for http::Response<B> {
+    fn error_kind(&self) -> Option<ErrorKind> {
+        grpc_outcome(self.headers()).unwrap_or_else(|| http_error_kind(self.status()))
+    }
+}
+
+/// Reads `grpc-status` from headers or trailers: `None` where it is missing, else the outcome.
+pub fn grpc_outcome(headers: &http::HeaderMap) -> Option<Option<ErrorKind>> {
+    let status = headers.get("grpc-status")?;
+    let code = status.to_str().ok().and_then(|code| code.parse().ok());
+    Some(code.map_or(Some(ErrorKind::Unknown), ErrorKind::from_code))
+}
+
+/// Source: <https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>.
+fn http_error_kind(status: http::StatusCode) -> Option<ErrorKind> {
+    match status.as_u16() {
+        100..400 => None,
+        400 => Some(ErrorKind::Internal),
+        401 => Some(ErrorKind::Unauthenticated),
+        403 => Some(ErrorKind::PermissionDenied),
+        404 => Some(ErrorKind::Unimplemented),
+        429 | 502 | 503 | 504 => Some(ErrorKind::Unavailable),
+        _ => Some(ErrorKind::Unknown),
     }
 }
 
@@ -157,5 +240,54 @@ impl Service<PublishBatch> for BrokerService {
     fn call(&mut self, batch: PublishBatch) -> Self::Future {
         let broker = self.broker.clone();
         Box::pin(async move { Ok(broker.publish(batch.0).await) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_of_a_call_is_its_headers_then_its_extension() {
+        let mut metadata = Metadata::new();
+        metadata.insert("x-region", "cn-east");
+        metadata.insert("x-user", "from extension");
+        let mut request =
+            http::Request::builder().uri("http://a/p.S/M").header("x-user", "from header").body(()).unwrap();
+        request.extensions_mut().insert(metadata);
+        assert_eq!(request.operation(), "/p.S/M");
+        assert_eq!(request.metadata("x-user"), Some("from header"));
+        assert_eq!(request.metadata("x-region"), Some("cn-east"));
+        request.set_metadata("x-user", "line\nbreak");
+        assert_eq!(request.metadata("x-user"), Some("from header"));
+    }
+
+    #[test]
+    fn outcome_of_a_response_is_its_grpc_status_before_its_http_status() {
+        let response = |status: u16, grpc: Option<&str>| {
+            let mut response = http::Response::builder().status(status);
+            if let Some(grpc) = grpc {
+                response = response.header("grpc-status", grpc);
+            }
+            response.body(()).unwrap().error_kind()
+        };
+        assert_eq!(response(200, None), None);
+        assert_eq!(response(200, Some("0")), None);
+        assert_eq!(response(200, Some("5")), Some(ErrorKind::NotFound));
+        assert_eq!(response(200, Some("five")), Some(ErrorKind::Unknown));
+        assert_eq!(response(503, None), Some(ErrorKind::Unavailable));
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("transport")]
+    struct Transport(#[source] Error);
+
+    #[test]
+    fn a_boxed_error_is_known_by_its_cause() {
+        let cause = Error::new(ErrorKind::Unavailable, "channel.call", "no instance answers");
+        let boxed: Box<dyn StdError + Send + Sync> = Box::new(Transport(cause));
+        assert_eq!(boxed.error_kind(), Some(ErrorKind::Unavailable));
+        let boxed: Box<dyn StdError + Send + Sync> = "connection refused".into();
+        assert_eq!(boxed.error_kind(), Some(ErrorKind::Unknown));
     }
 }

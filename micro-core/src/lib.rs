@@ -18,9 +18,11 @@ pub mod outbox;
 pub mod parked;
 pub mod registry;
 pub mod selector;
+pub mod trace;
 pub mod transaction;
 
 pub use error::{Error, ErrorKind, Result};
 pub use health::{Health, HealthStatus};
 pub use metadata::Metadata;
+pub use trace::TraceContext;
 pub use transaction::{TransactionManager, TransactionManagerExt, Tx};
