@@ -1,5 +1,10 @@
 //! The inbox port: which events a group has handled, claimed in the handler's transaction.
 
+mod memory;
+
+pub use memory::MemoryInbox;
+pub(crate) use memory::{InboxChanges, InboxRows};
+
 use std::time::Duration;
 
 use async_trait::async_trait;

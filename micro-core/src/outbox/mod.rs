@@ -1,5 +1,12 @@
 //! The outbox port: events written in the business transaction, sent after it by the relay.
 
+mod local;
+mod memory;
+
+pub use local::{CommitSignal, ShardLease, ShardLocks};
+pub use memory::MemoryOutbox;
+pub(crate) use memory::{OutboxChanges, OutboxRows};
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

@@ -1,5 +1,10 @@
 //! The parked port: deliveries that wait for another try, in key order, and dead letters.
 
+mod memory;
+
+pub(crate) use memory::{DeadLetterChanges, DeadLetterRows, ParkedChanges, ParkedRows};
+pub use memory::{MemoryDeadLetters, MemoryParked};
+
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;

@@ -1,7 +1,9 @@
 //! The transaction port: [`TransactionManager`] begins, [`Tx`] travels, `run` commits or rolls back.
 
+pub(crate) mod memory;
 mod retry;
 
+pub use memory::{MemoryDatabase, MemoryTransactionManager, MemoryTxExt};
 pub use retry::{RetryPolicy, retrying};
 
 use std::{any::Any, fmt, future::Future};
