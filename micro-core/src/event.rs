@@ -160,7 +160,7 @@ pub fn from_unix_millis(millis: i64) -> SystemTime {
 pub struct Received<E> {
     /// The event.
     pub event: E,
-    /// What the inbox knows it by; the same at every delivery.
+    /// The event's id, as its sender gave it; the same at every delivery.
     pub event_id: String,
     /// How often its handler failed before: 0 at the first try.
     pub attempts: u32,

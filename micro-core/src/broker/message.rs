@@ -198,6 +198,9 @@ pub struct Receipt {
     pub offset: i64,
 }
 
+/// The longest event id that is taken from a header; stores can rely on it.
+pub const EVENT_ID_BYTES_MAX: usize = 200;
+
 /// What is received: a message and where it stands. Data only; acknowledging is the consumer's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
@@ -217,13 +220,31 @@ impl Delivery {
         TopicPartition { topic: self.message.topic.clone(), partition: self.partition }
     }
 
-    /// What the inbox knows it by: the header [`header::EVENT_ID`], or topic, partition and offset
-    /// where it has none.
+    /// The event's id: the header [`header::EVENT_ID`], or topic, partition and offset where it has
+    /// none that can be kept (empty, longer than [`EVENT_ID_BYTES_MAX`], control characters).
     pub fn event_id(&self) -> String {
-        match self.message.headers.get_str(header::EVENT_ID) {
-            Some(id) if !id.is_empty() => id.to_owned(),
-            _ => format!("{}/{}/{}", self.message.topic, self.partition, self.offset),
+        self.sent_event_id().map_or_else(|| self.origin(), str::to_owned)
+    }
+
+    /// What a group's inbox knows it by: `<topic>:<event id>`.
+    ///
+    /// The topic belongs to it because a dead letter's copy on `<Topic>DLQ` keeps the event id of
+    /// its original, and one group may receive both.
+    pub fn inbox_id(&self) -> String {
+        match self.sent_event_id() {
+            Some(id) => format!("{}:{id}", self.message.topic),
+            None => self.origin(),
         }
+    }
+
+    fn sent_event_id(&self) -> Option<&str> {
+        let id = self.message.headers.get_str(header::EVENT_ID)?;
+        let is_kept = !id.is_empty() && id.len() <= EVENT_ID_BYTES_MAX && !id.contains(char::is_control);
+        is_kept.then_some(id)
+    }
+
+    fn origin(&self) -> String {
+        format!("{}/{}/{}", self.message.topic, self.partition, self.offset)
     }
 }
 
@@ -237,6 +258,21 @@ mod tests {
             [("Event_id", Bytes::from("a-1")), ("trace-bin", Bytes::from(vec![0xff, 0x00]))].into_iter().collect();
         let json = serde_json::to_string(&headers).unwrap();
         assert_eq!(serde_json::from_str::<Headers>(&json).unwrap(), headers);
+    }
+
+    #[test]
+    fn an_inbox_id_is_of_one_topic_and_ignores_ids_that_cannot_be_kept() {
+        let delivery = |topic: &str, id: &str| Delivery {
+            message: Message::unkeyed(topic, "").with_header(header::EVENT_ID, id.to_owned()),
+            partition: 1,
+            offset: 7,
+            timestamp: SystemTime::UNIX_EPOCH,
+        };
+        assert_eq!(delivery("OrderEvent", "a").inbox_id(), "OrderEvent:a");
+        assert_eq!(delivery("OrderEventDLQ", "a").inbox_id(), "OrderEventDLQ:a");
+        assert_eq!(delivery("OrderEvent", "").inbox_id(), "OrderEvent/1/7");
+        assert_eq!(delivery("OrderEvent", "a\0").event_id(), "OrderEvent/1/7");
+        assert_eq!(delivery("OrderEvent", &"a".repeat(EVENT_ID_BYTES_MAX + 1)).event_id(), "OrderEvent/1/7");
     }
 
     #[test]

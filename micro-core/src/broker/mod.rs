@@ -2,7 +2,7 @@
 
 mod message;
 
-pub use message::{Delivery, Headers, Message, Position, Receipt, TopicPartition, header};
+pub use message::{Delivery, EVENT_ID_BYTES_MAX, Headers, Message, Position, Receipt, TopicPartition, header};
 
 use std::{sync::Arc, time::Duration};
 

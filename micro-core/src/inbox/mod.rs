@@ -13,6 +13,9 @@ use crate::{Result, Tx};
 
 /// Remembers the event ids that a group has handled.
 ///
+/// The inbox service claims [`Delivery::inbox_id`](crate::broker::Delivery::inbox_id), topic and
+/// event id: the same event on another topic (a dead letter's copy) is another one.
+///
 /// # Contract
 ///
 /// - `an_id_is_new_once_per_group`: also when two transactions claim it at the same time, one

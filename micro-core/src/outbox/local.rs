@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::watch;
 
-use super::SHARD_COUNT;
+use super::{SHARD_COUNT, ShardSet};
 use crate::{Error, ErrorKind, Result};
 
 /// Wakes a relay when rows were committed; for [`OutboxStore::committed`](super::OutboxStore::committed).
@@ -19,32 +19,36 @@ pub struct CommitSignal(Arc<Counts>);
 
 #[derive(Debug)]
 struct Counts {
-    commits: watch::Sender<u64>,
-    seen: AtomicU64,
+    commits: watch::Sender<[u64; SHARD_COUNT as usize]>,
+    seen: [AtomicU64; SHARD_COUNT as usize],
 }
 
 impl Default for CommitSignal {
     fn default() -> Self {
-        Self(Arc::new(Counts { commits: watch::Sender::new(0), seen: AtomicU64::new(0) }))
+        Self(Arc::new(Counts { commits: watch::Sender::default(), seen: Default::default() }))
     }
 }
 
 impl CommitSignal {
-    /// Says that a transaction which added rows committed.
-    pub fn notify(&self) {
-        self.0.commits.send_modify(|commits| *commits += 1);
+    /// Says that a transaction which added rows to these shards committed.
+    pub fn notify(&self, shards: ShardSet) {
+        self.0.commits.send_modify(|commits| shards.iter().for_each(|shard| commits[usize::from(shard)] += 1));
     }
 
-    /// Resolves at the first commit that was not waited for yet.
+    /// Resolves at the first commit that was not waited for yet, with the shards of all such.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: a commit counts as seen only when this resolves.
-    pub async fn wait(&self) {
-        let seen = self.0.seen.load(Ordering::Acquire);
+    pub async fn wait(&self) -> ShardSet {
+        let seen: [u64; SHARD_COUNT as usize] = std::array::from_fn(|shard| self.0.seen[shard].load(Ordering::Acquire));
+        let is_news = |commits: &[u64; SHARD_COUNT as usize]| commits.iter().zip(seen).any(|(now, seen)| *now > seen);
         let mut commits = self.0.commits.subscribe();
-        let commits = *commits.wait_for(|commits| *commits > seen).await.expect("self holds the sender");
-        self.0.seen.fetch_max(commits, Ordering::AcqRel);
+        let commits = *commits.wait_for(is_news).await.expect("self holds the sender");
+        for (seen, now) in self.0.seen.iter().zip(commits) {
+            seen.fetch_max(now, Ordering::AcqRel);
+        }
+        (0..SHARD_COUNT).filter(|shard| commits[usize::from(*shard)] > seen[usize::from(*shard)]).collect()
     }
 }
 
@@ -98,9 +102,10 @@ mod tests {
     #[tokio::test]
     async fn a_commit_that_nobody_waited_for_is_kept_once() {
         let signal = CommitSignal::default();
-        signal.notify();
-        signal.notify();
-        assert!(signal.wait().now_or_never().is_some());
+        signal.notify([3].into_iter().collect());
+        signal.notify([3, 15].into_iter().collect());
+        let shards = signal.wait().now_or_never().unwrap();
+        assert_eq!(shards.iter().collect::<Vec<_>>(), [3, 15]);
         assert!(signal.wait().now_or_never().is_none());
     }
 
@@ -108,7 +113,7 @@ mod tests {
     async fn one_commit_wakes_everybody_who_waits() {
         let signal = CommitSignal::default();
         let waits = futures_util::future::join(signal.wait(), signal.wait());
-        let ((), ()) = futures_util::future::join(waits.map(drop), async { signal.notify() }).await;
+        let ((), ()) = futures_util::future::join(waits.map(drop), async { signal.notify(ShardSet::ALL) }).await;
     }
 
     #[test]

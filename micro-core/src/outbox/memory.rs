@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{CommitSignal, OutboxCounts, OutboxRow, OutboxShard, OutboxStore, ShardLease, ShardLocks, shard_of};
+use super::{
+    CommitSignal, OutboxCounts, OutboxRow, OutboxShard, OutboxStore, ShardLease, ShardLocks, ShardSet, shard_of,
+};
 use crate::{
     Error, Result, Tx,
     broker::Message,
@@ -46,7 +48,8 @@ impl OutboxStore for MemoryOutbox {
         }
         if !messages.is_empty() {
             let committed = self.committed.clone();
-            tx.after_commit(move || committed.notify());
+            let shards = ShardSet::of(messages);
+            tx.after_commit(move || committed.notify(shards));
         }
         Ok(())
     }
@@ -56,8 +59,8 @@ impl OutboxStore for MemoryOutbox {
         Ok(lease.map(|lease| Box::new(MemoryOutboxShard { database: self.database.clone(), lease }) as Box<_>))
     }
 
-    async fn committed(&self) {
-        self.committed.wait().await;
+    async fn committed(&self) -> ShardSet {
+        self.committed.wait().await
     }
 
     async fn counts(&self) -> Result<OutboxCounts> {

@@ -44,9 +44,10 @@ pub trait OutboxStore: Send + Sync + 'static {
     /// Takes a shard (`0..SHARD_COUNT`) for relaying; `None` while somebody else has it.
     async fn own(&self, shard: u16) -> Result<Option<Box<dyn OutboxShard>>>;
 
-    /// Resolves when a transaction that added rows committed in this process. May resolve without
-    /// one; never misses one between two calls.
-    async fn committed(&self);
+    /// Resolves when a transaction that added rows committed in this process, with the shards it
+    /// added to, so that a relay reads those alone. May resolve without one or name too many
+    /// shards; never misses one between two calls.
+    async fn committed(&self) -> ShardSet;
 
     /// How many rows wait and how many are parked.
     async fn counts(&self) -> Result<OutboxCounts>;
@@ -81,6 +82,43 @@ pub struct OutboxCounts {
     pub unsent: u64,
     /// Rows the broker refused for good.
     pub parked: u64,
+}
+
+/// A set of shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardSet(u16);
+
+impl ShardSet {
+    /// Every shard.
+    pub const ALL: Self = Self(u16::MAX);
+
+    /// The shards of these messages.
+    pub fn of(messages: &[Message]) -> Self {
+        messages.iter().map(shard_of).collect()
+    }
+
+    /// Adds a shard (`0..SHARD_COUNT`).
+    pub fn insert(&mut self, shard: u16) {
+        self.0 |= 1 << shard;
+    }
+
+    /// Whether the shard is in the set.
+    pub fn contains(self, shard: u16) -> bool {
+        self.0 & (1 << shard) != 0
+    }
+
+    /// The shards, in order.
+    pub fn iter(self) -> impl Iterator<Item = u16> {
+        (0..SHARD_COUNT).filter(move |shard| self.contains(*shard))
+    }
+}
+
+impl FromIterator<u16> for ShardSet {
+    fn from_iter<I: IntoIterator<Item = u16>>(shards: I) -> Self {
+        let mut set = Self::default();
+        shards.into_iter().for_each(|shard| set.insert(shard));
+        set
+    }
 }
 
 /// The shard of a message: by its key, or by its body where it has none.

@@ -40,7 +40,7 @@ impl ParkedStore for MemoryParked {
             delivery: parking.delivery.clone(),
             attempts: parking.attempts,
             cause: parking.cause.to_owned(),
-            due_at: Some(Instant::now() + parking.delay),
+            due_at: parking.delay.map(|delay| Instant::now() + delay),
         };
         transaction.changes.parked.added.insert(id, entry);
         Ok(())
@@ -78,13 +78,29 @@ impl ParkedStore for MemoryParked {
         Ok(self.database.state().parked.entries.contains_key(&id) && changes.removed.insert(id))
     }
 
-    async fn postpone(&self, id: i64, attempts: u32, cause: &str, delay: Option<Duration>) -> Result<()> {
-        if let Some(entry) = self.database.state().parked.entries.get_mut(&id) {
-            entry.attempts = attempts;
-            entry.cause = cause.to_owned();
-            entry.due_at = delay.map(|delay| Instant::now() + delay);
+    async fn postpone(&self, tx: &mut Tx, id: i64, attempts: u32, cause: &str, delay: Option<Duration>) -> Result<()> {
+        let transaction = tx.downcast::<MemoryTransaction>(self.database.id, "parked.postpone")?;
+        let due_at = delay.map(|delay| Instant::now() + delay);
+        let postponement = Postponement { attempts, cause: cause.to_owned(), due_at };
+        let changes = &mut transaction.changes.parked;
+        match changes.added.get_mut(&id) {
+            Some(entry) => entry.postpone(postponement),
+            None => drop(changes.postponed.insert(id, postponement)),
         }
         Ok(())
+    }
+
+    async fn release(&self, tx: &mut Tx, group: &str, delivery: &Delivery) -> Result<bool> {
+        let transaction = tx.downcast::<MemoryTransaction>(self.database.id, "parked.release")?;
+        let state = self.database.state();
+        let is_held = |entry: &Entry| {
+            entry.due_at.is_none()
+                && entry.queue.group == group
+                && entry.delivery.topic_partition() == delivery.topic_partition()
+                && entry.delivery.offset == delivery.offset
+        };
+        let held = state.parked.entries.iter().find(|(_, entry)| is_held(entry)).map(|(id, _)| *id);
+        Ok(held.is_some_and(|id| transaction.changes.parked.removed.insert(id)))
     }
 
     async fn count(&self, group: &str) -> Result<u64> {
@@ -166,7 +182,19 @@ struct Entry {
     due_at: Option<Instant>,
 }
 
+struct Postponement {
+    attempts: u32,
+    cause: String,
+    due_at: Option<Instant>,
+}
+
 impl Entry {
+    fn postpone(&mut self, postponement: Postponement) {
+        self.attempts = postponement.attempts;
+        self.cause = postponement.cause;
+        self.due_at = postponement.due_at;
+    }
+
     fn row(&self, id: i64) -> ParkedRow {
         ParkedRow { id, delivery: self.delivery.clone(), attempts: self.attempts }
     }
@@ -179,15 +207,21 @@ pub(crate) struct ParkedRows {
     queues: BTreeMap<Queue, BTreeSet<i64>>,
 }
 
-/// What an open transaction adds and removes.
+/// What an open transaction adds, changes and removes.
 #[derive(Default)]
 pub(crate) struct ParkedChanges {
     added: BTreeMap<i64, Entry>,
+    postponed: BTreeMap<i64, Postponement>,
     removed: BTreeSet<i64>,
 }
 
 impl ParkedRows {
     pub(crate) fn apply(&mut self, changes: ParkedChanges) {
+        for (id, postponement) in changes.postponed {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.postpone(postponement);
+            }
+        }
         for id in changes.removed {
             let Some(entry) = self.entries.remove(&id) else { continue };
             let ids = self.queues.get_mut(&entry.queue).expect("every entry is in its queue");

@@ -20,12 +20,14 @@ use crate::{Error, ErrorKind, Result, Tx, broker::Delivery};
 ///
 /// - `a_parked_row_exists_exactly_when_its_transaction_committed`.
 /// - `only_the_head_of_a_key_is_due`, and not before its `due_at`.
-/// - `parked_keys_names_the_keys_that_have_rows`.
+/// - `is_blocked_names_the_keys_that_have_rows`, those of the same transaction included.
 /// - `remove_answers_true_once`: of two transactions that remove a row, one gets `true`.
+/// - `a_held_key_is_not_due_until_it_is_released`: a row without a delay keeps its key from being
+///   tried; `release` removes it and the next of the key is the head.
 #[async_trait]
 pub trait ParkedStore: Send + Sync + 'static {
-    /// Appends a delivery to the queue of its key, to be tried in `delay` from now. `attempts` is
-    /// how often its handler failed so far, `cause` the last error in one line.
+    /// Appends a delivery to the queue of its key, to be tried in `delay` from now; without a
+    /// delay it holds its key until it is released.
     async fn park(&self, tx: &mut Tx, parking: &Parking<'_>) -> Result<()>;
 
     /// Which of `deliveries` have rows of their key before them, in slice order.
@@ -37,8 +39,13 @@ pub trait ParkedStore: Send + Sync + 'static {
     /// Removes a row; `false` when it is gone already.
     async fn remove(&self, tx: &mut Tx, id: i64) -> Result<bool>;
 
-    /// Sets a head's attempts, cause and next try; `None` holds the key until it is released.
-    async fn postpone(&self, id: i64, attempts: u32, cause: &str, delay: Option<Duration>) -> Result<()>;
+    /// Sets a row's attempts, cause and next try; `None` holds the key until it is released.
+    /// A row that is gone is left alone.
+    async fn postpone(&self, tx: &mut Tx, id: i64, attempts: u32, cause: &str, delay: Option<Duration>) -> Result<()>;
+
+    /// Removes the held row of this very delivery (same group, topic, partition and offset), so
+    /// that its key goes on; `false` when there is none.
+    async fn release(&self, tx: &mut Tx, group: &str, delivery: &Delivery) -> Result<bool>;
 
     /// How many rows a group has.
     async fn count(&self, group: &str) -> Result<u64>;
@@ -55,8 +62,9 @@ pub struct Parking<'a> {
     pub attempts: u32,
     /// The last error in one line; empty when it only waits.
     pub cause: &'a str,
-    /// When to try it, from now; zero when it only waits.
-    pub delay: Duration,
+    /// When to try it, from now; zero when it only waits; `None` holds the key until it is
+    /// released.
+    pub delay: Option<Duration>,
 }
 
 /// A parked delivery.
@@ -99,7 +107,7 @@ pub trait DeadLetterStore: Send + Sync + 'static {
 pub struct DeadLetter {
     /// The group that gave it up.
     pub group: String,
-    /// What the inbox knows it by.
+    /// What the inbox knows it by: [`Delivery::inbox_id`].
     pub event_id: String,
     /// The delivery as it was received; topic, partition and offset are its origin.
     pub delivery: Delivery,
@@ -118,7 +126,7 @@ impl DeadLetter {
     pub fn new(group: &str, delivery: &Delivery, error: &Error, attempts: u32) -> Self {
         Self {
             group: group.to_owned(),
-            event_id: delivery.event_id(),
+            event_id: delivery.inbox_id(),
             delivery: delivery.clone(),
             kind: error.kind(),
             cause: error.report(),
