@@ -1,0 +1,48 @@
+//! `cargo xtask check`: everything that is judged without running a test.
+
+use std::process::ExitCode;
+
+use crate::{
+    step::{cargo_step, step},
+    tidy,
+    tree::Tree,
+};
+
+/// The facade: the package whose features must each compile alone.
+const FACADE: &str = "micro-rs";
+
+/// Runs every step and answers 1 where one failed.
+pub(crate) fn run(tree: &Tree) -> ExitCode {
+    if passes(tree) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether every step succeeds. What reads files runs to its end, so that one run names all that is
+/// to be mended; of the steps that compile, the first that fails ends the run, for the next ones
+/// would only repeat its complaint.
+pub(crate) fn passes(tree: &Tree) -> bool {
+    let root = &tree.root;
+    let is_formatted = cargo_step(root, "fmt", &["fmt", "--all", "--check"], &[]);
+    let is_tidy = tidy::passes(tree);
+    let compiles =
+        cargo_step(root, "clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])
+            && cargo_step(
+                root,
+                "doc",
+                &["doc", "--quiet", "--workspace", "--no-deps"],
+                &[("RUSTDOCFLAGS", "-D warnings")],
+            )
+            && features_compile_alone(tree);
+    is_formatted && is_tidy && compiles
+}
+
+fn features_compile_alone(tree: &Tree) -> bool {
+    let Some(facade) = tree.metadata.packages.iter().find(|package| package.name.as_str() == FACADE) else {
+        return step("features", || Err(format!("there is no package {FACADE}: mend FACADE in xtask/src/check.rs")));
+    };
+    let features = facade.features.keys().map(String::as_str).filter(|feature| *feature != "default");
+    std::iter::once("").chain(features).all(|feature| {
+        let name = if feature.is_empty() { "no feature".to_owned() } else { format!("feature {feature}") };
+        let arguments = ["check", "--quiet", "-p", FACADE, "--no-default-features", "--features", feature];
+        cargo_step(&tree.root, &name, &arguments, &[])
+    })
+}
