@@ -1,7 +1,9 @@
 //! The broker port: keyed publish with receipts, and group subscriptions that the consumer acks.
 
+pub mod memory;
 mod message;
 
+pub use memory::MemoryBroker;
 pub use message::{Delivery, EVENT_ID_BYTES_MAX, Headers, Message, Position, Receipt, TopicPartition, header};
 
 use std::{sync::Arc, time::Duration};
@@ -177,4 +179,23 @@ pub fn fnv1a_partition(key: &[u8], partition_count: u32) -> u32 {
     let count = i64::from(partition_count.max(1));
     // i64, so that the remainder of i32::MIN has an absolute value.
     u32::try_from((i64::from(hash.cast_signed()) % count).abs()).expect("a remainder is below the u32 count")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_the_partition_that_sarama_gave_it() {
+        // The Go order and product services wrote key 2 to partition 1 of their topics' 4.
+        assert_eq!(fnv1a_partition(b"2", 4), 1);
+    }
+
+    #[test]
+    fn a_hash_above_the_largest_i32_counts_as_negative() {
+        // FNV-1a 32 of "a" is 0xe40c292c (the vectors of draft-eastlake-fnv): signed, its absolute
+        // value is 468965076, a multiple of 3; unsigned, the remainder would be 1.
+        assert_eq!(fnv1a_partition(b"a", 3), 0);
+        assert_eq!(fnv1a_partition(b"a", 0), 0, "no partition counts as one");
+    }
 }

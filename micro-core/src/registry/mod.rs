@@ -1,11 +1,19 @@
 //! The registry port: where the instances of a service are.
 
+mod cached;
+mod memory;
+mod static_list;
+
+pub use cached::{CachedRegistry, CachedService};
+pub use memory::MemoryRegistry;
+pub use static_list::StaticRegistry;
+
 use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
 
 /// Knows which instances of which services there are.
 ///
@@ -85,6 +93,40 @@ impl Instance {
         self.metadata.insert(name.into(), value.into());
         self
     }
+
+    /// Checks what every registry must refuse.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` when the service, the id or the address is missing, or the address is not
+    /// `host:port` with a port from 1 to 65535.
+    pub fn validate(&self) -> Result<()> {
+        let refused = |what: &'static str| {
+            let error = Error::new(ErrorKind::InvalidArgument, "registry.register", what);
+            Err(error.with_context("service", &self.service).with_context("id", &self.id))
+        };
+        if self.service.is_empty() {
+            return refused("the instance names no service");
+        }
+        if self.id.is_empty() {
+            return refused("the instance has no id");
+        }
+        if !is_address(&self.address) {
+            let expected = "the address is not host:port with a port from 1 to 65535, an IPv6 host in brackets";
+            return refused(expected).map_err(|error| error.with_context("address", &self.address));
+        }
+        Ok(())
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || ":/[]@".contains(c)),
+    };
+    is_host && is_port
 }
 
 /// How an instance is kept alive.
