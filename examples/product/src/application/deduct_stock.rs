@@ -1,0 +1,91 @@
+//! Takes the goods of a batch of paid orders from stock, decided in memory and written set by set.
+
+use micro_core::{Result, Tx};
+
+use super::expect_changed;
+use crate::domain::{
+    Decided, Deducted, Ledger, LedgerEntry, PaidOrder, ProductEvents, Refused, Shelf, Source, Stocks, Verdict,
+};
+
+const OPERATION: &str = "product.deduct";
+
+/// Takes the goods of paid orders from stock.
+pub struct DeductStock<S, L, E> {
+    stocks: S,
+    ledger: L,
+    events: E,
+}
+
+/// What a batch comes to, before it is written.
+#[derive(Default)]
+struct Decisions {
+    decided: Vec<Decided>,
+    entries: Vec<LedgerEntry>,
+    deducted: Vec<Deducted>,
+    refused: Vec<Refused>,
+}
+
+impl<S: Stocks, L: Ledger, E: ProductEvents> DeductStock<S, L, E> {
+    /// The use case over these ports.
+    pub fn new(stocks: S, ledger: L, events: E) -> Self {
+        Self { stocks, ledger, events }
+    }
+
+    /// Decides each order once, in slice order: its goods are taken, or it is refused. The
+    /// transaction must hold its locks from the first read on (`BEGIN IMMEDIATE`); what a weaker one
+    /// lets through fails the conditional writes.
+    ///
+    /// # Errors
+    ///
+    /// `Aborted` when another transaction changed a stock or decided an order in between.
+    pub async fn deduct(&self, tx: &mut Tx, orders: &[PaidOrder]) -> Result<()> {
+        let order_ids: Vec<i64> = orders.iter().map(PaidOrder::order_id).collect();
+        let mut known = self.ledger.decided(tx, &order_ids).await?;
+        let new: Vec<&PaidOrder> = orders.iter().filter(|order| known.insert(order.order_id())).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let mut shelf = Shelf::new(self.stocks.on_shelf(tx, &wanted_skus(&new)).await?);
+        let decisions = decide(&mut shelf, &new);
+        self.write(tx, &shelf, &decisions).await
+    }
+
+    async fn write(&self, tx: &mut Tx, shelf: &Shelf, decisions: &Decisions) -> Result<()> {
+        let taken = shelf.taken();
+        if !taken.is_empty() {
+            expect_changed(OPERATION, self.stocks.withdraw(tx, taken).await?, taken.len())?;
+            self.ledger.add_changes(tx, Source::Payment, &decisions.entries).await?;
+        }
+        self.ledger.add_decided(tx, &decisions.decided).await?;
+        if !decisions.deducted.is_empty() {
+            self.events.deducted(tx, &decisions.deducted).await?;
+        }
+        if !decisions.refused.is_empty() {
+            self.events.refused(tx, &decisions.refused).await?;
+        }
+        Ok(())
+    }
+}
+
+fn wanted_skus(orders: &[&PaidOrder]) -> Vec<i64> {
+    let mut ids: Vec<i64> = orders.iter().flat_map(|order| order.wanted()).map(|wanted| wanted.sku_id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn decide(shelf: &mut Shelf, orders: &[&PaidOrder]) -> Decisions {
+    let mut decisions = Decisions::default();
+    for order in orders {
+        let order_id = order.order_id();
+        decisions.decided.push(Decided { order_id, event_id: order.event_id().to_owned() });
+        match shelf.take(order) {
+            Verdict::Deducted(changes) => {
+                decisions.entries.extend(changes.iter().map(|change| LedgerEntry { order_id, change: *change }));
+                decisions.deducted.push(Deducted { order_id, changes });
+            }
+            Verdict::Refused(reason) => decisions.refused.push(Refused { order: (*order).clone(), reason }),
+        }
+    }
+    decisions
+}

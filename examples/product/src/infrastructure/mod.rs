@@ -1,0 +1,4 @@
+//! The ports of the domain on SQL.
+
+pub mod persistence;
+pub mod schema;
