@@ -152,9 +152,14 @@ impl Outbox {
 
     /// Adds events of one type in slice order, in one statement where the store can.
     pub async fn add_all<E: Event>(&self, tx: &mut Tx, events: &[E]) -> Result<()> {
-        let messages =
-            events.iter().map(|event| seal(event, &self.source, &self.source_version)).collect::<Result<Vec<_>>>()?;
+        let messages = events.iter().map(|event| self.seal(event)).collect::<Result<Vec<_>>>()?;
         self.store.add(tx, &messages).await
+    }
+
+    /// The message that [`add`](Self::add) would add, for one that needs headers of its own before
+    /// [`add_messages`](Self::add_messages).
+    pub fn seal<E: Event>(&self, event: &E) -> Result<Message> {
+        seal(event, &self.source, &self.source_version)
     }
 
     /// Adds messages that are sealed already (`micro_core::event::seal_payload`): for events whose

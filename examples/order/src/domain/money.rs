@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn text_is_read_back() {
-        for (text, cents) in [("0.00", 0), ("12.30", 1230), ("-0.05", -5), ("99999999999999.99", 9_999_999_999_999_999)] {
+        for (text, cents) in [("0.00", 0), ("12.30", 1230), ("-0.05", -5), ("99999999999999.99", 9_999_999_999_999_999)]
+        {
             assert_eq!(text.parse::<Money>().unwrap().cents(), cents);
             assert_eq!(Money::from_cents(cents).to_string(), text);
         }

@@ -151,7 +151,9 @@ mod tests {
     #[test]
     fn only_a_successful_payment_moves_an_order() {
         let unpaid = order(PayStatus::Unpaid, vec![line()]);
-        assert!(matches!(unpaid.receive(&payment("0000")).unwrap(), PaymentOutcome::Accepted(change) if change.seq == 1));
+        assert!(
+            matches!(unpaid.receive(&payment("0000")).unwrap(), PaymentOutcome::Accepted(change) if change.seq == 1)
+        );
         for code in ["9999", "", "0", "00000"] {
             let PaymentOutcome::Declined(reason) = unpaid.receive(&payment(code)).unwrap() else { panic!("{code}") };
             assert!(reason.contains(code), "{reason}");

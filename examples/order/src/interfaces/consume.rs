@@ -1,14 +1,12 @@
 //! The events that the order service receives, handed to its use cases.
 
 use async_trait::async_trait;
-use micro_core::{
-    Error, ErrorKind, Result, Tx,
-    broker::header,
-    consume::BatchHandler,
-    event::Received,
-};
+use micro_core::{Error, ErrorKind, Result, Tx, broker::header, consume::BatchHandler, event::Received};
 
-use super::wire::{OnInventoryDeductSuccessDlq, OnPaymentSuccessDlq, order_event::OrderStatusChanged, product_event::OnInventoryDeductSuccess};
+use super::wire::{
+    OnInventoryDeductSuccessDlq, OnPaymentSuccessDlq, order_event::OrderStatusChanged,
+    product_event::OnInventoryDeductSuccess,
+};
 use crate::{
     application::{AuditStatuses, ConfirmPayments, FailPayments, Failure, ObservedStatus},
     domain::{AuditTrails, OrderEvents, Orders, pay_error},
@@ -71,6 +69,10 @@ fn order_id(id: i64) -> Result<i64> {
     if id > 0 {
         return Ok(id);
     }
-    Err(Error::new(ErrorKind::InvalidArgument, "order.consume", "the event names no order: expected an OrderId above 0")
-        .with_context("order_id", id))
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        "order.consume",
+        "the event names no order: expected an OrderId above 0",
+    )
+    .with_context("order_id", id))
 }

@@ -45,7 +45,8 @@ impl<S: Stocks, L: Ledger> ReturnStock<S, L> {
 
 fn entry(order_id: i64, taken: &Quantity, stocks: &HashMap<i64, SkuStock>) -> Result<LedgerEntry> {
     let sku = stocks.get(&taken.sku_id);
-    let sku = sku.ok_or_else(|| impossible("a sku of this order is gone", order_id).with_context("sku_id", taken.sku_id))?;
+    let sku =
+        sku.ok_or_else(|| impossible("a sku of this order is gone", order_id).with_context("sku_id", taken.sku_id))?;
     let after = sku.stock.checked_add(taken.quantity);
     let after = after.ok_or_else(|| impossible("the stock would not fit its column", order_id))?;
     let change = StockChange {

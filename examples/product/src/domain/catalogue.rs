@@ -123,8 +123,7 @@ mod tests {
 
     #[test]
     fn threshold_0_is_the_skus_own() {
-        let level =
-            SkuLevel { sku_id: 1, sku_no: "S".into(), name: "S".into(), stock: 10, stock_warn: 10, status: 1 };
+        let level = SkuLevel { sku_id: 1, sku_no: "S".into(), name: "S".into(), stock: 10, stock_warn: 10, status: 1 };
         assert_eq!((level.threshold(0), level.is_sufficient(0)), (10, false));
         assert_eq!((level.threshold(9), level.is_sufficient(9)), (9, true));
     }

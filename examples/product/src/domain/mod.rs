@@ -9,5 +9,6 @@ pub use catalogue::{NewProduct, SkuDetail, SkuImage, SkuLevel};
 pub use money::Money;
 pub use ports::{Catalogue, Ledger, ProductEvents, Stocks};
 pub use stock::{
-    Decided, Deducted, LedgerEntry, PaidItem, PaidOrder, Quantity, Refused, Shelf, SkuStock, Source, StockChange, Verdict,
+    Decided, Deducted, LedgerEntry, PaidItem, PaidOrder, Quantity, Refused, Shelf, SkuStock, Source, StockChange,
+    Verdict,
 };

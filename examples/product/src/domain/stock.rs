@@ -242,15 +242,13 @@ mod tests {
     use super::*;
 
     fn order(order_id: i64, items: &[(i64, u32)]) -> Result<PaidOrder> {
-        let items = items.iter().map(|(sku_id, quantity)| PaidItem { product_id: 100, sku_id: *sku_id, quantity: *quantity });
+        let items =
+            items.iter().map(|(sku_id, quantity)| PaidItem { product_id: 100, sku_id: *sku_id, quantity: *quantity });
         PaidOrder::new(order_id, format!("event-{order_id}"), items.collect())
     }
 
     fn shelf() -> Shelf {
-        Shelf::new(vec![
-            SkuStock { sku_id: 1, stock: 5, threshold: 2 },
-            SkuStock { sku_id: 2, stock: 1, threshold: 2 },
-        ])
+        Shelf::new(vec![SkuStock { sku_id: 1, stock: 5, threshold: 2 }, SkuStock { sku_id: 2, stock: 1, threshold: 2 }])
     }
 
     #[test]

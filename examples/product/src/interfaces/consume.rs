@@ -33,8 +33,9 @@ impl<S: Stocks, L: Ledger> Handler<OnInventoryDeductSuccessDlq> for ReturnOnLost
         let order_id = received.event.0.order_id;
         if order_id <= 0 {
             let message = "the event names no order: expected an OrderId above 0";
-            return Err(Error::new(ErrorKind::InvalidArgument, "product.return", message)
-                .with_context("order_id", order_id));
+            return Err(
+                Error::new(ErrorKind::InvalidArgument, "product.return", message).with_context("order_id", order_id)
+            );
         }
         self.0.give_back(tx, order_id).await
     }
@@ -46,5 +47,5 @@ fn paid_order(received: &Received<OnPaymentSuccess>) -> Result<PaidOrder> {
         sku_id: detail.sku_id,
         quantity: detail.quantity,
     });
-    PaidOrder::new(received.event.order_id, received.event_id.clone(), items.collect())
+    PaidOrder::new(received.event.order_id, received.delivery.event_id(), items.collect())
 }
