@@ -1,0 +1,33 @@
+//! Every wait has an end: deadlines of calls served, of calls made, and of anything else.
+
+mod body;
+mod client;
+mod config;
+mod future;
+pub(crate) mod grpc_timeout;
+mod layer;
+mod metadata;
+mod server;
+
+pub use body::DeadlineBody;
+pub use client::{ClientDeadline, ClientDeadlineLayer};
+pub use config::DeadlineConfig;
+pub use future::{CallFuture, ResponseFuture};
+pub use layer::{Deadline, DeadlineLayer};
+pub use server::{ServerDeadline, ServerDeadlineLayer};
+
+use std::time::Instant;
+
+use micro_core::{Error, ErrorKind};
+
+/// The header that carries what is left of a call's time.
+pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
+
+/// Now, by the clock that a test can hold.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+fn passed() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, "deadline", "the deadline passed before the answer")
+}

@@ -1,0 +1,58 @@
+//! The response body that catches panics: a stream of answers is the handler's code too.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::panic::caught;
+use crate::refuse::write_status;
+
+pin_project! {
+    /// Passes a body on; a panic ends it with trailers that say `Internal`.
+    #[derive(Debug, Default)]
+    pub struct RecoverBody<B> {
+        #[pin]
+        inner: B,
+        is_over: bool,
+    }
+}
+
+impl<B> RecoverBody<B> {
+    pub(super) fn new(inner: B) -> Self {
+        Self { inner, is_over: false }
+    }
+}
+
+impl<B: Body> Body for RecoverBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        if *this.is_over {
+            return Poll::Ready(None);
+        }
+        caught(|| this.inner.poll_frame(context)).unwrap_or_else(|error| {
+            *this.is_over = true;
+            let mut trailers = HeaderMap::new();
+            write_status(&mut trailers, &error);
+            Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,1 @@
+//! Each promise of a layer, by its name.
