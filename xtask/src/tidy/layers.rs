@@ -60,7 +60,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Violation> {
 
 /// `externs` are the crates that each example depends on, by the example's folder.
 fn violations(files: &[SourceFile], externs: &BTreeMap<String, BTreeSet<String>>) -> Vec<Violation> {
-    let layered: BTreeSet<&str> = files.iter().filter_map(|file| file.path.strip_suffix("/src/bootstrap.rs")).collect();
+    let layered: BTreeSet<&str> = files.iter().filter_map(layered_example).collect();
     files
         .iter()
         .filter(|file| file.path.starts_with("examples/") && file.path.ends_with(".rs"))
@@ -71,6 +71,12 @@ fn violations(files: &[SourceFile], externs: &BTreeMap<String, BTreeSet<String>>
             of_file(file, inside, externs.get(example).unwrap_or(&none))
         })
         .collect()
+}
+
+/// The example a file belongs to, where the file shows that the example has layers.
+fn layered_example(file: &SourceFile) -> Option<&str> {
+    let (example, inside) = file.path.split_once("/src/")?;
+    (inside == "bootstrap.rs" || inside.starts_with("domain/")).then_some(example)
 }
 
 fn of_file(file: &SourceFile, inside: &str, externs: &BTreeSet<String>) -> Vec<Violation> {
@@ -142,7 +148,9 @@ fn is_free_of_outside(names: &[&str]) -> bool {
     match names {
         ["std" | "core" | "alloc", ..] => true,
         ["crate", inside, ..] => *inside == "domain",
-        ["micro_rs", "core", name, ..] | ["micro_core" | "micro_rs", name, ..] => DOMAIN_NAMES.contains(name),
+        ["micro_rs", "core" | "prelude", name, ..] | ["micro_core" | "micro_rs", name, ..] => {
+            DOMAIN_NAMES.contains(name)
+        }
         _ => false,
     }
 }
