@@ -187,8 +187,10 @@ mod tests {
 
     #[test]
     fn a_key_has_the_partition_that_sarama_gave_it() {
-        // The Go order and product services wrote key 2 to partition 1 of their topics' 4.
-        assert_eq!(fnv1a_partition(b"2", 4), 1);
+        // Key, partitions of the topic, partition: of records that Go services wrote.
+        for (key, partition_count, partition) in [("2", 4, 1), ("526", 8, 0), ("319", 8, 0)] {
+            assert_eq!(fnv1a_partition(key.as_bytes(), partition_count), partition, "{key}");
+        }
     }
 
     #[test]

@@ -1,0 +1,3 @@
+//! The integration tests of micro-core, in one binary.
+
+mod run_is_spawnable;
