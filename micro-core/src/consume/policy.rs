@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::transaction::RetryPolicy;
+use crate::{Error, transaction::RetryPolicy};
 
 /// What happens when a handler fails.
 ///
@@ -37,6 +37,67 @@ impl Default for DeliveryPolicy {
     }
 }
 
+impl DeliveryPolicy {
+    /// Sets the retries at once.
+    #[must_use]
+    pub fn with_immediate(mut self, immediate: RetryPolicy) -> Self {
+        self.immediate = immediate;
+        self
+    }
+
+    /// Sets the waits before the delayed retries.
+    #[must_use]
+    pub fn with_delayed(mut self, delayed: impl Into<Vec<Duration>>) -> Self {
+        self.delayed = delayed.into();
+        self
+    }
+
+    /// Sets what becomes of the later messages of a dead letter's key.
+    #[must_use]
+    pub fn with_after_dead_letter(mut self, after: AfterDeadLetter) -> Self {
+        self.after_dead_letter = after;
+        self
+    }
+
+    /// Sets what becomes of an event type without a handler.
+    #[must_use]
+    pub fn with_unknown_type(mut self, unknown: UnknownType) -> Self {
+        self.unknown_type = unknown;
+        self
+    }
+
+    /// Sets whether a copy of each dead letter goes to `<Topic>DLQ`.
+    #[must_use]
+    pub fn with_copy_to_dead_letter_topic(mut self, is_copied: bool) -> Self {
+        self.copy_to_dead_letter_topic = is_copied;
+        self
+    }
+
+    /// What follows a handler's failure number `attempts` (from 1).
+    pub(crate) fn verdict(&self, attempts: u32, error: &Error) -> Verdict {
+        if error.is_permanent() {
+            return Verdict::DeadLetter;
+        }
+        let immediate_count_max = self.immediate.retry_count_max;
+        if attempts <= immediate_count_max {
+            return Verdict::RetryAfter(self.immediate.delay(attempts.saturating_sub(1)));
+        }
+        let delayed = usize::try_from(attempts - immediate_count_max - 1).unwrap_or(usize::MAX);
+        self.delayed.get(delayed).map_or(Verdict::DeadLetter, |delay| Verdict::Park(*delay))
+    }
+}
+
+/// What follows a handler's failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Again, after this wait.
+    RetryAfter(Duration),
+    /// Again, as a parked row, after this delay.
+    Park(Duration),
+    /// Never again.
+    DeadLetter,
+}
+
 /// What becomes of the later messages of a dead letter's key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AfterDeadLetter {
@@ -55,4 +116,27 @@ pub enum UnknownType {
     DeadLetter,
     /// It is acknowledged and forgotten: for a topic of which a service wants some types only.
     Ignore,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn three_retries_at_once_then_three_delayed_then_a_dead_letter() {
+        let policy = DeliveryPolicy::default();
+        let error = Error::new(ErrorKind::Unavailable, "stock.deduct", "no connection");
+        let verdicts: Vec<_> = (1..=7).map(|attempts| policy.verdict(attempts, &error)).collect();
+        assert!(verdicts[..3].iter().all(|verdict| matches!(verdict, Verdict::RetryAfter(_))));
+        let parked = policy.delayed.iter().map(|delay| Verdict::Park(*delay));
+        assert!(verdicts[3..6].iter().copied().eq(parked));
+        assert_eq!(verdicts[6], Verdict::DeadLetter);
+    }
+
+    #[test]
+    fn a_permanent_error_is_a_dead_letter_at_once() {
+        let error = Error::new(ErrorKind::InvalidArgument, "stock.deduct", "no such product");
+        assert_eq!(DeliveryPolicy::default().verdict(1, &error), Verdict::DeadLetter);
+    }
 }

@@ -78,16 +78,27 @@ impl ParkedStore for MemoryParked {
         Ok(self.database.state().parked.entries.contains_key(&id) && changes.removed.insert(id))
     }
 
-    async fn postpone(&self, tx: &mut Tx, id: i64, attempts: u32, cause: &str, delay: Option<Duration>) -> Result<()> {
+    async fn postpone(
+        &self,
+        tx: &mut Tx,
+        id: i64,
+        attempts: u32,
+        cause: &str,
+        delay: Option<Duration>,
+    ) -> Result<bool> {
         let transaction = tx.downcast::<MemoryTransaction>(self.database.id, "parked.postpone")?;
         let due_at = delay.map(|delay| Instant::now() + delay);
         let postponement = Postponement { attempts, cause: cause.to_owned(), due_at };
         let changes = &mut transaction.changes.parked;
-        match changes.added.get_mut(&id) {
-            Some(entry) => entry.postpone(postponement),
-            None => drop(changes.postponed.insert(id, postponement)),
+        if let Some(entry) = changes.added.get_mut(&id) {
+            entry.postpone(postponement);
+            return Ok(true);
         }
-        Ok(())
+        let is_known = self.database.state().parked.entries.contains_key(&id) && !changes.removed.contains(&id);
+        if is_known {
+            changes.postponed.insert(id, postponement);
+        }
+        Ok(is_known)
     }
 
     async fn release(&self, tx: &mut Tx, group: &str, delivery: &Delivery) -> Result<bool> {

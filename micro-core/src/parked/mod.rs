@@ -40,8 +40,9 @@ pub trait ParkedStore: Send + Sync + 'static {
     async fn remove(&self, tx: &mut Tx, id: i64) -> Result<bool>;
 
     /// Sets a row's attempts, cause and next try; `None` holds the key until it is released.
-    /// A row that is gone is left alone.
-    async fn postpone(&self, tx: &mut Tx, id: i64, attempts: u32, cause: &str, delay: Option<Duration>) -> Result<()>;
+    /// `false` when the row is gone.
+    async fn postpone(&self, tx: &mut Tx, id: i64, attempts: u32, cause: &str, delay: Option<Duration>)
+    -> Result<bool>;
 
     /// Removes the held row of this very delivery (same group, topic, partition and offset), so
     /// that its key goes on; `false` when there is none.

@@ -1,0 +1,377 @@
+//! The component that receives: one subscription, its partitions, and the retries of what is parked.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower_service::Service;
+
+use super::{
+    DeliveryBatch, InboxService,
+    inbox_service::Inbox,
+    partition::{Partition, PartitionContext},
+    trouble::{Trouble, TroubleBoard, backoff},
+};
+use crate::{
+    Error, ErrorKind, Health, Result,
+    app::Component,
+    broker::{Broker, Delivery, SubscribeRequest, Subscription, SubscriptionEvent, TopicPartition},
+    registry::Instance,
+};
+
+/// How long a revoked partition may take to finish the batches in hand.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The first and the longest wait before a subscription that ended by itself is opened again.
+const SUBSCRIBE_DELAY_INITIAL: Duration = Duration::from_millis(100);
+const SUBSCRIBE_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// How a [`Consumer`] works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct ConsumerConfig {
+    /// Lanes of one partition that run side by side, at least 1; default 4. Deliveries of one key
+    /// share a lane.
+    pub lane_count: usize,
+    /// The largest number of deliveries in one transaction, at least 1; default 256.
+    pub batch_count_max: usize,
+    /// How far a partition may be ahead of its first unfinished delivery before it is paused;
+    /// default 10,000. It resumes at half of it.
+    pub unfinished_count_max: usize,
+}
+
+impl Default for ConsumerConfig {
+    fn default() -> Self {
+        Self { lane_count: 4, batch_count_max: 256, unfinished_count_max: 10_000 }
+    }
+}
+
+/// Builds a [`Consumer`].
+pub struct ConsumerBuilder<S> {
+    broker: Arc<dyn Broker>,
+    group: Arc<str>,
+    topics: Vec<Arc<str>>,
+    service: S,
+    inbox: Option<Arc<Inbox>>,
+    config: ConsumerConfig,
+}
+
+impl<S> ConsumerBuilder<S> {
+    /// Wraps the service in layers: `.stack(|inbox| ServiceBuilder::new().layer(…).service(inbox))`.
+    #[must_use]
+    pub fn stack<T>(self, wrap: impl FnOnce(S) -> T) -> ConsumerBuilder<T> {
+        ConsumerBuilder {
+            broker: self.broker,
+            group: self.group,
+            topics: self.topics,
+            service: wrap(self.service),
+            inbox: self.inbox,
+            config: self.config,
+        }
+    }
+
+    /// Sets how it works.
+    #[must_use]
+    pub fn config(mut self, config: ConsumerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Sets the number of lanes of a partition.
+    #[must_use]
+    pub fn lane_count(mut self, count: usize) -> Self {
+        self.config.lane_count = count;
+        self
+    }
+
+    /// Sets the largest number of deliveries in one transaction.
+    #[must_use]
+    pub fn batch_count_max(mut self, count: usize) -> Self {
+        self.config.batch_count_max = count;
+        self
+    }
+
+    /// Sets how far a partition may be ahead of its first unfinished delivery.
+    #[must_use]
+    pub fn unfinished_count_max(mut self, count: usize) -> Self {
+        self.config.unfinished_count_max = count;
+        self
+    }
+
+    /// The consumer; it receives nothing before it is started.
+    pub fn build(self) -> Consumer<S> {
+        Consumer {
+            name: format!("consumer:{}", self.group),
+            broker: self.broker,
+            group: self.group,
+            topics: self.topics,
+            service: Mutex::new(self.service),
+            inbox: self.inbox,
+            config: self.config,
+            stop: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
+            running: tokio::sync::Mutex::default(),
+        }
+    }
+}
+
+/// Receives the deliveries of a group and acks what its stack has settled.
+///
+/// Each partition has lanes: deliveries of one key share one and keep their order, lanes run side
+/// by side. A lane hands what has queued up to the stack as one batch, one batch at a time. After
+/// the stack answered `Ok` (the transaction committed) the contiguous prefix of the partition's
+/// offsets is acked, never before. While the stack fails, the batch is tried again with growing
+/// waits, the consumer is not serving, and nothing is acked.
+pub struct Consumer<S> {
+    name: String,
+    broker: Arc<dyn Broker>,
+    group: Arc<str>,
+    topics: Vec<Arc<str>>,
+    /// In a lock because a boxed stack is `Send`, not `Sync`.
+    service: Mutex<S>,
+    inbox: Option<Arc<Inbox>>,
+    config: ConsumerConfig,
+    /// Receive no more.
+    stop: CancellationToken,
+    /// Drop what is in hand.
+    abandoned: CancellationToken,
+    running: tokio::sync::Mutex<Option<Running>>,
+}
+
+struct Running {
+    receive: JoinHandle<Option<Arc<dyn Subscription>>>,
+    retry: Option<JoinHandle<()>>,
+}
+
+impl Consumer<InboxService> {
+    /// A consumer of the inbox's group and of the topics its handlers name; it also tries the
+    /// group's parked deliveries when they are due.
+    pub fn builder(broker: Arc<dyn Broker>, inbox: InboxService) -> ConsumerBuilder<InboxService> {
+        ConsumerBuilder {
+            broker,
+            group: inbox.group().clone(),
+            topics: inbox.topics(),
+            inbox: Some(inbox.inbox().clone()),
+            service: inbox,
+            config: ConsumerConfig::default(),
+        }
+    }
+}
+
+impl<S> Consumer<S> {
+    /// A consumer whose deliveries end in another service than the inbox's.
+    pub fn with_service<T: Into<Arc<str>>>(
+        broker: Arc<dyn Broker>,
+        group: impl Into<Arc<str>>,
+        topics: impl IntoIterator<Item = T>,
+        service: S,
+    ) -> ConsumerBuilder<S> {
+        let topics = topics.into_iter().map(Into::into).collect();
+        let config = ConsumerConfig::default();
+        ConsumerBuilder { broker, group: group.into(), topics, service, inbox: None, config }
+    }
+
+    /// Ends the tasks; `false` when they took longer than `deadline`.
+    async fn end(&self, deadline: Duration) -> Result<bool> {
+        self.stop.cancel();
+        let mut running = self.running.lock().await;
+        let Some(Running { receive, retry }) = running.as_mut() else { return Ok(true) };
+        let ended = async {
+            if let Some(retry) = retry {
+                retry.await.ok();
+            }
+            receive.await
+        };
+        let Ok(subscription) = tokio::time::timeout(deadline, ended).await else { return Ok(false) };
+        *running = None;
+        match subscription {
+            Ok(Some(subscription)) => subscription.close().await.map(|()| true),
+            Ok(None) => Ok(true),
+            Err(join) => {
+                Err(Error::new(ErrorKind::Internal, "consumer.drain", "the receiving task panicked").with_source(join))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl<S> Component for Consumer<S>
+where
+    S: Service<DeliveryBatch, Response = (), Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn start(&self, health: &Health) -> Result<()> {
+        let mut running = self.running.lock().await;
+        if running.is_some() || self.stop.is_cancelled() {
+            let message = "a consumer is started once";
+            return Err(
+                Error::new(ErrorKind::FailedPrecondition, "consumer.start", message).with_context("group", &self.group)
+            );
+        }
+        let request = SubscribeRequest::new(self.group.clone(), self.topics.iter().cloned())
+            .with_batch_count_max(self.config.batch_count_max);
+        let subscription = self.broker.subscribe(request.clone()).await?;
+        let receiver = Receiver {
+            broker: self.broker.clone(),
+            request,
+            config: self.config.clone(),
+            service: self.service.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            board: TroubleBoard::new(health, &self.name),
+            stop: self.stop.clone(),
+            abandoned: self.abandoned.clone(),
+            partitions: HashMap::new(),
+        };
+        let stop = self.stop.clone();
+        let retry = self.inbox.clone().map(|inbox| tokio::spawn(async move { inbox.retry_until(stop).await }));
+        *running = Some(Running { receive: tokio::spawn(receiver.run(subscription)), retry });
+        Ok(())
+    }
+
+    fn instances(&self) -> Vec<Instance> {
+        Vec::new()
+    }
+
+    /// Receives no more, finishes and acks what was received, leaves the group. What is not
+    /// finished by the deadline is dropped unacked and comes again.
+    async fn drain(&self, deadline: Duration) -> Result<()> {
+        if self.end(deadline).await? {
+            return Ok(());
+        }
+        self.abandoned.cancel();
+        self.end(HAND_OVER_DEADLINE).await?;
+        let message = "not everything received was finished; the rest comes again";
+        Err(Error::new(ErrorKind::DeadlineExceeded, "consumer.drain", message)
+            .with_context("group", &self.group)
+            .with_context("deadline_ms", deadline.as_millis()))
+    }
+
+    async fn flush(&self, _deadline: Duration) -> Result<()> {
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.abandoned.cancel();
+        self.end(HAND_OVER_DEADLINE).await.map(drop)
+    }
+}
+
+impl<S> Drop for Consumer<S> {
+    /// A consumer that is dropped without `close` stops as in a crash: nothing more is acked.
+    fn drop(&mut self) {
+        self.abandoned.cancel();
+        self.stop.cancel();
+    }
+}
+
+/// The receiving task.
+struct Receiver<S> {
+    broker: Arc<dyn Broker>,
+    request: SubscribeRequest,
+    config: ConsumerConfig,
+    service: S,
+    board: TroubleBoard,
+    stop: CancellationToken,
+    abandoned: CancellationToken,
+    partitions: HashMap<TopicPartition, Arc<Partition>>,
+}
+
+impl<S> Receiver<S>
+where
+    S: Service<DeliveryBatch, Response = (), Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    /// Receives until the stop, then finishes; answers the subscription to close.
+    async fn run(mut self, mut subscription: Arc<dyn Subscription>) -> Option<Arc<dyn Subscription>> {
+        loop {
+            let context = Arc::new(PartitionContext {
+                group: self.request.group.clone(),
+                config: self.config.clone(),
+                subscription: subscription.clone(),
+                board: self.board.clone(),
+            });
+            self.receive(&context).await;
+            if self.stop.is_cancelled() {
+                self.finish().await;
+                return Some(subscription);
+            }
+            // The subscription ended by itself: what it handed out belongs to nobody any more.
+            self.partitions.drain().for_each(|(_, partition)| partition.lose());
+            subscription = self.subscribe_again().await?;
+        }
+    }
+
+    async fn receive(&mut self, context: &Arc<PartitionContext>) {
+        let stop = self.stop.clone();
+        while let Some(Some(event)) = stop.run_until_cancelled(context.subscription.next()).await {
+            match event {
+                SubscriptionEvent::Batch(deliveries) => self.dispatch(deliveries, context).await,
+                SubscriptionEvent::Revoked(partitions, guard) => {
+                    self.hand_over(&partitions).await;
+                    drop(guard);
+                }
+                SubscriptionEvent::Lost(partitions) => {
+                    partitions.iter().filter_map(|id| self.partitions.remove(id)).for_each(|lost| lost.lose());
+                }
+            }
+        }
+    }
+
+    async fn dispatch(&mut self, deliveries: Vec<Delivery>, context: &Arc<PartitionContext>) {
+        let mut by_partition: HashMap<TopicPartition, Vec<Delivery>> = HashMap::new();
+        for delivery in deliveries {
+            by_partition.entry(delivery.topic_partition()).or_default().push(delivery);
+        }
+        for (id, deliveries) in by_partition {
+            let partition = self
+                .partitions
+                .entry(id)
+                .or_insert_with_key(|id| Partition::start(id.clone(), context.clone(), &self.service, &self.abandoned));
+            partition.push(deliveries);
+            partition.regulate().await;
+        }
+    }
+
+    async fn hand_over(&mut self, ids: &[TopicPartition]) {
+        let revoked: Vec<_> = ids.iter().filter_map(|id| self.partitions.remove(id)).collect();
+        let handed_over = revoked.iter().map(|partition| partition.hand_over(HAND_OVER_DEADLINE));
+        futures_util::future::join_all(handed_over).await;
+    }
+
+    async fn finish(&mut self) {
+        let partitions: Vec<_> = self.partitions.drain().map(|(_, partition)| partition).collect();
+        futures_util::future::join_all(partitions.iter().map(|partition| partition.finish())).await;
+    }
+
+    /// Subscribes until it works; `None` at the stop.
+    // `&mut`, for a `&Self` across an await would need a `Sync` stack.
+    async fn subscribe_again(&mut self) -> Option<Arc<dyn Subscription>> {
+        let mut trouble: Option<Trouble> = None;
+        let mut failure_count = 0_u32;
+        loop {
+            let wait = backoff(failure_count + 1, SUBSCRIBE_DELAY_INITIAL, SUBSCRIBE_DELAY_MAX);
+            self.stop.run_until_cancelled(tokio::time::sleep(wait)).await?;
+            let error = match self.stop.run_until_cancelled(self.broker.subscribe(self.request.clone())).await? {
+                Ok(subscription) => return Some(subscription),
+                Err(error) => error.report(),
+            };
+            failure_count = failure_count.saturating_add(1);
+            if failure_count.is_power_of_two() {
+                tracing::warn!(group = %self.request.group, failure_count, error, "cannot subscribe again");
+            }
+            if trouble.is_none() {
+                trouble = Some(self.board.trouble(error));
+            }
+        }
+    }
+}

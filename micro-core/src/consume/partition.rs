@@ -1,0 +1,275 @@
+//! One partition in the hands of a consumer: its lanes, what is unfinished, and how far it is acked.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower_service::Service;
+
+use super::{
+    ConsumerConfig, DeliveryBatch, KeyLanes, OffsetTracker,
+    trouble::{Trouble, TroubleBoard, backoff},
+    unwind::unwound,
+};
+use crate::{
+    Error, Result,
+    broker::{Delivery, Position, Subscription, TopicPartition},
+};
+
+/// The first and the longest wait before a batch that the stack could not settle is tried again.
+const RETRY_DELAY_INITIAL: Duration = Duration::from_millis(100);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// What the partitions of one consumer share.
+pub(crate) struct PartitionContext {
+    pub(crate) group: Arc<str>,
+    pub(crate) config: ConsumerConfig,
+    pub(crate) subscription: Arc<dyn Subscription>,
+    pub(crate) board: TroubleBoard,
+}
+
+/// One partition while this member owns it. A later ownership is another value: what belongs to a
+/// lost one is never acked.
+pub(crate) struct Partition {
+    id: TopicPartition,
+    context: Arc<PartitionContext>,
+    lanes: KeyLanes,
+    state: Mutex<State>,
+    wakes: Vec<Notify>,
+    /// The position that was acked last; its lock puts acks in order.
+    acked: tokio::sync::Mutex<Option<i64>>,
+    /// Whether deliveries are paused; its lock puts pause and resume in order.
+    paused: tokio::sync::Mutex<bool>,
+    /// Nothing more comes: lanes end when they are empty.
+    no_more: CancellationToken,
+    /// Lanes end after the batch in hand.
+    hand_over: CancellationToken,
+    /// Lanes end at once and ack nothing.
+    gone: CancellationToken,
+    tasks: TaskTracker,
+}
+
+struct State {
+    tracker: OffsetTracker,
+    queues: Vec<VecDeque<Delivery>>,
+}
+
+impl Partition {
+    /// A partition whose lanes run `service` until it is handed over, lost, or `abandoned`.
+    pub(crate) fn start<S>(
+        id: TopicPartition,
+        context: Arc<PartitionContext>,
+        service: &S,
+        abandoned: &CancellationToken,
+    ) -> Arc<Self>
+    where
+        S: Service<DeliveryBatch, Response = (), Error = Error> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let lanes = KeyLanes::new(context.config.lane_count);
+        let queues = vec![VecDeque::new(); lanes.lane_count()];
+        let partition = Arc::new(Self {
+            id,
+            context,
+            lanes,
+            state: Mutex::new(State { tracker: OffsetTracker::new(), queues }),
+            wakes: (0..lanes.lane_count()).map(|_| Notify::new()).collect(),
+            acked: tokio::sync::Mutex::default(),
+            paused: tokio::sync::Mutex::default(),
+            no_more: CancellationToken::new(),
+            hand_over: CancellationToken::new(),
+            gone: abandoned.child_token(),
+            tasks: TaskTracker::new(),
+        });
+        for lane in 0..lanes.lane_count() {
+            partition.tasks.spawn(partition.clone().run_lane(lane, service.clone()));
+        }
+        partition
+    }
+
+    /// Queues deliveries of this partition, in offset order.
+    pub(crate) fn push(&self, deliveries: impl IntoIterator<Item = Delivery>) {
+        let mut state = self.state();
+        for delivery in deliveries {
+            // What came before and is in hand or done already is not taken twice.
+            if state.tracker.received(delivery.offset) {
+                let lane = self.lanes.lane(&delivery);
+                state.queues[lane].push_back(delivery);
+                self.wakes[lane].notify_one();
+            }
+        }
+    }
+
+    /// Pauses or resumes deliveries by how much is unfinished: a slow key must not fill the memory.
+    pub(crate) async fn regulate(&self) {
+        let mut is_paused = self.paused.lock().await;
+        let unfinished_count_max = self.context.config.unfinished_count_max;
+        let held_count = self.state().tracker.held_count();
+        let partition = std::slice::from_ref(&self.id);
+        let outcome = if !*is_paused && held_count >= unfinished_count_max {
+            *is_paused = true;
+            self.context.subscription.pause(partition).await
+        } else if *is_paused && held_count <= unfinished_count_max / 2 {
+            *is_paused = false;
+            self.context.subscription.resume(partition).await
+        } else {
+            Ok(())
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(partition = ?self.id, error = %error.report(), "pause or resume");
+        }
+    }
+
+    /// Finishes and acks everything that is queued.
+    pub(crate) async fn finish(&self) {
+        self.no_more.cancel();
+        self.end().await;
+    }
+
+    /// Finishes and acks the batches in hand, forgets what is queued; after `deadline` drops them.
+    pub(crate) async fn hand_over(&self, deadline: Duration) {
+        self.hand_over.cancel();
+        if tokio::time::timeout(deadline, self.end()).await.is_err() {
+            self.lose();
+            self.end().await;
+        }
+    }
+
+    /// Drops everything, acks nothing.
+    pub(crate) fn lose(&self) {
+        self.gone.cancel();
+    }
+
+    async fn end(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn run_lane<S>(self: Arc<Self>, lane: usize, mut service: S)
+    where
+        S: Service<DeliveryBatch, Response = (), Error = Error> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        while let Some(deliveries) = self.next_batch(lane).await {
+            if !self.settle(&mut service, &deliveries).await {
+                return;
+            }
+            self.done(&deliveries);
+            self.ack().await;
+            self.regulate().await;
+        }
+    }
+
+    /// What has queued up in a lane; `None` when the lane is to end.
+    async fn next_batch(&self, lane: usize) -> Option<Arc<[Delivery]>> {
+        loop {
+            if self.hand_over.is_cancelled() || self.gone.is_cancelled() {
+                return None;
+            }
+            // Asked before the queue is looked at: what was queued before it is seen.
+            let is_last = self.no_more.is_cancelled();
+            let deliveries = self.take(lane);
+            if !deliveries.is_empty() {
+                return Some(deliveries);
+            }
+            if is_last {
+                return None;
+            }
+            tokio::select! {
+                () = self.wakes[lane].notified() => {}
+                () = self.no_more.cancelled() => {}
+                () = self.hand_over.cancelled() => {}
+                () = self.gone.cancelled() => {}
+            }
+        }
+    }
+
+    fn take(&self, lane: usize) -> Arc<[Delivery]> {
+        let mut state = self.state();
+        let queue = &mut state.queues[lane];
+        let count = queue.len().min(self.context.config.batch_count_max.max(1));
+        queue.drain(..count).collect()
+    }
+
+    /// Hands a batch to the stack until that settles it; `false` when the lane is to end before.
+    // `&mut`, for a `&S` across an await would need a `Sync` stack.
+    async fn settle<S>(&self, service: &mut S, deliveries: &Arc<[Delivery]>) -> bool
+    where
+        S: Service<DeliveryBatch, Response = (), Error = Error> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let mut failure_count = 0_u32;
+        let mut trouble: Option<Trouble> = None;
+        loop {
+            let batch = DeliveryBatch { group: self.context.group.clone(), deliveries: deliveries.clone() };
+            let Some(outcome) = self.gone.run_until_cancelled(call(service.clone(), batch)).await else { return false };
+            let Err(error) = outcome else { return true };
+            failure_count = failure_count.saturating_add(1);
+            self.report(failure_count, &error, &mut trouble);
+            let ended = tokio::time::timeout(backoff(failure_count, RETRY_DELAY_INITIAL, RETRY_DELAY_MAX), async {
+                tokio::select! { () = self.hand_over.cancelled() => {}, () = self.gone.cancelled() => {} }
+            });
+            if ended.await.is_ok() {
+                return false;
+            }
+        }
+    }
+
+    /// The first failure and then ever fewer are logged.
+    fn report(&self, failure_count: u32, error: &Error, trouble: &mut Option<Trouble>) {
+        let report = error.report();
+        if failure_count.is_power_of_two() {
+            tracing::warn!(
+                group = %self.context.group, topic = %self.id.topic, partition = self.id.partition,
+                failure_count, kind = %error.kind(), error = %report, "batch not settled, trying again"
+            );
+        }
+        if trouble.is_none() {
+            *trouble = Some(self.context.board.trouble(report));
+        }
+    }
+
+    fn done(&self, deliveries: &[Delivery]) {
+        let mut state = self.state();
+        deliveries.iter().for_each(|delivery| state.tracker.done(delivery.offset));
+    }
+
+    /// Acks the contiguous prefix of what is done, when it grew. One that fails is made up for by
+    /// the next.
+    async fn ack(&self) {
+        let mut acked = self.acked.lock().await;
+        if self.gone.is_cancelled() {
+            return;
+        }
+        let Some(next_offset) = self.next_offset_to_ack(*acked) else { return };
+        let position = Position { partition: self.id.clone(), next_offset };
+        match self.context.subscription.ack(position).await {
+            Ok(()) => *acked = Some(next_offset),
+            Err(error) => tracing::warn!(partition = ?self.id, next_offset, error = %error.report(), "ack"),
+        }
+    }
+
+    fn next_offset_to_ack(&self, acked: Option<i64>) -> Option<i64> {
+        self.state().tracker.next_offset().filter(|next| acked.is_none_or(|acked| *next > acked))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One call of the stack; a panic in it is an error.
+async fn call<S>(mut service: S, batch: DeliveryBatch) -> Result<()>
+where
+    S: Service<DeliveryBatch, Response = (), Error = Error>,
+{
+    unwound("consumer.call", async move {
+        std::future::poll_fn(|context| service.poll_ready(context)).await?;
+        service.call(batch).await
+    })
+    .await
+}
