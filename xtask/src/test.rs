@@ -13,6 +13,7 @@ const REQUIRE: &str = "MICRO_TEST_REQUIRE";
 /// Runs check, then the tests; the last lines are the test runner's, the exit code is its own.
 pub(crate) fn run(tree: &Tree) -> ExitCode {
     if !check::passes(tree) {
+        eprintln!("check failed, so no test was run: mend what says FAILED above");
         return ExitCode::FAILURE;
     }
     let mut command = cargo(&tree.root);

@@ -5,6 +5,7 @@ mod contracts;
 mod headers;
 mod layers;
 mod licences;
+mod links;
 mod versions;
 mod words;
 
@@ -16,13 +17,14 @@ use crate::{step::step, tree::Tree};
 type Rule = fn(&Tree) -> Vec<Violation>;
 
 /// The rules by name.
-const RULES: [(&str, Rule); 7] = [
+const RULES: [(&str, Rule); 8] = [
     ("tidy: crate arrows", arrows::check),
     ("tidy: layers of the examples", layers::check),
     ("tidy: first lines", headers::check),
     ("tidy: words and names", words::check),
     ("tidy: one version table", versions::check),
     ("tidy: contracts have tests", contracts::check),
+    ("tidy: what the papers name", links::check),
     ("tidy: licences", licences::check),
 ];
 

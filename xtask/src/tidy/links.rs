@@ -1,0 +1,90 @@
+//! What the papers point to is there: relative links, and paths in backticks.
+
+use std::collections::BTreeSet;
+
+use super::Violation;
+use crate::tree::{SourceFile, Tree};
+
+pub(super) fn check(tree: &Tree) -> Vec<Violation> {
+    violations(&tree.files)
+}
+
+fn violations(files: &[SourceFile]) -> Vec<Violation> {
+    let places = places(files);
+    let roots: BTreeSet<&str> = files.iter().filter_map(|file| Some(file.path.split_once('/')?.0)).collect();
+    let mut found = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".md")) {
+        for (index, line) in file.text.lines().enumerate() {
+            let broken_links = links(line).filter(|target| !places.contains(&resolve(&file.path, target)));
+            let lost_paths = quoted(line)
+                .filter(|path| path.split_once('/').is_some_and(|(root, _)| roots.contains(root)) && is_path(path))
+                .filter(|path| !places.contains(path.trim_end_matches('/')));
+            found.extend(
+                broken_links
+                    .chain(lost_paths)
+                    .map(|target| Violation::new(&file.path, index + 1, format!("there is no `{target}`"))),
+            );
+        }
+    }
+    found
+}
+
+/// Every file, and every folder that has one.
+fn places(files: &[SourceFile]) -> BTreeSet<String> {
+    files
+        .iter()
+        .flat_map(|file| {
+            let folders = file.path.match_indices('/').map(|(end, _)| file.path[..end].to_owned());
+            folders.chain([file.path.clone()])
+        })
+        .collect()
+}
+
+/// The targets of a line's links inside the repository, without their anchors.
+fn links(line: &str) -> impl Iterator<Item = &str> {
+    line.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .filter(|target| !target.contains("://") && !target.starts_with('#') && !target.starts_with("mailto:"))
+        .filter_map(|target| target.split('#').next())
+}
+
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+/// Neither a command nor a pattern.
+fn is_path(text: &str) -> bool {
+    text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_./".contains(letter)) && !text.contains("..")
+}
+
+fn resolve(from: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = from.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            name => parts.push(name),
+        }
+    }
+    parts.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_or_a_path_to_nowhere_is_caught() {
+        let text = "[a](adr/0001.md) [b](../README.md#top) [c](https://example.org/x) [d](#here)\n\
+                    [gone](adr/0002.md)\n\
+                    `src/lib.rs` `src/` `a/b` `cargo run src/x` `src/gone.rs`\n";
+        let files = [("docs/guide.md", text), ("docs/adr/0001.md", ""), ("README.md", ""), ("src/lib.rs", "")]
+            .map(|(path, text)| SourceFile { path: path.to_owned(), text: text.to_owned() });
+        let found: Vec<String> = violations(&files).iter().map(Violation::to_string).collect();
+        assert_eq!(found, ["docs/guide.md:2: there is no `adr/0002.md`", "docs/guide.md:3: there is no `src/gone.rs`"]);
+    }
+}
