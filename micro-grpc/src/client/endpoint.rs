@@ -1,0 +1,238 @@
+//! One instance's connections: made when needed, by one attempt at a time, and left alone for a
+//! while after one that failed.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use http::{Request, Response, Uri, uri::Authority};
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use micro_core::{Error, ErrorKind, Result};
+use tokio::{net::TcpStream, time::timeout};
+use tonic::body::Body;
+
+use super::GrpcClientConfig;
+use crate::{body::broken, from_status};
+
+type Sender = http2::SendRequest<Body>;
+
+/// Why a call came to no answer.
+pub(crate) enum Failure {
+    /// Nothing was sent: the request is whole and may go to another instance.
+    NotSent(Box<Request<Body>>, Error),
+    /// It may have taken effect.
+    Sent(Error),
+}
+
+/// Where one instance is reached.
+pub(crate) struct Endpoint {
+    target: Arc<Target>,
+    connections: Vec<Arc<Connection>>,
+    next: AtomicUsize,
+}
+
+struct Target {
+    address: String,
+    authority: std::result::Result<Authority, http::uri::InvalidUri>,
+    protocol: http2::Builder<TokioExecutor>,
+    connect_timeout: Duration,
+    backoff: Backoff,
+}
+
+#[derive(Default)]
+struct Connection {
+    current: ArcSwapOption<Sender>,
+    connecting: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(address: &str, config: &GrpcClientConfig) -> Self {
+        let target = Target {
+            address: address.to_owned(),
+            authority: Authority::try_from(address),
+            protocol: protocol(config),
+            connect_timeout: config.connect_timeout,
+            backoff: Backoff::new(config),
+        };
+        let connections = (0..config.connection_count.max(1)).map(|_| Arc::default()).collect();
+        Self { target: Arc::new(target), connections, next: AtomicUsize::new(0) }
+    }
+
+    /// Whether the last attempt to connect failed only just now.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.target.backoff.is_waiting()
+    }
+
+    pub(crate) async fn send(
+        &self,
+        mut request: Box<Request<Body>>,
+    ) -> std::result::Result<Response<Incoming>, Failure> {
+        if let Err(error) = self.target.address_to(&mut request) {
+            return Err(Failure::NotSent(request, error));
+        }
+        let connection = &self.connections[self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len()];
+        // A connection may end between the look at it and its use; then there is one more, a new one.
+        for _ in 0..2 {
+            let mut sender = match connection.sender(&self.target).await {
+                Ok(sender) => sender,
+                Err(error) => return Err(Failure::NotSent(request, error)),
+            };
+            let mut error = match sender.try_send_request(*request).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            match error.take_message() {
+                Some(unsent) => request = Box::new(unsent),
+                None => {
+                    let error = from_status("grpc.call", broken(error.into_error()));
+                    return Err(Failure::Sent(error.with_context("address", &self.target.address)));
+                }
+            }
+        }
+        let error = Error::new(ErrorKind::Unavailable, "grpc.call", "the instance closes its connections at once")
+            .with_context("address", &self.target.address);
+        Err(Failure::NotSent(request, error))
+    }
+}
+
+impl Connection {
+    async fn sender(self: &Arc<Self>, target: &Arc<Target>) -> Result<Sender> {
+        if let Some(sender) = self.live() {
+            return Ok(sender);
+        }
+        let attempt = self.connecting.clone().lock_owned().await;
+        if let Some(sender) = self.live() {
+            return Ok(sender);
+        }
+        // In a task of its own, so that a caller who gives up does not end the attempt of all others,
+        // and its outcome is known to those who come later.
+        let (this, target) = (self.clone(), target.clone());
+        let connecting = tokio::spawn(async move {
+            let _attempt = attempt;
+            let connected = target.connect().await;
+            match &connected {
+                Ok(sender) => {
+                    target.backoff.reset();
+                    this.current.store(Some(Arc::new(sender.clone())));
+                }
+                Err(_) => target.backoff.grow(),
+            }
+            connected
+        });
+        connecting.await.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Internal, "grpc.connect", "the attempt to connect ended early")
+                .with_source(error))
+        })
+    }
+
+    fn live(&self) -> Option<Sender> {
+        self.current.load().as_deref().filter(|sender| !sender.is_closed()).cloned()
+    }
+}
+
+impl Target {
+    async fn connect(&self) -> Result<Sender> {
+        let refuse = |message: &'static str| {
+            Error::new(ErrorKind::Unavailable, "grpc.connect", message).with_context("address", &self.address)
+        };
+        let connecting = async {
+            let stream = TcpStream::connect(&self.address).await?;
+            stream.set_nodelay(true)?;
+            self.protocol.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
+        };
+        let (sender, connection) = match timeout(self.connect_timeout, connecting).await {
+            Ok(Ok(connected)) => connected,
+            Ok(Err(error)) => return Err(refuse("the instance cannot be reached").with_source(error)),
+            Err(_) => {
+                return Err(refuse("the instance does not answer")
+                    .with_context("timeout", format_args!("{:?}", self.connect_timeout)));
+            }
+        };
+        let address = self.address.clone();
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(address, %error, "a connection ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    /// HTTP/2 wants scheme and authority, which a generated client does not know.
+    fn address_to(&self, request: &mut Request<Body>) -> Result<()> {
+        let authority = self.authority.as_ref().map_err(|_| {
+            Error::new(ErrorKind::InvalidArgument, "grpc.call", "the instance's address is not host:port")
+                .with_context("address", &self.address)
+        })?;
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(http::uri::Scheme::HTTP);
+        parts.authority = Some(authority.clone());
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|error| {
+            Error::new(ErrorKind::InvalidArgument, "grpc.call", "the request has no path").with_source(error)
+        })?;
+        Ok(())
+    }
+}
+
+fn protocol(config: &GrpcClientConfig) -> http2::Builder<TokioExecutor> {
+    let mut protocol = http2::Builder::new(TokioExecutor::new());
+    protocol
+        .timer(TokioTimer::new())
+        .max_header_list_size(config.header_bytes_max)
+        .keep_alive_interval(config.keepalive_interval)
+        .keep_alive_timeout(config.keepalive_timeout)
+        .keep_alive_while_idle(true);
+    protocol
+}
+
+/// Source of the growth: gRPC's connection-backoff.md, with waits for one data centre.
+struct Backoff {
+    first: Duration,
+    longest: Duration,
+    state: Mutex<BackoffState>,
+    /// Lets the calls of a healthy endpoint look without the lock.
+    failure_count: AtomicUsize,
+}
+
+#[derive(Default)]
+struct BackoffState {
+    wait: Duration,
+    until: Option<Instant>,
+}
+
+impl Backoff {
+    fn new(config: &GrpcClientConfig) -> Self {
+        Self {
+            first: config.reconnect_backoff,
+            longest: config.reconnect_backoff_max,
+            state: Mutex::default(),
+            failure_count: AtomicUsize::new(0),
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.failure_count.load(Ordering::Acquire) > 0 && self.state().until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn grow(&self) {
+        let mut state = self.state();
+        state.wait = if state.wait.is_zero() { self.first } else { state.wait.mul_f64(1.6).min(self.longest) };
+        state.until = Some(Instant::now() + state.wait.mul_f64(0.8 + 0.4 * fastrand::f64()));
+        self.failure_count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn reset(&self) {
+        *self.state() = BackoffState::default();
+        self.failure_count.store(0, Ordering::Release);
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, BackoffState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,310 @@
+//! The server: an application's component that serves tonic services, health and reflection.
+
+mod accept;
+mod call;
+mod config;
+mod health;
+mod routes;
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use http::{Request, Response};
+use micro_core::{Error, ErrorKind, Health, HealthStatus, Result, app::Component, registry::Instance};
+use tokio::net::TcpListener;
+use tonic::{body::Body, server::NamedService};
+use tower::{
+    BoxError, Layer, Service,
+    layer::util::{Identity, Stack},
+    util::BoxCloneSyncService,
+};
+
+use self::{accept::Acceptor, call::Calls, health::HealthService};
+
+pub use self::{
+    config::GrpcServerConfig,
+    routes::{Handlers, HandlersFuture},
+};
+
+/// The server's stack of layers over its handlers, boxed once.
+type BoxedStack = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+
+/// A gRPC server as a component of an [`App`](micro_core::app::App).
+///
+/// It binds and serves at `start`, announces one instance, answers `grpc.health.v1` from the
+/// application's [`Health`], and ends within the drain deadline whatever its clients do.
+pub struct GrpcServer {
+    name: String,
+    service: String,
+    config: GrpcServerConfig,
+    stack: BoxedStack,
+    health: HealthService,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    acceptor: Acceptor,
+    address: SocketAddr,
+    instance: Instance,
+}
+
+impl GrpcServer {
+    /// A server that is known in the registry as `service`.
+    pub fn builder(service: impl Into<String>) -> GrpcServerBuilder {
+        let health = HealthService::new();
+        GrpcServerBuilder {
+            service: service.into(),
+            config: GrpcServerConfig::default(),
+            handlers: Handlers::default(),
+            health,
+            descriptors: Vec::new(),
+            layer: Identity::new(),
+        }
+    }
+
+    /// The address it listens on; `None` before it started.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.running().as_ref().map(|running| running.address)
+    }
+
+    /// Calls in hand now.
+    pub fn in_flight_count(&self) -> usize {
+        self.running().as_ref().map_or(0, |running| running.acceptor.in_flight_count())
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn acceptor(&self) -> Option<Acceptor> {
+        self.running().as_ref().map(|running| running.acceptor.clone())
+    }
+
+    fn instance(&self, address: SocketAddr) -> Result<Instance> {
+        let address = match &self.config.advertise {
+            Some(advertise) => advertise.clone(),
+            None if address.ip().is_unspecified() => {
+                return Err(Error::new(
+                    ErrorKind::InvalidArgument,
+                    "grpc.start",
+                    "listening on every address needs the setting advertise, the host:port that callers reach",
+                )
+                .with_context("address", address));
+            }
+            None => address.to_string(),
+        };
+        Ok(Instance::new(&self.service, address)
+            .with_version(&self.config.version)
+            .with_metadata("protocol", "grpc")
+            .with_metadata("server", "grpc")
+            .with_metadata("transport", "grpc"))
+    }
+}
+
+#[async_trait]
+impl Component for GrpcServer {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn start(&self, health: &Health) -> Result<()> {
+        let refuse = |message: &'static str, error: std::io::Error| {
+            Error::new(io_kind(&error), "grpc.start", message)
+                .with_context("address", &self.config.address)
+                .with_source(error)
+        };
+        let listener = TcpListener::bind(&self.config.address)
+            .await
+            .map_err(|error| refuse("cannot listen on the address, expected a free host:port", error))?;
+        let address = listener.local_addr().map_err(|error| refuse("the listener has no address", error))?;
+        let instance = self.instance(address)?;
+
+        self.health.feed(health.clone());
+        health.set(&self.name, HealthStatus::Serving);
+        let calls = Calls::new(self.stack.clone(), &self.config);
+        let acceptor = Acceptor::start(listener, calls, &self.config, health.clone(), self.name.clone());
+        *self.running() = Some(Running { acceptor, address, instance });
+        tracing::info!(service = self.service, %address, "serving gRPC");
+        Ok(())
+    }
+
+    fn instances(&self) -> Vec<Instance> {
+        self.running().iter().map(|running| running.instance.clone()).collect()
+    }
+
+    async fn drain(&self, deadline: Duration) -> Result<()> {
+        let Some(acceptor) = self.acceptor() else { return Ok(()) };
+        self.health.withdraw();
+        let cut_count = acceptor.drain(deadline).await;
+        if cut_count == 0 {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::DeadlineExceeded, "grpc.drain", "calls were cut at the drain deadline")
+            .with_context("calls", cut_count)
+            .with_context("deadline", format_args!("{deadline:?}")))
+    }
+
+    async fn flush(&self, _deadline: Duration) -> Result<()> {
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        if let Some(acceptor) = self.acceptor() {
+            acceptor.close().await;
+        }
+        *self.running() = None;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for GrpcServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GrpcServer")
+            .field("service", &self.service)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a server serves, before it starts.
+#[must_use = "a builder does nothing until it is built"]
+pub struct GrpcServerBuilder<L = Identity> {
+    service: String,
+    config: GrpcServerConfig,
+    handlers: Handlers,
+    health: HealthService,
+    descriptors: Vec<Vec<u8>>,
+    layer: L,
+}
+
+impl<L> GrpcServerBuilder<L> {
+    /// Sets the settings.
+    pub fn config(mut self, config: GrpcServerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Sets `host:port` to listen on, of the settings.
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.config.address = address.into();
+        self
+    }
+
+    /// Adds a generated server, `GreeterServer::new(greeter)`.
+    pub fn add_service<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.health.add_service_name(S::NAME);
+        self.handlers.add(S::NAME, service);
+        self
+    }
+
+    /// Offers reflection of these file descriptor sets, as `micro-build` writes them.
+    pub fn reflection(mut self, descriptors: impl Into<Vec<u8>>) -> Self {
+        self.descriptors.push(descriptors.into());
+        self
+    }
+
+    /// Adds a layer around the handlers; the first added sees a call first.
+    ///
+    /// A layer that ends a call with an error has it answered as its status: see
+    /// [`to_status`](crate::to_status).
+    pub fn layer<M>(self, layer: M) -> GrpcServerBuilder<Stack<M, L>> {
+        GrpcServerBuilder {
+            service: self.service,
+            config: self.config,
+            handlers: self.handlers,
+            health: self.health,
+            descriptors: self.descriptors,
+            layer: Stack::new(layer, self.layer),
+        }
+    }
+
+    /// The server, not yet listening.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for an empty service name or a descriptor set that is none.
+    pub fn build<B>(mut self) -> Result<GrpcServer>
+    where
+        L: Layer<Handlers>,
+        L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        <L::Service as Service<Request<Body>>>::Error: Into<BoxError>,
+        <L::Service as Service<Request<Body>>>::Future: Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if self.service.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "grpc.build", "the service name is empty"));
+        }
+        self.add_reflection()?;
+        let health = self.health.clone();
+        self.handlers.add(
+            tonic_health::pb::health_server::SERVICE_NAME,
+            tonic_health::pb::health_server::HealthServer::new(health.clone()),
+        );
+        let stack = self.layer.layer(self.handlers);
+        let stack = tower::ServiceBuilder::new()
+            .map_response(|response: Response<B>| response.map(Body::new))
+            .map_err(Into::into)
+            .service(stack);
+        Ok(GrpcServer {
+            name: format!("grpc {}", self.service),
+            service: self.service,
+            config: self.config,
+            stack: BoxCloneSyncService::new(stack),
+            health,
+            running: Mutex::new(None),
+        })
+    }
+
+    fn add_reflection(&mut self) -> Result<()> {
+        if self.descriptors.is_empty() {
+            return Ok(());
+        }
+        let refuse = |error: tonic_reflection::server::Error| {
+            Error::new(ErrorKind::InvalidArgument, "grpc.build", "expected encoded file descriptor sets for reflection")
+                .with_source(error)
+        };
+        let builder = || {
+            let health = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+            self.descriptors.iter().fold(health, |builder, set| builder.register_encoded_file_descriptor_set(set))
+        };
+        let (v1, v1alpha) = (builder().build_v1().map_err(refuse)?, builder().build_v1alpha().map_err(refuse)?);
+        self.handlers.add(name_of(&v1), v1);
+        self.handlers.add(name_of(&v1alpha), v1alpha);
+        Ok(())
+    }
+}
+
+impl<L> std::fmt::Debug for GrpcServerBuilder<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GrpcServerBuilder").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+fn name_of<S: NamedService>(_: &S) -> &'static str {
+    S::NAME
+}
+
+fn io_kind(error: &std::io::Error) -> ErrorKind {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => ErrorKind::AlreadyExists,
+        std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        std::io::ErrorKind::InvalidInput | std::io::ErrorKind::AddrNotAvailable => ErrorKind::InvalidArgument,
+        _ => ErrorKind::Unavailable,
+    }
+}

@@ -1,0 +1,107 @@
+//! Which handler a path belongs to.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use micro_core::Error;
+use tonic::{Status, body::Body};
+use tower::{Service, util::BoxCloneSyncService};
+
+type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// The innermost service of a server's stack: the generated servers, by name.
+///
+/// Cheap to clone. It never fails; its error is micro-core's so that layers over it have one to
+/// refuse with.
+#[derive(Clone, Default)]
+pub struct Handlers {
+    by_service: Arc<HashMap<&'static str, Handler>>,
+}
+
+impl Handlers {
+    pub(crate) fn add<S>(&mut self, name: &'static str, service: S)
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        Arc::make_mut(&mut self.by_service).insert(name, BoxCloneSyncService::new(service));
+    }
+}
+
+impl Service<Request<Body>> for Handlers {
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = HandlersFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        // Generated servers are always ready.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> HandlersFuture {
+        let handler = service_of(request.uri().path()).and_then(|service| self.by_service.get(service));
+        HandlersFuture(match handler {
+            Some(handler) => Ok(handler.clone().call(request)),
+            None => Err(Some(unknown(request.uri().path()))),
+        })
+    }
+}
+
+/// `/package.Service/Method` → `package.Service`.
+fn service_of(path: &str) -> Option<&str> {
+    let (service, method) = path.strip_prefix('/')?.rsplit_once('/')?;
+    (!method.is_empty()).then_some(service)
+}
+
+fn unknown(path: &str) -> Response<Body> {
+    Status::unimplemented(format!("grpc.route: no such service here (path={path})")).into_http()
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// The future of [`Handlers`].
+pub struct HandlersFuture(Result<Answering, Option<Response<Body>>>);
+
+impl Future for HandlersFuture {
+    type Output = Result<Response<Body>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Ok(answer) => answer.as_mut().poll(cx).map(|answer| answer.map_err(|never| match never {})),
+            Err(refusal) => Poll::Ready(Ok(refusal.take().expect("a future is not polled after it is ready"))),
+        }
+    }
+}
+
+impl fmt::Debug for Handlers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.by_service.keys()).finish()
+    }
+}
+
+impl fmt::Debug for HandlersFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlersFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_of_a_path_is_all_but_the_method() {
+        assert_eq!(service_of("/go.micro.service.Order/PayNotify"), Some("go.micro.service.Order"));
+        for path in ["", "/", "/Order", "/Order/", "Order/PayNotify"] {
+            assert_eq!(service_of(path), None, "{path:?}");
+        }
+    }
+}

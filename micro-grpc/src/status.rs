@@ -1,0 +1,135 @@
+//! `Error ↔ Status`, in one place: the kinds are gRPC's codes, the text is the error's one line.
+
+use std::error::Error as StdError;
+
+use micro_core::{Error, ErrorKind};
+use tonic::{Code, Status};
+
+/// What a caller is told of an error: its code, and `operation: message (context)`.
+///
+/// Causes stay here: they are for logs. Of `Internal` and `Unknown` errors the context stays here
+/// too, and the whole report is logged, for these are faults and not answers.
+///
+/// # Examples
+///
+/// ```
+/// use micro_core::{Error, ErrorKind};
+///
+/// let error = Error::new(ErrorKind::NotFound, "orders.find", "no order has this id").with_context("id", 7);
+/// let status = micro_grpc::to_status(error);
+/// assert_eq!(status.code(), tonic::Code::NotFound);
+/// assert_eq!(status.message(), "orders.find: no order has this id (id=7)");
+/// ```
+pub fn to_status(error: Error) -> Status {
+    let code = Code::from_i32(error.kind().code().into());
+    let text = match error.kind() {
+        ErrorKind::Internal | ErrorKind::Unknown => {
+            tracing::error!(error = %error.report(), kind = %error.kind(), "answering a fault");
+            format!("{}: {}", error.operation(), error.message())
+        }
+        _ => error.to_string(),
+    };
+    Status::new(code, text)
+}
+
+/// What a status means to the caller of `operation`: the same kind, and the server's text as the
+/// message. Of the transport's own errors the text is kept as the cause.
+///
+/// # Examples
+///
+/// ```
+/// let error = micro_grpc::from_status("product.deduct", tonic::Status::unavailable("draining"));
+/// assert_eq!(error.kind(), micro_core::ErrorKind::Unavailable);
+/// assert_eq!(error.to_string(), "product.deduct: draining");
+/// ```
+pub fn from_status(operation: &'static str, status: Status) -> Error {
+    let kind = kind(status.code());
+    let message = match status.message() {
+        "" => status.code().description().to_lowercase(),
+        message => message.to_owned(),
+    };
+    let error = Error::new(kind, operation, message);
+    match status.source().map(ToString::to_string) {
+        Some(cause) if cause != error.message() => error.with_source(cause),
+        _ => error,
+    }
+}
+
+/// Any error of a layer or of a body, as a status: an [`Error`] or a [`Status`] in the chain counts,
+/// anything else is `Internal`.
+pub(crate) fn status_of(error: Box<dyn StdError + Send + Sync>) -> Status {
+    let error = match error.downcast::<Status>() {
+        Ok(status) => return *status,
+        Err(error) => error,
+    };
+    let error = match error.downcast::<Error>() {
+        Ok(error) => return to_status(*error),
+        Err(error) => error,
+    };
+    Status::try_from_error(error).unwrap_or_else(|error| {
+        to_status(Error::new(ErrorKind::Internal, "grpc.layer", "a layer ended the call").with_source(error))
+    })
+}
+
+fn kind(code: Code) -> ErrorKind {
+    // A status that is an error and yet says Ok breaks gRPC's rules.
+    ErrorKind::from_code(code as u32).unwrap_or(ErrorKind::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: [(ErrorKind, Code); 16] = [
+        (ErrorKind::Cancelled, Code::Cancelled),
+        (ErrorKind::Unknown, Code::Unknown),
+        (ErrorKind::InvalidArgument, Code::InvalidArgument),
+        (ErrorKind::DeadlineExceeded, Code::DeadlineExceeded),
+        (ErrorKind::NotFound, Code::NotFound),
+        (ErrorKind::AlreadyExists, Code::AlreadyExists),
+        (ErrorKind::PermissionDenied, Code::PermissionDenied),
+        (ErrorKind::ResourceExhausted, Code::ResourceExhausted),
+        (ErrorKind::FailedPrecondition, Code::FailedPrecondition),
+        (ErrorKind::Aborted, Code::Aborted),
+        (ErrorKind::OutOfRange, Code::OutOfRange),
+        (ErrorKind::Unimplemented, Code::Unimplemented),
+        (ErrorKind::Internal, Code::Internal),
+        (ErrorKind::Unavailable, Code::Unavailable),
+        (ErrorKind::DataLoss, Code::DataLoss),
+        (ErrorKind::Unauthenticated, Code::Unauthenticated),
+    ];
+
+    #[test]
+    fn every_kind_has_its_code_and_comes_back() {
+        assert_eq!(TABLE.map(|(kind, _)| kind), ErrorKind::ALL);
+        for (kind, code) in TABLE {
+            let status = to_status(Error::new(kind, "orders.find", "not so"));
+            assert_eq!(status.code(), code);
+            assert_eq!(from_status("orders.find", status).kind(), kind);
+        }
+    }
+
+    #[test]
+    fn causes_stay_at_home() {
+        for kind in ErrorKind::ALL {
+            let error = Error::new(kind, "orders.find", "not so").with_source("password=hunter2");
+            assert!(!format!("{:?}", to_status(error)).contains("hunter2"), "{kind}");
+        }
+    }
+
+    #[test]
+    fn context_of_a_fault_stays_at_home_and_that_of_an_answer_does_not() {
+        let error = |kind| Error::new(kind, "orders.find", "not so").with_context("table", "orders");
+        assert_eq!(to_status(error(ErrorKind::Internal)).message(), "orders.find: not so");
+        assert_eq!(to_status(error(ErrorKind::Unknown)).message(), "orders.find: not so");
+        assert_eq!(to_status(error(ErrorKind::Aborted)).message(), "orders.find: not so (table=orders)");
+    }
+
+    #[test]
+    fn a_layers_refusal_keeps_its_kind_and_a_strangers_error_is_internal() {
+        let refusal = Error::new(ErrorKind::ResourceExhausted, "grpc.limit", "full");
+        assert_eq!(status_of(Box::new(refusal)).code(), Code::ResourceExhausted);
+        assert_eq!(status_of(Box::new(Status::aborted("again"))).code(), Code::Aborted);
+        assert_eq!(status_of("odd".into()).code(), Code::Internal);
+    }
+}
