@@ -1,1 +1,12 @@
 //! Each promise of a layer, by its name.
+
+mod deadline;
+mod metrics;
+mod recover;
+mod retry;
+mod stack;
+mod trace;
+
+mod mock;
+mod recorder;
+mod spans;
