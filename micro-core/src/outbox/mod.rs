@@ -2,10 +2,12 @@
 
 mod local;
 mod memory;
+mod relay;
 
 pub use local::{CommitSignal, ShardLease, ShardLocks};
 pub use memory::MemoryOutbox;
 pub(crate) use memory::{OutboxChanges, OutboxRows};
+pub use relay::{Relay, RelayBuilder, RelayConfig};
 
 use std::sync::Arc;
 

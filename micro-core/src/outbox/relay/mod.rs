@@ -1,0 +1,202 @@
+//! Sends what the outbox holds: in order by key, at most one unacknowledged message of a key.
+
+mod backlog;
+mod worker;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower_service::Service;
+
+use self::worker::Worker;
+use super::OutboxStore;
+use crate::{
+    Error, ErrorKind, Health, Result,
+    app::Component,
+    broker::{Broker, Receipt},
+    consume::trouble::TroubleBoard,
+    flow::{BrokerService, PublishBatch},
+    registry::Instance,
+};
+
+/// How a [`Relay`] works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct RelayConfig {
+    /// The largest number of new rows read from a shard at once, and of messages handed to the
+    /// broker before receipts are looked at again; default 256.
+    pub wave_count_max: usize,
+    /// The largest number of messages without a receipt; default 4,096.
+    pub in_flight_count_max: usize,
+    /// How long a receipt may take before the message is sent again; default 30 s.
+    pub receipt_timeout: Duration,
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        Self { wave_count_max: 256, in_flight_count_max: 4_096, receipt_timeout: Duration::from_secs(30) }
+    }
+}
+
+/// Builds a [`Relay`].
+pub struct RelayBuilder<P> {
+    name: String,
+    store: Arc<dyn OutboxStore>,
+    broker: Arc<dyn Broker>,
+    publish: P,
+    config: RelayConfig,
+}
+
+impl<P> RelayBuilder<P> {
+    /// Names it in logs, health and errors; default `relay`.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Wraps the publish service in layers. A layer must not await before its inner call, and need
+    /// not retry: the relay does, in the order of the key.
+    #[must_use]
+    pub fn stack<T>(self, wrap: impl FnOnce(P) -> T) -> RelayBuilder<T> {
+        RelayBuilder {
+            name: self.name,
+            store: self.store,
+            broker: self.broker,
+            publish: wrap(self.publish),
+            config: self.config,
+        }
+    }
+
+    /// Sets how it works.
+    #[must_use]
+    pub fn config(mut self, config: RelayConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The relay; it sends nothing before it is started.
+    pub fn build(self) -> Relay<P> {
+        Relay {
+            name: self.name,
+            store: self.store,
+            broker: self.broker,
+            publish: Mutex::new(self.publish),
+            config: self.config,
+            stop: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
+            running: tokio::sync::Mutex::default(),
+        }
+    }
+}
+
+/// Sends the rows of an outbox to the broker and removes those that have a receipt.
+///
+/// It owns every shard that nobody else has, and asks for the others from time to time. Of a key
+/// (of one topic) one message at most is without a receipt; keys do not wait for one another. A
+/// message the broker refuses for good is parked with the cause and its key goes on; one that
+/// fails otherwise, or whose receipt does not come in time, is sent again after a growing wait
+/// while its key waits. A crash sends again what had a receipt and was not removed yet: the
+/// consumers' inbox knows it.
+///
+/// Its health is not serving while the store, or every send, has failed for 10 s.
+///
+/// A key that cannot be sent and has more than 4,096 rows holds up the rest of its shard.
+pub struct Relay<P> {
+    name: String,
+    store: Arc<dyn OutboxStore>,
+    broker: Arc<dyn Broker>,
+    /// In a lock because a boxed stack is `Send`, not `Sync`.
+    publish: Mutex<P>,
+    config: RelayConfig,
+    /// Send what is there and end.
+    stop: CancellationToken,
+    /// End at once.
+    abandoned: CancellationToken,
+    running: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Relay<BrokerService> {
+    /// A relay from `store` to `broker`.
+    pub fn builder(store: Arc<dyn OutboxStore>, broker: Arc<dyn Broker>) -> RelayBuilder<BrokerService> {
+        let publish = BrokerService::new(broker.clone());
+        RelayBuilder { name: "relay".to_owned(), store, broker, publish, config: RelayConfig::default() }
+    }
+}
+
+impl<P> Relay<P> {
+    /// Waits for the task's end; `false` when it took longer than `deadline`.
+    async fn end(&self, deadline: Duration) -> Result<bool> {
+        self.stop.cancel();
+        let mut running = self.running.lock().await;
+        let Some(task) = running.as_mut() else { return Ok(true) };
+        let Ok(ended) = tokio::time::timeout(deadline, task).await else { return Ok(false) };
+        *running = None;
+        ended.map(|()| true).map_err(|join| {
+            Error::new(ErrorKind::Internal, "relay.drain", "the relaying task panicked").with_source(join)
+        })
+    }
+}
+
+#[async_trait]
+impl<P> Component for Relay<P>
+where
+    P: Service<PublishBatch, Response = Vec<Result<Receipt>>, Error = Error> + Clone + Send + 'static,
+    P::Future: Send,
+{
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn start(&self, health: &Health) -> Result<()> {
+        let mut running = self.running.lock().await;
+        if running.is_some() || self.stop.is_cancelled() {
+            return Err(Error::new(ErrorKind::FailedPrecondition, "relay.start", "a relay is started once"));
+        }
+        let publish = self.publish.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let board = TroubleBoard::new(health, &self.name);
+        let worker = Worker::new(self.store.clone(), publish, self.config.clone(), board);
+        let (stop, abandoned) = (self.stop.clone(), self.abandoned.clone());
+        *running = Some(tokio::spawn(async move {
+            abandoned.run_until_cancelled(worker.run(stop)).await;
+        }));
+        Ok(())
+    }
+
+    fn instances(&self) -> Vec<Instance> {
+        Vec::new()
+    }
+
+    /// Sends what is there once more and waits for the receipts, as long as they come in; what is
+    /// left stays in the outbox. Then frees the shards.
+    async fn drain(&self, deadline: Duration) -> Result<()> {
+        if self.end(deadline).await? {
+            return Ok(());
+        }
+        self.abandoned.cancel();
+        self.end(deadline).await.map(drop)
+    }
+
+    async fn flush(&self, deadline: Duration) -> Result<()> {
+        self.broker.flush(deadline).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.abandoned.cancel();
+        self.end(Duration::from_secs(5)).await.map(drop)
+    }
+}
+
+impl<P> Drop for Relay<P> {
+    /// A relay that is dropped without `close` stops as in a crash.
+    fn drop(&mut self) {
+        self.abandoned.cancel();
+    }
+}
