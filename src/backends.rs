@@ -1,1 +1,81 @@
 //! URL → adapter: which backend serves a port is chosen at run time, among those compiled in.
+//!
+//! | URL | registry | broker | database |
+//! |---|---|---|---|
+//! | `memory:` | this process only | this process only | |
+//! | `static:product=127.0.0.1:9000,…` | a fixed list | | |
+//! | `sqlite:path/to/file.db` | | | feature `tx-sqlite` |
+//!
+//! A URL that stands for the wrong port, or for a backend that is not compiled in, is an error that
+//! says what there is. Errors never show the user part of a URL.
+
+use std::sync::Arc;
+
+use micro_core::{
+    Error, ErrorKind, Result,
+    broker::{Broker, MemoryBroker},
+    registry::{MemoryRegistry, Registry, StaticRegistry},
+};
+
+/// The registry that `url` names. Each `memory:` is a registry of its own: clone the `Arc` to share it.
+///
+/// # Errors
+///
+/// `InvalidArgument` for a URL that names no registry, or none that is compiled in.
+pub async fn registry(url: &str) -> Result<Arc<dyn Registry>> {
+    match scheme(url) {
+        "memory" => Ok(Arc::new(MemoryRegistry::new())),
+        "static" => Ok(Arc::new(url.parse::<StaticRegistry>()?)),
+        _ => Err(unknown(url, "backends.registry", "memory: static:NAME=HOST:PORT")),
+    }
+}
+
+/// The broker that `url` names. Each `memory:` is a broker of its own: clone the `Arc` to share it.
+///
+/// # Errors
+///
+/// As [`registry`].
+pub async fn broker(url: &str) -> Result<Arc<dyn Broker>> {
+    match scheme(url) {
+        "memory" => Ok(Arc::new(MemoryBroker::new())),
+        _ => Err(unknown(url, "backends.broker", "memory:")),
+    }
+}
+
+fn scheme(url: &str) -> &str {
+    url.split_once(':').map_or("", |(scheme, _)| scheme)
+}
+
+fn unknown(url: &str, operation: &'static str, known: &'static str) -> Error {
+    let message = match scheme(url) {
+        "" => "not a URL: expected scheme:…",
+        "sqlite" if cfg!(not(feature = "tx-sqlite")) => {
+            "this backend is not compiled in: turn on the feature tx-sqlite"
+        }
+        _ => "this version has no such backend for this port",
+    };
+    let scheme = scheme(url).to_owned();
+    Error::new(ErrorKind::InvalidArgument, operation, message)
+        .with_context("scheme", scheme)
+        .with_context("known", known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_backend_that_is_not_there_is_named_with_those_that_are() {
+        let error = broker("kafka://user:canary-4711@127.0.0.1:9092").await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        let text = error.report();
+        assert!(text.contains("scheme=kafka") && text.contains("known=memory:"), "{text}");
+        assert!(!text.contains("canary-4711"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn text_without_a_scheme_is_said_to_be_none() {
+        let error = registry("consul").await.err().unwrap();
+        assert!(error.report().contains("not a URL"), "{error:?}");
+    }
+}

@@ -1,0 +1,19 @@
+use bytes::{Bytes, BytesMut};
+use micro_core::{Result, event::Event};
+
+struct Paid;
+
+impl Event for Paid {
+    const TOPIC: &'static str = "Order";
+    const EVENT_TYPE: &'static str = "Paid";
+
+    fn encode(&self, _: &mut BytesMut) -> Result<()> {
+        Ok(())
+    }
+
+    fn decode(_: Bytes) -> Result<Self> {
+        Ok(Paid)
+    }
+}
+
+fn main() {}
