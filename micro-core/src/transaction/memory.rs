@@ -34,11 +34,8 @@ use crate::{
 /// # use micro_core::{Error, TransactionManager, TransactionManagerExt, transaction::{MemoryDatabase, MemoryTxExt}};
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
 /// let database = MemoryDatabase::new();
-/// let saved = database.transactions().run(async |tx| {
-///     tx.put("orders", "A-17", "paid")?;
-///     Ok::<_, Error>(())
-/// });
-/// saved.await?;
+/// let transactions = database.transactions();
+/// transactions.run(async |tx| tx.put("orders", "A-17", "paid")).await?;
 /// assert_eq!(database.read("orders", "A-17").as_deref(), Some(b"paid".as_slice()));
 /// # Ok::<_, Error>(()) }).unwrap();
 /// ```
