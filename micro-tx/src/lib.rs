@@ -1,1 +1,55 @@
-//! micro-tx.
+//! Transactions, outbox, inbox, parked deliveries and dead letters on SQL databases, with sqlx.
+//!
+//! [`SqlDatabase`] is the transaction manager and hands out the stores; [`SqlTxExt::sql`] opens a
+//! [`Tx`](micro_core::Tx) up where statements are written, in infrastructure code only.
+//!
+//! ```
+//! use micro_core::{Error, TransactionManagerExt};
+//! use micro_tx::{SqlDatabase, SqlTxExt};
+//!
+//! # tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let url = format!("sqlite:{}", folder.path().join("orders.db").display());
+//! let database = SqlDatabase::connect_url(&url).await?;
+//! database.migrate().await?;
+//! database.execute_script("CREATE TABLE orders (code TEXT PRIMARY KEY, status INTEGER NOT NULL)").await?;
+//!
+//! database
+//!     .run(async |tx| {
+//!         let insert = "INSERT INTO orders (code, status) VALUES (?, ?)";
+//!         tx.sql()?.execute(insert, &["A-17".into(), 2.into()]).await
+//!     })
+//!     .await?;
+//!
+//! let row = database.fetch_optional("SELECT status FROM orders WHERE code = ?", &["A-17".into()]).await?;
+//! assert_eq!(row.unwrap().get::<i64>(0)?, 2);
+//! # database.close().await;
+//! # Ok::<_, Error>(()) }).unwrap();
+//! ```
+//!
+//! # SQLite
+//!
+//! WAL, `BEGIN IMMEDIATE`, foreign keys on. One connection writes; it is handed out in the order
+//! in which it was asked for, so that the tasks of a process wait for each other without the busy
+//! timeout's sleeps. Readers have connections of their own and never wait for the writer. The
+//! shards of the outbox are owned in process: one process relays a database.
+
+mod config;
+mod database;
+mod dialect;
+mod error;
+mod migrate;
+mod row;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod stores;
+mod transaction;
+mod value;
+
+pub use config::{SqlConfig, Synchronous};
+pub use database::SqlDatabase;
+pub use row::{ColumnIndex, Row};
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteTx;
+pub use transaction::{SqlTx, SqlTxExt};
+pub use value::{FromValue, Value};

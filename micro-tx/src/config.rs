@@ -1,0 +1,172 @@
+//! The settings of a database.
+
+use std::{fmt, time::Duration};
+
+use micro_core::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+
+/// The settings of a [`SqlDatabase`](crate::SqlDatabase). Durations are milliseconds when read
+/// from a file.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SqlConfig {
+    /// Which database: `sqlite:orders.db`, `sqlite:///var/lib/orders.db`. No default.
+    pub url: String,
+    /// How many connections read at the same time; default 4. One more writes.
+    pub connection_count_max: u32,
+    /// How long a read waits for a connection; default 1 s.
+    #[serde(rename = "acquire_timeout_ms", with = "millis")]
+    pub acquire_timeout: Duration,
+    /// How long a transaction waits for the writer's connection; default 5 s.
+    #[serde(rename = "write_acquire_timeout_ms", with = "millis")]
+    pub write_acquire_timeout: Duration,
+    /// How long SQLite waits for the lock of another process; default 5 s.
+    #[serde(rename = "busy_timeout_ms", with = "millis")]
+    pub busy_timeout: Duration,
+    /// What a commit waits for; default full.
+    pub synchronous: Synchronous,
+    /// What the names of the framework's tables begin with: letters, digits and `_`, at most 32;
+    /// default `micro_`.
+    pub table_prefix: String,
+}
+
+/// What a commit waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Synchronous {
+    /// Until the disk has it: a commit survives a power loss.
+    #[default]
+    Full,
+    /// Until the operating system has it: a commit survives the end of the process; a power loss
+    /// can take the last ones, and leaves the file whole.
+    Normal,
+}
+
+impl Default for SqlConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            connection_count_max: 4,
+            acquire_timeout: Duration::from_secs(1),
+            write_acquire_timeout: Duration::from_secs(5),
+            busy_timeout: Duration::from_secs(5),
+            synchronous: Synchronous::Full,
+            table_prefix: "micro_".to_owned(),
+        }
+    }
+}
+
+impl SqlConfig {
+    /// The defaults for the database at `url`.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), ..Self::default() }
+    }
+}
+
+impl fmt::Debug for SqlConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlConfig")
+            .field("url", &redacted(&self.url))
+            .field("connection_count_max", &self.connection_count_max)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("write_acquire_timeout", &self.write_acquire_timeout)
+            .field("busy_timeout", &self.busy_timeout)
+            .field("synchronous", &self.synchronous)
+            .field("table_prefix", &self.table_prefix)
+            .finish()
+    }
+}
+
+/// A prefix that can stand in a statement as it is.
+pub(crate) fn checked_prefix(prefix: &str) -> Result<&str> {
+    let is_word = prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_number = prefix.starts_with(|first: char| first.is_ascii_digit());
+    if is_word && !is_number && prefix.len() <= 32 {
+        return Ok(prefix);
+    }
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        "sql.connect",
+        "a table prefix has letters, digits and _, at most 32, and no digit first",
+    )
+    .with_context("table_prefix", prefix.escape_debug()))
+}
+
+/// The URL without its password and without the values of its query that look like one.
+pub(crate) fn redacted(url: &str) -> String {
+    let (address, query) = url.split_once('?').map_or((url, None), |(address, query)| (address, Some(query)));
+    let mut text = redacted_address(address);
+    for (index, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
+        text.push(if index == 0 { '?' } else { '&' });
+        match pair.split_once('=') {
+            Some((name, _)) if !is_harmless(name) => text.push_str(&format!("{name}=***")),
+            _ => text.push_str(pair),
+        }
+    }
+    text
+}
+
+/// `scheme://user:password@host`; the password may hold `@` and `:`, so the last `@` counts.
+fn redacted_address(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once(':') else { return address.to_owned() };
+    let Some((account, host)) = rest.rsplit_once('@') else { return address.to_owned() };
+    let user = account.trim_start_matches('/').split(':').next().unwrap_or_default();
+    let slashes = &account[..account.len() - account.trim_start_matches('/').len()];
+    format!("{scheme}:{slashes}{user}:***@{host}")
+}
+
+/// Whether a parameter of the query is known to hold no secret.
+fn is_harmless(name: &str) -> bool {
+    matches!(name, "mode" | "cache" | "immutable" | "vfs")
+}
+
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_password() {
+        for url in [
+            "mysql://order:canary@db:3306/orders",
+            "mysql://order:ca:n@canary@db:3306/orders",
+            "sqlite:orders.db?password=canary",
+            "sqlite:orders.db?mode=rwc&key=canary",
+            "postgres://order:canary@db/orders?sslmode=require",
+        ] {
+            let text = format!("{:?}", SqlConfig::new(url));
+            assert!(!text.contains("canary"), "{text}");
+        }
+        assert!(format!("{:?}", SqlConfig::new("sqlite:orders.db?mode=rwc")).contains("sqlite:orders.db?mode=rwc"));
+    }
+
+    #[test]
+    fn a_file_states_milliseconds_and_typing_errors_are_found() {
+        let config: SqlConfig = serde_json::from_str(r#"{"url":"sqlite:a.db","acquire_timeout_ms":250}"#).unwrap();
+        assert_eq!(config.acquire_timeout, Duration::from_millis(250));
+        assert_eq!(config.table_prefix, "micro_");
+        assert!(serde_json::from_str::<SqlConfig>(r#"{"uri":"sqlite:a.db"}"#).is_err());
+    }
+
+    #[test]
+    fn a_prefix_is_a_word() {
+        assert!(checked_prefix("").is_ok() && checked_prefix("shop_2_").is_ok());
+        for prefix in ["2_", "a b", "x;DROP TABLE orders;--", "é"] {
+            assert_eq!(checked_prefix(prefix).unwrap_err().kind(), ErrorKind::InvalidArgument, "{prefix}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The database: transaction manager, stores, reads, migrations.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use micro_core::{
+    Error, ErrorKind, Result, TransactionManager, TransactionManagerExt as _, Tx,
+    inbox::InboxStore,
+    outbox::{CommitSignal, OutboxStore, ShardLocks},
+    parked::{DeadLetterStore, ParkedStore},
+    transaction::ManagerId,
+};
+
+#[cfg(feature = "sqlite")]
+use crate::sqlite::SqliteConnections;
+use crate::{
+    config::{SqlConfig, checked_prefix, redacted},
+    dialect::Dialect,
+    migrate,
+    row::Row,
+    stores::{SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked},
+    transaction::{SqlTx, SqlTxExt as _},
+    value::Value,
+};
+
+/// A SQL database: begins transactions and hands out the stores. Cheap to clone; clones share it.
+///
+/// Make one for each database and process. Two on one SQLite file work, but wait for each other in
+/// SQLite's busy handler, and both would relay the outbox.
+#[derive(Clone)]
+pub struct SqlDatabase {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: ManagerId,
+    connections: Connections,
+    table_prefix: String,
+    committed: CommitSignal,
+    shards: ShardLocks,
+}
+
+enum Connections {
+    #[cfg(feature = "sqlite")]
+    Sqlite(SqliteConnections),
+}
+
+impl SqlDatabase {
+    /// Opens the database.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for settings that cannot be, `Unimplemented` for a kind of database whose
+    /// feature is off, `Unavailable` when it cannot be opened.
+    pub async fn connect(config: SqlConfig) -> Result<Self> {
+        let table_prefix = checked_prefix(&config.table_prefix)?.to_owned();
+        let connections = match config.url.split(':').next().unwrap_or_default() {
+            #[cfg(feature = "sqlite")]
+            "sqlite" => Connections::Sqlite(SqliteConnections::connect(&config).await?),
+            _ => return Err(unknown_scheme(&config.url)),
+        };
+        Ok(Self::new(connections, table_prefix))
+    }
+
+    /// Opens the database at `url` with the default settings.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`connect`](Self::connect).
+    pub async fn connect_url(url: &str) -> Result<Self> {
+        Self::connect(SqlConfig::new(url)).await
+    }
+
+    /// Uses a pool that exists already; it stays its owner's, as do its settings (journal mode,
+    /// busy timeout). Transactions take a connection for as long as they last, reads for as long
+    /// as the statement, so it needs two connections at least.
+    #[cfg(feature = "sqlite")]
+    pub fn from_sqlite_pool(pool: sqlx::SqlitePool) -> Self {
+        let config = SqlConfig::default();
+        let connections = SqliteConnections::from_pool(pool, config.write_acquire_timeout);
+        Self::new(Connections::Sqlite(connections), config.table_prefix)
+    }
+
+    /// As [`from_sqlite_pool`](Self::from_sqlite_pool), with another prefix for our tables.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for a prefix that is no word.
+    #[cfg(feature = "sqlite")]
+    pub fn from_sqlite_pool_with_prefix(pool: sqlx::SqlitePool, table_prefix: &str) -> Result<Self> {
+        let table_prefix = checked_prefix(table_prefix)?.to_owned();
+        let connections = SqliteConnections::from_pool(pool, SqlConfig::default().write_acquire_timeout);
+        Ok(Self::new(Connections::Sqlite(connections), table_prefix))
+    }
+
+    fn new(connections: Connections, table_prefix: String) -> Self {
+        let inner = Inner {
+            id: ManagerId::unique(),
+            connections,
+            table_prefix,
+            committed: CommitSignal::default(),
+            shards: ShardLocks::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Itself, as the port.
+    pub fn transactions(&self) -> Arc<dyn TransactionManager> {
+        Arc::new(self.clone())
+    }
+
+    /// The outbox.
+    pub fn outbox(&self) -> Arc<dyn OutboxStore> {
+        Arc::new(SqlOutbox::new(self.clone(), self.inner.committed.clone(), self.inner.shards.clone()))
+    }
+
+    /// The inbox.
+    pub fn inbox(&self) -> Arc<dyn InboxStore> {
+        Arc::new(SqlInbox::new(self.clone()))
+    }
+
+    /// The parked deliveries.
+    pub fn parked(&self) -> Arc<dyn ParkedStore> {
+        Arc::new(SqlParked::new(self.clone()))
+    }
+
+    /// The dead letters.
+    pub fn dead_letters(&self) -> Arc<dyn DeadLetterStore> {
+        Arc::new(SqlDeadLetters::new(self.clone()))
+    }
+
+    /// Creates the framework's tables, or brings them up to date, in one transaction. It keeps its
+    /// own version table; a user's own migrations are not touched.
+    ///
+    /// # Errors
+    ///
+    /// `FailedPrecondition` when the tables are of a newer version than this one knows.
+    pub async fn migrate(&self) -> Result<()> {
+        migrate::run(self).await
+    }
+
+    /// Runs a script of several statements, without values, in one transaction: a user's own
+    /// tables.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SqlTx::execute`].
+    pub async fn execute_script(&self, script: &str) -> Result<()> {
+        self.run(async |tx| tx.sql()?.execute_script(script).await).await
+    }
+
+    /// Runs one statement outside a transaction, as the writer, and answers how many rows it
+    /// changed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SqlTx::execute`].
+    pub async fn execute(&self, statement: &str, values: &[Value]) -> Result<u64> {
+        self.execute_as("sql.execute", statement, values).await
+    }
+
+    /// Reads what is committed; waits for no transaction.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceExhausted` when no reader became free in time, `FailedPrecondition` for a statement
+    /// that writes, and those of [`SqlTx::execute`].
+    pub async fn fetch_all(&self, statement: &str, values: &[Value]) -> Result<Vec<Row>> {
+        self.fetch_all_as("sql.fetch_all", statement, values).await
+    }
+
+    /// Reads the first row of what is committed, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`fetch_all`](Self::fetch_all).
+    pub async fn fetch_optional(&self, statement: &str, values: &[Value]) -> Result<Option<Row>> {
+        Ok(self.fetch_all_as("sql.fetch_optional", statement, values).await?.into_iter().next())
+    }
+
+    /// Waits for the transaction that is open and closes the connections; a pool that was handed
+    /// in stays open. Without it they are closed when the last clone is dropped.
+    pub async fn close(&self) {
+        match &self.inner.connections {
+            #[cfg(feature = "sqlite")]
+            Connections::Sqlite(connections) => connections.close().await,
+        }
+    }
+
+    pub(crate) async fn execute_as(&self, operation: &'static str, statement: &str, values: &[Value]) -> Result<u64> {
+        match &self.inner.connections {
+            #[cfg(feature = "sqlite")]
+            Connections::Sqlite(connections) => connections.execute(operation, statement, values).await,
+        }
+    }
+
+    pub(crate) async fn fetch_all_as(
+        &self,
+        operation: &'static str,
+        statement: &str,
+        values: &[Value],
+    ) -> Result<Vec<Row>> {
+        match &self.inner.connections {
+            #[cfg(feature = "sqlite")]
+            Connections::Sqlite(connections) => connections.fetch_all(operation, statement, values).await,
+        }
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        match &self.inner.connections {
+            #[cfg(feature = "sqlite")]
+            Connections::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
+
+    /// A text that names our tables `micro_…`, with the configured prefix.
+    pub(crate) fn prefixed(&self, text: &str) -> String {
+        text.replace("micro_", &self.inner.table_prefix)
+    }
+
+    /// The transaction, when this database began it.
+    pub(crate) fn opened<'a>(&self, tx: &'a mut Tx, operation: &'static str) -> Result<&'a mut SqlTx> {
+        tx.downcast::<SqlTx>(self.inner.id, operation)
+    }
+}
+
+#[async_trait]
+impl TransactionManager for SqlDatabase {
+    async fn begin(&self) -> Result<Tx> {
+        let transaction = match &self.inner.connections {
+            #[cfg(feature = "sqlite")]
+            Connections::Sqlite(connections) => SqlTx::Sqlite(connections.begin().await?),
+        };
+        Ok(Tx::new(self.inner.id, transaction))
+    }
+
+    fn id(&self) -> ManagerId {
+        self.inner.id
+    }
+}
+
+impl fmt::Debug for SqlDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlDatabase")
+            .field("id", &self.inner.id)
+            .field("dialect", &self.dialect())
+            .field("table_prefix", &self.inner.table_prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+fn unknown_scheme(url: &str) -> Error {
+    let scheme = url.split(':').next().filter(|_| url.contains(':')).unwrap_or_default();
+    let (kind, message) = match scheme {
+        "sqlite" => (ErrorKind::Unimplemented, "SQLite is not compiled in: turn the feature tx-sqlite on"),
+        "mysql" | "mariadb" => (ErrorKind::Unimplemented, "MySQL is not offered yet: use sqlite:PATH"),
+        "postgres" | "postgresql" => (ErrorKind::Unimplemented, "PostgreSQL is not offered yet: use sqlite:PATH"),
+        _ => (ErrorKind::InvalidArgument, "the URL names no database that is known: sqlite:PATH"),
+    };
+    Error::new(kind, "sql.connect", message).with_context("url", redacted(url))
+}

@@ -1,0 +1,108 @@
+//! The one table from sqlx's errors to [`ErrorKind`].
+
+use micro_core::{Error, ErrorKind};
+
+/// A driver's error as the port's. Its text names no URL and no bound value: sqlx puts neither
+/// there, but for configuration errors, whose cause is left out.
+pub(crate) fn from_sqlx(operation: &'static str, error: sqlx::Error) -> Error {
+    let (kind, message) = classify(&error);
+    let answer = Error::new(kind, operation, message);
+    match error {
+        sqlx::Error::Configuration(_) => answer,
+        error => answer.with_source(error),
+    }
+}
+
+fn classify(error: &sqlx::Error) -> (ErrorKind, &'static str) {
+    match error {
+        sqlx::Error::Database(error) => classify_code(&error.code().unwrap_or_default()),
+        sqlx::Error::PoolTimedOut => (ErrorKind::ResourceExhausted, "no connection became free in time"),
+        sqlx::Error::PoolClosed => (ErrorKind::Unavailable, "the database is closed"),
+        sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => (ErrorKind::Unavailable, "the connection broke"),
+        sqlx::Error::Tls(_) => (ErrorKind::Unavailable, "no encrypted connection could be made"),
+        sqlx::Error::Configuration(_) => (ErrorKind::InvalidArgument, "the settings are not ones of this database"),
+        sqlx::Error::RowNotFound => (ErrorKind::NotFound, "the statement found no row"),
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
+            (ErrorKind::DataLoss, "a column cannot be read back")
+        }
+        sqlx::Error::Encode(_) => (ErrorKind::InvalidArgument, "a value cannot be bound"),
+        _ => (ErrorKind::Internal, "the driver refused the statement"),
+    }
+}
+
+/// SQLite's result codes, extended ones included: <https://www.sqlite.org/rescode.html>.
+fn classify_code(code: &str) -> (ErrorKind, &'static str) {
+    let code: u32 = code.parse().unwrap_or_default();
+    match (code & 0xff, code) {
+        (_, 1555 | 2067 | 2579) => (ErrorKind::AlreadyExists, "a row of this key exists already"),
+        (_, 787 | 1811) => (ErrorKind::FailedPrecondition, "a row that is referred to is missing, or still in use"),
+        (19 | 20, _) => (ErrorKind::InvalidArgument, "a value breaks a rule of its column"),
+        (5 | 6 | 17, _) => (ErrorKind::Aborted, "another transaction holds the database"),
+        (4, _) => (ErrorKind::Aborted, "the transaction was aborted"),
+        (9, _) => (ErrorKind::Cancelled, "the statement was interrupted"),
+        (7, _) => (ErrorKind::ResourceExhausted, "the database is out of memory"),
+        (13, _) => (ErrorKind::ResourceExhausted, "the disk or the database is full"),
+        (10, _) => (ErrorKind::Unavailable, "the disk did not read or write"),
+        (14, _) => (ErrorKind::Unavailable, "the database file cannot be opened"),
+        (3 | 23, _) => (ErrorKind::PermissionDenied, "the database refused the access"),
+        (8, _) => (ErrorKind::FailedPrecondition, "the connection or the file is read-only"),
+        (11 | 26, _) => (ErrorKind::DataLoss, "the file is damaged, or no database"),
+        (18 | 25, _) => (ErrorKind::InvalidArgument, "a value is too large, or bound out of range"),
+        // A missing table or wrong SQL is a fault of the deployment, not of the data: an event that
+        // meets it must stay deliverable, so the kind is not a permanent one.
+        _ => (ErrorKind::Internal, "the database refused the statement"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_sqlite_has_its_kind() {
+        for (codes, kind) in [
+            (&["1555", "2067", "2579"][..], ErrorKind::AlreadyExists),
+            (&["787", "1811"], ErrorKind::FailedPrecondition),
+            (&["19", "275", "1299", "20"], ErrorKind::InvalidArgument),
+            (&["5", "261", "517", "6", "262", "17", "4", "516"], ErrorKind::Aborted),
+            (&["9"], ErrorKind::Cancelled),
+            (&["7", "13"], ErrorKind::ResourceExhausted),
+            (&["10", "266", "778", "14", "526"], ErrorKind::Unavailable),
+            (&["3", "23"], ErrorKind::PermissionDenied),
+            (&["8", "264"], ErrorKind::FailedPrecondition),
+            (&["11", "26"], ErrorKind::DataLoss),
+            (&["18", "25"], ErrorKind::InvalidArgument),
+            (&["1", "2", "21", "", "not a number"], ErrorKind::Internal),
+        ] {
+            for code in codes {
+                assert_eq!(classify_code(code).0, kind, "code {code}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_error_of_the_driver_has_its_kind() {
+        for (error, kind) in [
+            (sqlx::Error::PoolTimedOut, ErrorKind::ResourceExhausted),
+            (sqlx::Error::PoolClosed, ErrorKind::Unavailable),
+            (sqlx::Error::WorkerCrashed, ErrorKind::Unavailable),
+            (sqlx::Error::Io(std::io::Error::other("reset")), ErrorKind::Unavailable),
+            (sqlx::Error::Tls("no certificate".into()), ErrorKind::Unavailable),
+            (sqlx::Error::Configuration("bad".into()), ErrorKind::InvalidArgument),
+            (sqlx::Error::RowNotFound, ErrorKind::NotFound),
+            (sqlx::Error::Decode("no text".into()), ErrorKind::DataLoss),
+            (sqlx::Error::ColumnDecode { index: "0".into(), source: "no text".into() }, ErrorKind::DataLoss),
+            (sqlx::Error::Encode("too long".into()), ErrorKind::InvalidArgument),
+            (sqlx::Error::Protocol("odd".into()), ErrorKind::Internal),
+        ] {
+            let text = error.to_string();
+            assert_eq!(from_sqlx("sql.execute", error).kind(), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_error_does_not_repeat_the_url() {
+        let error = from_sqlx("sql.connect", sqlx::Error::Configuration("bad value in postgres://a:canary@db".into()));
+        assert!(!format!("{error:?} {}", error.report()).contains("canary"));
+    }
+}

@@ -1,0 +1,379 @@
+//! SQLite: one writer handed out in order, readers of their own, and statements on either.
+
+use std::{str::FromStr as _, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use micro_core::{Error, ErrorKind, Result};
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, Row as _, Sqlite,
+    SqliteConnection, SqlitePool, TypeInfo as _, ValueRef as _,
+    pool::PoolConnection,
+    sqlite::{
+        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    },
+};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::{
+    config::{SqlConfig, Synchronous, redacted},
+    dialect::Dialect,
+    error::from_sqlx,
+    row::Row,
+    value::Value,
+};
+
+/// The connections to one SQLite file.
+pub(crate) struct SqliteConnections {
+    readers: SqlitePool,
+    writer_source: WriterSource,
+    /// Whose turn it is to write, and the connection between turns. A tokio mutex is fair; waiting
+    /// in SQLite's busy handler is not.
+    turn: Arc<Mutex<Option<WriterConnection>>>,
+    acquire_timeout: Duration,
+}
+
+enum WriterSource {
+    File(Box<SqliteConnectOptions>),
+    /// A user's own pool: its connection goes back there after each turn.
+    Pool(SqlitePool),
+}
+
+enum WriterConnection {
+    Own(SqliteConnection),
+    Pooled(PoolConnection<Sqlite>),
+}
+
+impl SqliteConnections {
+    /// Opens the file, creating it where it is missing.
+    pub(crate) async fn connect(config: &SqlConfig) -> Result<Self> {
+        let options = options(config)?;
+        // The writer first: it creates the file and turns WAL on, which a reader may not.
+        let writer = options
+            .connect()
+            .await
+            .map_err(|error| from_sqlx("sql.connect", error).with_context("url", redacted(&config.url)))?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(config.connection_count_max.max(1))
+            .acquire_timeout(config.acquire_timeout)
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(options.clone().pragma("query_only", "ON"));
+        Ok(Self {
+            readers,
+            writer_source: WriterSource::File(Box::new(options)),
+            turn: Arc::new(Mutex::new(Some(WriterConnection::Own(writer)))),
+            acquire_timeout: config.write_acquire_timeout,
+        })
+    }
+
+    /// Uses a pool that belongs to somebody else.
+    pub(crate) fn from_pool(pool: SqlitePool, acquire_timeout: Duration) -> Self {
+        Self { readers: pool.clone(), writer_source: WriterSource::Pool(pool), turn: Arc::default(), acquire_timeout }
+    }
+
+    /// Opens a transaction when it is its turn.
+    ///
+    /// # Cancel safety
+    ///
+    /// No task is needed to shield it: the [`SqliteTx`] owns the connection from before BEGIN is
+    /// sent, and its drop rolls back, holding the turn until that is done.
+    pub(crate) async fn begin(&self) -> Result<SqliteTx> {
+        let mut tx = SqliteTx { writer: Some(self.writer("tx.begin").await?), is_broken: false };
+        match execute(tx.connection(), "tx.begin", "BEGIN IMMEDIATE", &[]).await {
+            Ok(_) => Ok(tx),
+            // The drop of `tx` makes sure that nothing is open.
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs one statement on the writer's connection, outside a transaction.
+    pub(crate) async fn execute(&self, operation: &'static str, statement: &str, values: &[Value]) -> Result<u64> {
+        let mut writer = self.writer(operation).await?;
+        execute(writer.connection(), operation, statement, values).await
+    }
+
+    /// Reads on a reader's connection.
+    pub(crate) async fn fetch_all(
+        &self,
+        operation: &'static str,
+        statement: &str,
+        values: &[Value],
+    ) -> Result<Vec<Row>> {
+        let mut reader = self.readers.acquire().await.map_err(|error| from_sqlx(operation, error))?;
+        fetch_all(&mut reader, operation, statement, values).await
+    }
+
+    /// Closes the connections after the transaction that is open; a user's own pool stays open.
+    pub(crate) async fn close(&self) {
+        if matches!(self.writer_source, WriterSource::File(_)) {
+            self.readers.close().await;
+            if let Some(WriterConnection::Own(connection)) = self.turn.lock().await.take() {
+                // An error of closing changes nothing: SQLite recovers the file when it is opened.
+                let _ = connection.close().await;
+            }
+        }
+    }
+
+    async fn writer(&self, operation: &'static str) -> Result<Writer> {
+        let mut turn = self.turn(operation).await?;
+        if turn.is_none() {
+            let connection = match &self.writer_source {
+                WriterSource::File(options) => options.connect().await.map(WriterConnection::Own),
+                WriterSource::Pool(pool) => pool.acquire().await.map(WriterConnection::Pooled),
+            };
+            *turn = Some(connection.map_err(|error| from_sqlx(operation, error))?);
+        }
+        Ok(Writer { turn })
+    }
+
+    async fn turn(&self, operation: &'static str) -> Result<OwnedMutexGuard<Option<WriterConnection>>> {
+        if let Ok(turn) = self.turn.clone().try_lock_owned() {
+            return Ok(turn);
+        }
+        tokio::time::timeout(self.acquire_timeout, self.turn.clone().lock_owned()).await.map_err(|_| {
+            Error::new(ErrorKind::ResourceExhausted, operation, "other transactions kept the writer for too long")
+                .with_context("acquire_timeout_ms", self.acquire_timeout.as_millis())
+        })
+    }
+}
+
+fn options(config: &SqlConfig) -> Result<SqliteConnectOptions> {
+    let invalid = |message| {
+        Error::new(ErrorKind::InvalidArgument, "sql.connect", message).with_context("url", redacted(&config.url))
+    };
+    if is_in_memory(&config.url) {
+        return Err(invalid("each connection would have a database of its own: use a file, or MemoryDatabase"));
+    }
+    // sqlx's error is left out: it would repeat parts of the URL.
+    let options = SqliteConnectOptions::from_str(&config.url)
+        .map_err(|_| invalid("the URL is not one of SQLite: sqlite:PATH[?mode=ro|rw|rwc]"))?;
+    let synchronous = match config.synchronous {
+        Synchronous::Full => SqliteSynchronous::Full,
+        Synchronous::Normal => SqliteSynchronous::Normal,
+    };
+    let is_created = !config.url.contains("mode=") || config.url.contains("mode=rwc");
+    Ok(options
+        .create_if_missing(is_created)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(synchronous)
+        .foreign_keys(true)
+        .busy_timeout(config.busy_timeout)
+        .disable_statement_logging())
+}
+
+fn is_in_memory(url: &str) -> bool {
+    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+    path.is_empty() || path.starts_with('?') || path.starts_with(":memory:") || url.contains("mode=memory")
+}
+
+/// The writer's connection for as long as it is one's turn.
+struct Writer {
+    turn: OwnedMutexGuard<Option<WriterConnection>>,
+}
+
+impl Writer {
+    fn connection(&mut self) -> &mut SqliteConnection {
+        match self.turn.as_mut().expect("a writer is made with its connection and keeps it") {
+            WriterConnection::Own(connection) => connection,
+            WriterConnection::Pooled(connection) => connection,
+        }
+    }
+
+    /// Undoes what is open, or closes the connection if that fails.
+    async fn reset(mut self) {
+        if let Err(error) = execute(self.connection(), "tx.rollback", "ROLLBACK", &[]).await
+            && !is_nothing_open(&error)
+        {
+            tracing::warn!(error = %error.report(), "rollback failed, closing the connection");
+            self.discard().await;
+        }
+    }
+
+    /// Closes the connection and waits for the statement it may still run; the next turn opens
+    /// another.
+    async fn discard(mut self) {
+        let closed = match self.turn.take() {
+            Some(WriterConnection::Own(connection)) => connection.close().await,
+            Some(WriterConnection::Pooled(connection)) => connection.close().await,
+            None => Ok(()),
+        };
+        if let Err(error) = closed {
+            tracing::debug!(%error, "closing a broken connection");
+        }
+    }
+
+    /// Closes the connection at once; where there is no runtime to wait in.
+    fn discard_now(mut self) {
+        match self.turn.take() {
+            // A pool's connection spawns at its drop, which needs a runtime; a detached one does not.
+            Some(WriterConnection::Pooled(connection)) => drop(connection.detach()),
+            own => drop(own),
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Some(WriterConnection::Pooled(_)) = &*self.turn {
+            self.turn.take();
+        }
+    }
+}
+
+/// SQLite's answer to a ROLLBACK after an error that had undone the transaction by itself.
+fn is_nothing_open(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.to_string().contains("no transaction is active"))
+}
+
+/// An open transaction on SQLite. Dropped, it is rolled back by a spawned task; without a runtime
+/// its connection is closed, which undoes it too.
+pub struct SqliteTx {
+    writer: Option<Writer>,
+    /// Set while a statement runs and after one that may have ended the transaction: SQLite would
+    /// run what follows outside of it.
+    is_broken: bool,
+}
+
+impl SqliteTx {
+    /// sqlx's connection, for what [`SqlTx`](crate::SqlTx) does not offer. Leave the transaction
+    /// open: no COMMIT, no ROLLBACK but to a savepoint.
+    pub fn connection(&mut self) -> &mut SqliteConnection {
+        self.writer.as_mut().expect("only commit, rollback and drop take the writer").connection()
+    }
+
+    pub(crate) async fn execute(&mut self, operation: &'static str, statement: &str, values: &[Value]) -> Result<u64> {
+        self.enter(operation)?;
+        let outcome = execute(self.connection(), operation, statement, values).await;
+        self.leave(outcome)
+    }
+
+    pub(crate) async fn execute_script(&mut self, operation: &'static str, script: &str) -> Result<()> {
+        self.enter(operation)?;
+        let run = self.connection().execute(sqlx::raw_sql(AssertSqlSafe(script))).await;
+        self.leave(run.map(drop).map_err(|error| from_sqlx(operation, error)))
+    }
+
+    pub(crate) async fn fetch_all(
+        &mut self,
+        operation: &'static str,
+        statement: &str,
+        values: &[Value],
+    ) -> Result<Vec<Row>> {
+        self.enter(operation)?;
+        let outcome = fetch_all(self.connection(), operation, statement, values).await;
+        self.leave(outcome)
+    }
+
+    pub(crate) async fn commit(mut self) -> Result<()> {
+        self.enter("tx.commit")?;
+        execute(self.connection(), "tx.commit", "COMMIT", &[]).await?;
+        // The writer goes back clean; every other way out leaves it to the drop.
+        self.writer.take();
+        Ok(())
+    }
+
+    pub(crate) async fn rollback(mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.reset().await;
+        }
+    }
+
+    /// Counts the transaction as broken until [`leave`](Self::leave): a statement whose future was
+    /// dropped may have run or not, so that its transaction must not commit.
+    fn enter(&mut self, operation: &'static str) -> Result<()> {
+        if std::mem::replace(&mut self.is_broken, true) {
+            let message = "a statement of this transaction failed or was dropped half-way: roll it back";
+            return Err(Error::new(ErrorKind::Aborted, operation, message));
+        }
+        Ok(())
+    }
+
+    /// After a broken rule of a column or wrong SQL the transaction is as before the statement;
+    /// other failures may have undone it whole: <https://www.sqlite.org/lang_transaction.html>.
+    fn leave<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        self.is_broken = outcome.as_ref().is_err_and(|error| {
+            !matches!(
+                error.kind(),
+                ErrorKind::AlreadyExists
+                    | ErrorKind::InvalidArgument
+                    | ErrorKind::FailedPrecondition
+                    | ErrorKind::PermissionDenied
+                    | ErrorKind::Internal
+            )
+        });
+        outcome
+    }
+}
+
+impl Drop for SqliteTx {
+    fn drop(&mut self) {
+        let Some(writer) = self.writer.take() else { return };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(writer.reset())),
+            Err(_) => writer.discard_now(),
+        }
+    }
+}
+
+async fn execute(
+    connection: &mut SqliteConnection,
+    operation: &'static str,
+    statement: &str,
+    values: &[Value],
+) -> Result<u64> {
+    let arguments = arguments(operation, statement, values)?;
+    let query = sqlx::query_with(AssertSqlSafe(statement), arguments);
+    let done = connection.execute(query).await.map_err(|error| from_sqlx(operation, error))?;
+    Ok(done.rows_affected())
+}
+
+async fn fetch_all(
+    connection: &mut SqliteConnection,
+    operation: &'static str,
+    statement: &str,
+    values: &[Value],
+) -> Result<Vec<Row>> {
+    let arguments = arguments(operation, statement, values)?;
+    let query = sqlx::query_with(AssertSqlSafe(statement), arguments);
+    let rows = connection.fetch_all(query).await.map_err(|error| from_sqlx(operation, error))?;
+    let Some(first) = rows.first() else { return Ok(Vec::new()) };
+    let columns: Arc<[String]> = first.columns().iter().map(|column| column.name().to_owned()).collect();
+    rows.iter().map(|row| read(row, columns.clone()).map_err(|error| from_sqlx(operation, error))).collect()
+}
+
+fn arguments(operation: &'static str, statement: &str, values: &[Value]) -> Result<SqliteArguments> {
+    Dialect::Sqlite.checked(operation, statement, values)?;
+    let mut arguments = SqliteArguments::default();
+    arguments.reserve(values.len(), 0);
+    for value in values {
+        let added = match value {
+            Value::Null => arguments.add(None::<i64>),
+            Value::Integer(number) => arguments.add(*number),
+            Value::Real(number) => arguments.add(*number),
+            Value::Text(text) => arguments.add(text.as_str()),
+            Value::Blob(bytes) => arguments.add(&bytes[..]),
+        };
+        added.map_err(|error| from_sqlx(operation, sqlx::Error::Encode(error)))?;
+    }
+    Ok(arguments)
+}
+
+/// Reads each column by the type that its value has: SQLite's columns have none.
+fn read(row: &SqliteRow, columns: Arc<[String]>) -> Result<Row, sqlx::Error> {
+    let values = (0..row.len()).map(|index| {
+        let value = row.try_get_raw(index)?;
+        if value.is_null() {
+            return Ok(Value::Null);
+        }
+        let type_info = value.type_info().into_owned();
+        Ok(match type_info.name() {
+            "REAL" => Value::Real(row.try_get_unchecked(index)?),
+            "TEXT" => Value::Text(row.try_get_unchecked(index)?),
+            "BLOB" => Value::Blob(Bytes::from(row.try_get_unchecked::<Vec<u8>, _>(index)?)),
+            _ => Value::Integer(row.try_get_unchecked(index)?),
+        })
+    });
+    let values = values.collect::<Result<Vec<_>, sqlx::Error>>()?;
+    Ok(Row::new(columns, values))
+}

@@ -1,0 +1,28 @@
+//! The stores of outbox, inbox, parked deliveries and dead letters on SQL tables.
+
+mod dead_letters;
+mod delivery;
+mod inbox;
+mod outbox;
+mod parked;
+mod widths;
+
+pub(crate) use dead_letters::SqlDeadLetters;
+pub(crate) use inbox::SqlInbox;
+pub(crate) use outbox::SqlOutbox;
+pub(crate) use parked::SqlParked;
+
+/// A limit as the database takes it.
+fn limit(limit: usize) -> crate::value::Value {
+    i64::try_from(limit).unwrap_or(i64::MAX).into()
+}
+
+/// Milliseconds since the epoch, now.
+fn now_millis() -> i64 {
+    micro_core::event::unix_millis(std::time::SystemTime::now())
+}
+
+/// A duration in whole milliseconds, rounded up: nothing is due before its time.
+fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
+}
