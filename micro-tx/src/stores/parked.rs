@@ -108,11 +108,17 @@ impl ParkedStore for SqlParked {
         Ok(sql.execute_as("parked.remove", &self.remove, &[id.into()]).await? > 0)
     }
 
-    async fn postpone(&self, tx: &mut Tx, id: i64, attempts: u32, cause: &str, delay: Option<Duration>) -> Result<()> {
+    async fn postpone(
+        &self,
+        tx: &mut Tx,
+        id: i64,
+        attempts: u32,
+        cause: &str,
+        delay: Option<Duration>,
+    ) -> Result<bool> {
         let sql = self.database.opened(tx, "parked.postpone")?;
         let values = [attempts.into(), cause.into(), due_at(delay), id.into()];
-        sql.execute_as("parked.postpone", &self.postpone, &values).await?;
-        Ok(())
+        Ok(sql.execute_as("parked.postpone", &self.postpone, &values).await? > 0)
     }
 
     async fn release(&self, tx: &mut Tx, group: &str, delivery: &Delivery) -> Result<bool> {
