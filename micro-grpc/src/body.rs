@@ -1,14 +1,15 @@
-//! Bodies as they pass: the size of each gRPC message is checked, and an answer's deadline holds
-//! until its last byte.
+//! Bodies as they pass: the size of each gRPC message is checked, and what breaks has a status.
 
 use std::{
+    error::Error as StdError,
+    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Sleep;
+use hyper::body::Incoming;
 use tonic::Status;
 
 /// Reads the length prefixes of the gRPC messages that pass by.
@@ -128,10 +129,10 @@ impl<H: Unpin> Body for Answered<H> {
         Pin::new(&mut this.body).poll_frame(cx).map(|frame| match frame {
             Some(Ok(frame)) => match frame.data_ref().map_or(Ok(()), |data| this.sizes.pass(data)) {
                 Ok(()) => Some(Ok(frame)),
-                Err(status) => this.end_with(status),
+                Err(status) => this.end_with(&status),
             },
             // An error here would reset the stream and leave the caller without a status.
-            Some(Err(status)) => this.end_with(status),
+            Some(Err(status)) => this.end_with(&status),
             None => None,
         })
     }
@@ -147,23 +148,33 @@ impl<H: Unpin> Body for Answered<H> {
 }
 
 impl<H> Answered<H> {
-    fn end_with(&mut self, status: Status) -> Option<Result<Frame<Bytes>, Status>> {
+    fn end_with(&mut self, status: &Status) -> Option<Result<Frame<Bytes>, Status>> {
         self.is_ended = true;
-        let mut trailers = http::HeaderMap::new();
-        Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers)))
+        Some(trailers(status))
     }
 }
 
-/// An answer as the client reads it: its deadline holds until the last byte, and a connection that
-/// breaks is `Unavailable`.
-pub struct ResponseBody {
-    body: hyper::body::Incoming,
-    sleep: Pin<Box<Sleep>>,
+/// An answer as the client reads it; a connection that breaks is `Unavailable`.
+#[derive(Default)]
+pub struct ResponseBody(Source);
+
+#[derive(Default)]
+enum Source {
+    #[default]
+    Empty,
+    Connection(Incoming),
+    Status(Status),
 }
 
 impl ResponseBody {
-    pub(crate) fn new(body: hyper::body::Incoming, sleep: Pin<Box<Sleep>>) -> Self {
-        Self { body, sleep }
+    pub(crate) fn new(body: Incoming) -> Self {
+        Self(Source::Connection(body))
+    }
+
+    /// A body whose trailers say `status`: the failure of a call that may have taken effect. In
+    /// the head it would read as if nothing had happened, and a retry layer would repeat the call.
+    pub(crate) fn ending_with(status: Status) -> Self {
+        Self(Source::Status(status))
     }
 }
 
@@ -172,42 +183,54 @@ impl Body for ResponseBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        match Pin::new(&mut this.body).poll_frame(cx) {
-            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(broken))),
-            Poll::Pending => {
-                this.sleep.as_mut().poll(cx).map(|()| {
-                    Some(Err(Status::deadline_exceeded("the deadline passed before the answer was complete")))
-                })
+        match &mut self.0 {
+            Source::Empty => Poll::Ready(None),
+            Source::Connection(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|error| broken(&error))))
+            }
+            Source::Status(status) => {
+                let trailers = trailers(status);
+                self.0 = Source::Empty;
+                Poll::Ready(Some(trailers))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.0 {
+            Source::Empty => true,
+            Source::Connection(body) => body.is_end_stream(),
+            Source::Status(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// What a broken connection means to a call that was sent: the effect is unknown. hyper's
-/// "canceled" is the connection's end too, for a caller that gives up is never answered.
-pub(crate) fn broken(error: hyper::Error) -> Status {
-    let status = Status::from_error(Box::new(error));
-    match status.code() {
-        tonic::Code::Unknown | tonic::Code::Cancelled => {
-            Status::unavailable(format!("the connection broke: {}", status.message()))
+        match &self.0 {
+            Source::Connection(body) => body.size_hint(),
+            Source::Empty | Source::Status(_) => SizeHint::with_exact(0),
         }
-        _ => status,
     }
 }
 
-impl std::fmt::Debug for ResponseBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody").finish_non_exhaustive()
     }
+}
+
+fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = http::HeaderMap::new();
+    status.add_header(&mut trailers)?;
+    Ok(Frame::trailers(trailers))
+}
+
+/// What a broken connection means to a call.
+pub(crate) fn broken(error: &hyper::Error) -> Status {
+    let mut cause: &dyn StdError = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    Status::unavailable(format!("the connection broke: {cause}"))
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ pub mod server;
 pub mod status;
 
 mod body;
-mod deadline;
+mod metadata;
 
 pub use client::{GrpcClient, GrpcClientBuilder, GrpcClientConfig};
+pub use metadata::{metadata_of, request};
 pub use server::{GrpcServer, GrpcServerBuilder, GrpcServerConfig};
 pub use status::{from_status, to_status};

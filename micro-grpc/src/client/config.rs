@@ -2,14 +2,11 @@
 
 use std::{num::NonZero, thread::available_parallelism, time::Duration};
 
-/// How a client calls: its patience, its connections, its limits.
+/// A client's connections and limits; deadlines and retries are its layers' matter.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct GrpcClientConfig {
-    /// For a call, where the request itself says nothing else (`tonic::Request::set_timeout`);
-    /// default 2 s. What is left of the caller's own deadline is never exceeded.
-    pub call_timeout: Duration,
     /// For a connection to be made; default 1 s.
     pub connect_timeout: Duration,
     /// The first wait before a lost instance is tried again unasked; default 100 ms, growing by
@@ -35,7 +32,6 @@ pub struct GrpcClientConfig {
 impl Default for GrpcClientConfig {
     fn default() -> Self {
         Self {
-            call_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
             reconnect_backoff: Duration::from_millis(100),
             reconnect_backoff_max: Duration::from_secs(10),

@@ -2,6 +2,7 @@
 //! while after one that failed.
 
 use std::{
+    error::Error as _,
     io,
     sync::{
         Arc, Mutex, PoisonError,
@@ -16,10 +17,10 @@ use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use micro_core::{Error, ErrorKind, Result};
 use tokio::{net::TcpStream, time::timeout};
-use tonic::body::Body;
+use tonic::{Status, body::Body};
 
 use super::GrpcClientConfig;
-use crate::{body::broken, from_status};
+use crate::body::broken;
 
 type Sender = http2::SendRequest<Body>;
 
@@ -27,8 +28,10 @@ type Sender = http2::SendRequest<Body>;
 pub(crate) enum Failure {
     /// Nothing was sent: the request is whole and may go to another instance.
     NotSent(Box<Request<Body>>, Error),
+    /// The instance said that it did not take it up, but the request is spent.
+    Refused(Error),
     /// It may have taken effect.
-    Sent(Error),
+    Broken(Status),
 }
 
 /// Where one instance is reached.
@@ -90,10 +93,7 @@ impl Endpoint {
             };
             match error.take_message() {
                 Some(unsent) => request = Box::new(unsent),
-                None => {
-                    let error = from_status("grpc.call", broken(error.into_error()));
-                    return Err(Failure::Sent(error.with_context("address", &self.target.address)));
-                }
+                None => return Err(self.target.failure(&error.into_error())),
             }
         }
         let error = Error::new(ErrorKind::Unavailable, "grpc.call", "the instance closes its connections at once")
@@ -164,6 +164,14 @@ impl Target {
         Ok(sender)
     }
 
+    fn failure(&self, error: &hyper::Error) -> Failure {
+        if !is_refused(error) {
+            return Failure::Broken(broken(error));
+        }
+        let error = Error::new(ErrorKind::Unavailable, "grpc.call", "the instance did not take up the call");
+        Failure::Refused(error.with_context("address", &self.address))
+    }
+
     /// HTTP/2 wants scheme and authority, which a generated client does not know.
     fn address_to(&self, request: &mut Request<Body>) -> Result<()> {
         let authority = self.authority.as_ref().map_err(|_| {
@@ -178,6 +186,12 @@ impl Target {
         })?;
         Ok(())
     }
+}
+
+/// A stream reset with REFUSED_STREAM was not processed. Source: RFC 9113 §8.7.
+fn is_refused(error: &hyper::Error) -> bool {
+    let h2 = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    h2.and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM)
 }
 
 fn protocol(config: &GrpcClientConfig) -> http2::Builder<TokioExecutor> {

@@ -20,12 +20,9 @@ use micro_core::{
     registry::Registry,
     selector::{RandomSelector, Selector},
 };
+use micro_middleware::stack::{RpcClientStack, rpc_client_stack};
 use tonic::{Status, body::Body};
-use tower::{
-    BoxError, Layer, Service,
-    layer::util::{Identity, Stack},
-    util::BoxCloneSyncService,
-};
+use tower::{BoxError, Layer, Service, layer::util::Stack, util::BoxCloneSyncService};
 
 use self::snapshot::Snapshots;
 use crate::status::status_of;
@@ -36,8 +33,8 @@ pub use crate::body::ResponseBody;
 /// Calls one service, wherever its instances are. Cheap to clone; clones share the connections.
 ///
 /// A generated client takes it: `GreeterClient::new(client)`. Each call has a deadline, is sent to
-/// the instance the selector picks, and goes to another one where that one cannot be reached; once
-/// anything was sent it is not repeated here. While the registry is away, the last instances it
+/// the instance the selector picks, and goes to another one where that one cannot be reached. A call
+/// whose connection broke after it was sent is not repeated: it may have taken effect. While the registry is away, the last instances it
 /// told of go on being called.
 #[derive(Clone)]
 pub struct GrpcClient {
@@ -53,7 +50,7 @@ impl GrpcClient {
             service: String::new(),
             selector: Arc::new(RandomSelector),
             config: GrpcClientConfig::default(),
-            layer: Identity::new(),
+            layer: rpc_client_stack(),
         }
     }
 }
@@ -85,7 +82,7 @@ impl Future for Call {
 
 /// How a service is called, before anything is connected.
 #[must_use = "a builder does nothing until it connects"]
-pub struct GrpcClientBuilder<L = Identity> {
+pub struct GrpcClientBuilder<L = RpcClientStack> {
     registry: Arc<dyn Registry>,
     service: String,
     selector: Arc<dyn Selector>,
@@ -112,7 +109,19 @@ impl<L> GrpcClientBuilder<L> {
         self
     }
 
-    /// Adds a layer around the transport; the first added sees a call first.
+    /// Replaces the layers around the transport, [`rpc_client_stack`] where nothing is said: trace,
+    /// metrics, deadline, retry. Clients made of clones of one stack share its retry budget.
+    pub fn stack<M>(self, stack: M) -> GrpcClientBuilder<M> {
+        GrpcClientBuilder {
+            registry: self.registry,
+            service: self.service,
+            selector: self.selector,
+            config: self.config,
+            layer: stack,
+        }
+    }
+
+    /// Adds a layer inside of those there are: the first added sees a call first.
     pub fn layer<M>(self, layer: M) -> GrpcClientBuilder<Stack<M, L>> {
         GrpcClientBuilder {
             registry: self.registry,

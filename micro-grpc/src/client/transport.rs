@@ -1,4 +1,4 @@
-//! One call: its deadline, its instance, and another instance where that one cannot be reached.
+//! One call: its instance, and another instance where that one cannot be reached.
 
 use std::{
     fmt,
@@ -9,30 +9,20 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use micro_core::{Error, ErrorKind, Metadata, Result, selector::Selector};
-use tokio::time::{Sleep, sleep_until};
+use micro_core::{Error, ErrorKind, Result, selector::Selector};
 use tonic::body::Body;
-use tower::Service;
+use tower::{BoxError, Service};
 
 use super::{
     GrpcClientConfig,
     endpoint::Failure,
     snapshot::{Snapshot, Snapshots},
 };
-use crate::{
-    body::ResponseBody,
-    deadline::{GRPC_TIMEOUT, read_timeout, write_timeout},
-};
-
-/// Kept back of the caller's remaining time, so that it hears of our failure before its own deadline.
-const HOP: Duration = Duration::from_millis(10);
-/// With less time than this nothing is sent: no answer could come back.
-const REMAINING_MIN: Duration = Duration::from_millis(5);
+use crate::body::ResponseBody;
 
 /// The innermost service of a client's stack. Cheap to clone.
 #[derive(Clone)]
@@ -60,7 +50,11 @@ impl Transport {
     }
 }
 
-impl Service<Request<Body>> for Transport {
+impl<B> Service<Request<B>> for Transport
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
     type Response = Response<ResponseBody>;
     type Error = Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response>> + Send>>;
@@ -69,41 +63,18 @@ impl Service<Request<Body>> for Transport {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = self.shared.clone();
-        Box::pin(async move { shared.call(request).await })
+        let request = Box::new(request.map(Body::new));
+        Box::pin(async move {
+            let _place = shared.take_place()?;
+            shared.send(request).await
+        })
     }
 }
 
 impl Shared {
-    async fn call(&self, mut request: Request<Body>) -> Result<Response<ResponseBody>> {
-        let _place = self.take_place()?;
-        let timeout = self.timeout(&request)?;
-        request.headers_mut().insert(GRPC_TIMEOUT, write_timeout(timeout));
-        let mut sleep = Box::pin(sleep_until(tokio::time::Instant::now() + timeout));
-        let response = tokio::select! {
-            biased;
-            response = self.send(Box::new(request)) => response?,
-            () = sleep.as_mut() => return Err(self.late(timeout)),
-        };
-        Ok(with_deadline(response, sleep))
-    }
-
-    /// What the request says, or else our own; never more than is left to the caller.
-    fn timeout(&self, request: &Request<Body>) -> Result<Duration> {
-        let own = read_timeout(request.headers()).unwrap_or(self.config.call_timeout);
-        let deadline = request.extensions().get::<Metadata>().and_then(Metadata::deadline);
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).saturating_sub(HOP));
-        let timeout = left.map_or(own, |left| left.min(own));
-        if timeout >= REMAINING_MIN {
-            return Ok(timeout);
-        }
-        Err(Error::new(ErrorKind::DeadlineExceeded, "grpc.call", "too little time is left to send the call")
-            .with_context("service", &self.service)
-            .with_context("left", format_args!("{timeout:?}")))
-    }
-
-    async fn send(&self, mut request: Box<Request<Body>>) -> Result<Response<Incoming>> {
+    async fn send(&self, mut request: Box<Request<Body>>) -> Result<Response<ResponseBody>> {
         let snapshot = self.snapshots.current();
         let Some(picked) = self.selector.pick(&snapshot.instances) else {
             return Err(self.nowhere(&snapshot));
@@ -111,8 +82,9 @@ impl Shared {
         let mut unreached = None;
         for index in route(&snapshot, picked).take(1 + self.config.reroute_count_max) {
             match snapshot.endpoints[index].send(request).await {
-                Ok(response) => return Ok(response),
-                Err(Failure::Sent(error)) => return Err(error.with_context("service", &self.service)),
+                Ok(response) => return Ok(response.map(ResponseBody::new)),
+                Err(Failure::Broken(status)) => return Ok(Response::new(ResponseBody::ending_with(status))),
+                Err(Failure::Refused(error)) => return Err(error.with_context("service", &self.service)),
                 Err(Failure::NotSent(unsent, error)) => {
                     request = unsent;
                     unreached = Some(error);
@@ -141,12 +113,6 @@ impl Shared {
             None => error.with_context("registry", "answers"),
         }
     }
-
-    fn late(&self, timeout: Duration) -> Error {
-        Error::new(ErrorKind::DeadlineExceeded, "grpc.call", "no answer came before the deadline")
-            .with_context("service", &self.service)
-            .with_context("timeout", format_args!("{timeout:?}"))
-    }
 }
 
 /// The picked instance, then the others from a random one on; those that could not be reached only
@@ -164,10 +130,6 @@ fn route(snapshot: &Snapshot, picked: usize) -> impl Iterator<Item = usize> + Se
         rest
     });
     first.into_iter().chain(rest.flatten())
-}
-
-fn with_deadline(response: Response<Incoming>, sleep: Pin<Box<Sleep>>) -> Response<ResponseBody> {
-    response.map(|body| ResponseBody::new(body, sleep))
 }
 
 /// A place among the calls in hand, given back on drop.

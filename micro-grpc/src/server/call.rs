@@ -1,4 +1,4 @@
-//! What happens to each call around the stack of layers: its place, its deadline, its limits.
+//! What happens to each call around the stack of layers: its place among those in hand, its limits.
 
 use std::{
     future::Future,
@@ -8,20 +8,16 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use micro_core::Metadata;
-use tokio::time::timeout_at;
 use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
 use tower::ServiceExt as _;
 
 use super::{BoxedStack, GrpcServerConfig};
 use crate::{
     body::{Answered, Received},
-    deadline::read_timeout,
     status::status_of,
 };
 
@@ -37,7 +33,6 @@ struct Shared {
     in_flight_count: Arc<AtomicUsize>,
     in_flight_count_max: usize,
     message_bytes_max: usize,
-    call_timeout: Duration,
 }
 
 /// A place among the calls in hand, given back on drop.
@@ -56,7 +51,6 @@ impl Calls {
             in_flight_count: Arc::default(),
             in_flight_count_max: config.in_flight_count_max,
             message_bytes_max: config.message_bytes_max,
-            call_timeout: config.call_timeout,
         };
         Self { shared: Arc::new(shared), peer: TcpConnectInfo { local_addr: None, remote_addr: None } }
     }
@@ -77,18 +71,10 @@ impl Calls {
             return shared.finish(overloaded(shared.in_flight_count_max).into_http(), place);
         }
         let mut request = request.map(|body| Body::new(Received::new(body, shared.message_bytes_max)));
-        let deadline = Instant::now() + read_timeout(request.headers()).unwrap_or(shared.call_timeout);
-        let metadata = metadata(request.headers(), deadline);
-        request.extensions_mut().insert(metadata);
         request.extensions_mut().insert(self.peer.clone());
-
-        // At the deadline the handler is dropped, for nobody waits for its answer.
-        let response = match timeout_at(deadline.into(), shared.stack.clone().oneshot(request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => status_of(error).into_http(),
-            Err(_) => {
-                Status::deadline_exceeded("grpc.serve: the deadline passed before the handler answered").into_http()
-            }
+        let response = match shared.stack.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(error) => status_of(error).into_http(),
         };
         shared.finish(response, place)
     }
@@ -123,38 +109,4 @@ fn is_health_check(request: &Request<Incoming>) -> bool {
 
 fn overloaded(in_flight_count_max: usize) -> Status {
     Status::resource_exhausted(format!("grpc.serve: too many calls in hand (limit={in_flight_count_max})"))
-}
-
-/// What the caller sent beside the call: its own headers, not those of HTTP and gRPC.
-fn metadata(headers: &HeaderMap, deadline: Instant) -> Metadata {
-    let mut metadata = Metadata::new();
-    metadata.limit_deadline(deadline);
-    for (name, value) in headers {
-        if let Some(value) = value.to_str().ok().filter(|_| !is_of_the_protocol(name.as_str())) {
-            metadata.insert(name.as_str(), value);
-        }
-    }
-    metadata
-}
-
-fn is_of_the_protocol(name: &str) -> bool {
-    matches!(name, "te" | "user-agent" | "content-type" | "content-length" | "authorization" | "cookie")
-        || name.starts_with("grpc-")
-        || name.ends_with("-bin")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metadata_holds_the_callers_headers_and_no_credentials() {
-        let mut headers = HeaderMap::new();
-        for name in ["te", "content-type", "grpc-timeout", "authorization", "trace-bin", "x-region", "traceparent"] {
-            headers.insert(name, "v".parse().unwrap());
-        }
-        let metadata = metadata(&headers, Instant::now());
-        assert_eq!(metadata.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["traceparent", "x-region"]);
-        assert!(metadata.deadline().is_some());
-    }
 }

@@ -33,8 +33,6 @@ pub struct GrpcServerConfig {
     pub keepalive_timeout: Duration,
     /// Bytes of the headers of one call; default 16 KiB.
     pub header_bytes_max: u32,
-    /// For a call whose caller names no deadline; default 5 s.
-    pub call_timeout: Duration,
 }
 
 impl Default for GrpcServerConfig {
@@ -51,7 +49,6 @@ impl Default for GrpcServerConfig {
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
             header_bytes_max: 16 << 10,
-            call_timeout: Duration::from_secs(5),
         }
     }
 }

@@ -16,13 +16,10 @@ use std::{
 use async_trait::async_trait;
 use http::{Request, Response};
 use micro_core::{Error, ErrorKind, Health, HealthStatus, Result, app::Component, registry::Instance};
+use micro_middleware::stack::{RpcServerStack, rpc_server_stack};
 use tokio::net::TcpListener;
 use tonic::{body::Body, server::NamedService};
-use tower::{
-    BoxError, Layer, Service,
-    layer::util::{Identity, Stack},
-    util::BoxCloneSyncService,
-};
+use tower::{BoxError, Layer, Service, layer::util::Stack, util::BoxCloneSyncService};
 
 use self::{accept::Acceptor, call::Calls, health::HealthService};
 
@@ -63,7 +60,7 @@ impl GrpcServer {
             handlers: Handlers::default(),
             health,
             descriptors: Vec::new(),
-            layer: Identity::new(),
+            layer: rpc_server_stack(),
         }
     }
 
@@ -173,7 +170,7 @@ impl std::fmt::Debug for GrpcServer {
 
 /// What a server serves, before it starts.
 #[must_use = "a builder does nothing until it is built"]
-pub struct GrpcServerBuilder<L = Identity> {
+pub struct GrpcServerBuilder<L = RpcServerStack> {
     service: String,
     config: GrpcServerConfig,
     handlers: Handlers,
@@ -217,7 +214,20 @@ impl<L> GrpcServerBuilder<L> {
         self
     }
 
-    /// Adds a layer around the handlers; the first added sees a call first.
+    /// Replaces the layers around the handlers, [`rpc_server_stack`] where nothing is said:
+    /// trace, metrics, recover, deadline. `tower::layer::util::Identity` is none at all.
+    pub fn stack<M>(self, stack: M) -> GrpcServerBuilder<M> {
+        GrpcServerBuilder {
+            service: self.service,
+            config: self.config,
+            handlers: self.handlers,
+            health: self.health,
+            descriptors: self.descriptors,
+            layer: stack,
+        }
+    }
+
+    /// Adds a layer inside of those there are: the first added sees a call first.
     ///
     /// A layer that ends a call with an error has it answered as its status: see
     /// [`to_status`](crate::to_status).
