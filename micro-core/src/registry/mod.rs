@@ -22,6 +22,7 @@ use crate::{Error, ErrorKind, Result};
 /// - `a_registered_instance_is_found_by_its_service_name`, with every field as it was registered.
 /// - `registering_an_id_again_replaces_it`.
 /// - `a_closed_registration_is_gone`, and so is a dropped one, soon.
+/// - `a_deregistered_instance_is_gone`.
 /// - `deregistering_what_is_not_there_is_no_error`.
 /// - `an_unknown_service_has_no_instances`: an empty list, no error.
 /// - `a_watch_begins_with_a_snapshot_and_then_tells_changes`, including those made while it began.

@@ -1,0 +1,6 @@
+//! Shows that each suite function passes on an honest adapter and fails on one that breaks its
+//! promise.
+
+mod codec;
+mod registry;
+mod selector;
