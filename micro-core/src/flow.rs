@@ -129,8 +129,11 @@ impl<B> Operation for http::Request<B> {
     }
 
     // What HTTP cannot carry (a control character in a value) is left out, as a bad header would
-    // fail the whole call.
+    // fail the whole call. Metadata that is there already must not contradict the header.
     fn set_metadata(&mut self, name: &str, value: &str) {
+        if let Some(metadata) = self.extensions_mut().get_mut::<Metadata>() {
+            metadata.insert(name, value);
+        }
         if let (Ok(name), Ok(value)) = (name.parse::<http::HeaderName>(), value.parse::<http::HeaderValue>()) {
             self.headers_mut().insert(name, value);
         }

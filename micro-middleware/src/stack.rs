@@ -24,7 +24,7 @@ pub type RpcServerStack =
     ServiceBuilder<Stack<ServerDeadlineLayer, Stack<RecoverLayer, Stack<MetricsLayer, Stack<TraceLayer, Identity>>>>>;
 
 /// The layers around a gRPC server's routes:
-/// `Service<http::Request<B>, Response = http::Response<Answer>>`, `Answer: Body + Default`.
+/// `Service<http::Request<B>, Response = http::Response<Answer>>`, `Answer: Body`.
 pub fn rpc_server_stack() -> RpcServerStack {
     ServiceBuilder::new()
         // Outermost, so that whatever a later layer answers or logs belongs to the call's span.

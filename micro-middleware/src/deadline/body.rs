@@ -18,10 +18,12 @@ use crate::refuse::write_status;
 pin_project! {
     /// Passes a body on until the deadline; then ends it with trailers that say
     /// `DeadlineExceeded`.
-    #[derive(Debug, Default)]
+    ///
+    /// The default is empty, the body of a refusal.
+    #[derive(Debug)]
     pub struct DeadlineBody<B> {
         #[pin]
-        inner: B,
+        inner: Option<B>,
         deadline: Option<Instant>,
         // Boxed and made when the body first waits: the body of a unary answer never does.
         sleep: Option<Pin<Box<Sleep>>>,
@@ -31,7 +33,13 @@ pin_project! {
 
 impl<B> DeadlineBody<B> {
     pub(super) fn new(inner: B, deadline: Option<Instant>) -> Self {
-        Self { inner, deadline, sleep: None, is_over: false }
+        Self { inner: Some(inner), deadline, sleep: None, is_over: false }
+    }
+}
+
+impl<B> Default for DeadlineBody<B> {
+    fn default() -> Self {
+        Self { inner: None, deadline: None, sleep: None, is_over: true }
     }
 }
 
@@ -44,10 +52,10 @@ impl<B: Body> Body for DeadlineBody<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.project();
-        if *this.is_over {
+        let Some(inner) = this.inner.as_pin_mut().filter(|_| !*this.is_over) else {
             return Poll::Ready(None);
-        }
-        if let Poll::Ready(frame) = this.inner.poll_frame(context) {
+        };
+        if let Poll::Ready(frame) = inner.poll_frame(context) {
             return Poll::Ready(frame);
         }
         let Some(deadline) = *this.deadline else { return Poll::Pending };
@@ -60,10 +68,10 @@ impl<B: Body> Body for DeadlineBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_over || self.inner.is_end_stream()
+        self.is_over || self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

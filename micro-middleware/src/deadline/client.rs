@@ -10,7 +10,7 @@ use micro_core::{Error, ErrorKind, Metadata, Result, flow::Operation};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{CallFuture, DeadlineBody, ResponseFuture, grpc_timeout, now};
+use super::{CallFuture, DeadlineBody, future::Limited, grpc_timeout, now};
 
 /// What is kept back of the caller's time for the way there and back, so that it is us who learn
 /// of the callee's deadline and not our caller who learns of ours.
@@ -69,7 +69,7 @@ pub struct ClientDeadline<S> {
 impl<S, B, Answer> Service<http::Request<B>> for ClientDeadline<S>
 where
     S: Service<http::Request<B>, Response = http::Response<Answer>>,
-    Answer: Body + Default,
+    Answer: Body,
 {
     type Response = http::Response<DeadlineBody<Answer>>;
     type Error = S::Error;
@@ -83,14 +83,14 @@ where
         let now = now();
         let timeout = match timeout(&request, self.limit, now) {
             Ok(timeout) => timeout,
-            Err(error) => return CallFuture::new(ResponseFuture::refused(error), None),
+            Err(error) => return CallFuture::refused(error),
         };
         grpc_timeout::write(request.headers_mut(), timeout);
         let deadline = now.checked_add(timeout);
         if let Some(deadline) = deadline {
             request.extensions_mut().get_or_insert_default::<Metadata>().limit_deadline(deadline);
         }
-        CallFuture::new(ResponseFuture::until(deadline, self.inner.call(request)), deadline)
+        CallFuture::new(Limited::until(deadline, self.inner.call(request)), deadline)
     }
 }
 

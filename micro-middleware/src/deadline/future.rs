@@ -12,7 +12,7 @@ use micro_core::Error;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
-use super::{DeadlineBody, passed};
+use super::{DeadlineBody, now, passed};
 use crate::Refuse;
 
 pin_project! {
@@ -21,22 +21,13 @@ pin_project! {
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
         #[pin]
-        inner: Option<F>,
-        deadline: Option<Instant>,
-        // Made when the inner future first waits: most calls to a service in memory never do.
-        #[pin]
-        sleep: Option<Sleep>,
-        refusal: Option<Error>,
+        limited: Limited<F>,
     }
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn until(deadline: Option<Instant>, inner: F) -> Self {
-        Self { inner: Some(inner), deadline, sleep: None, refusal: None }
-    }
-
-    pub(super) fn refused(error: Error) -> Self {
-        Self { inner: None, deadline: None, sleep: None, refusal: Some(error) }
+    pub(super) fn new(limited: Limited<F>) -> Self {
+        Self { limited }
     }
 }
 
@@ -48,21 +39,7 @@ where
     type Output = Result<T, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
-            return Poll::Ready(T::refuse(this.refusal.take().expect("a future is not polled after it was ready")));
-        };
-        if let Poll::Ready(answer) = inner.poll(context) {
-            return Poll::Ready(answer);
-        }
-        let Some(deadline) = *this.deadline else { return Poll::Pending };
-        if this.sleep.is_none() {
-            this.sleep.set(Some(tokio::time::sleep_until(deadline.into())));
-        }
-        ready!(this.sleep.as_pin_mut().expect("it was set a line above").poll(context));
-        // Dropped now, not with this future: what it holds must not wait for a slow reader.
-        this.inner.set(None);
-        Poll::Ready(T::refuse(passed()))
+        self.project().limited.poll(context).map(|answer| answer.unwrap_or_else(T::refuse))
     }
 }
 
@@ -71,27 +48,83 @@ pin_project! {
     #[derive(Debug)]
     pub struct CallFuture<F> {
         #[pin]
-        head: ResponseFuture<F>,
+        head: Limited<F>,
         body_deadline: Option<Instant>,
     }
 }
 
 impl<F> CallFuture<F> {
-    pub(super) fn new(head: ResponseFuture<F>, body_deadline: Option<Instant>) -> Self {
+    pub(super) fn new(head: Limited<F>, body_deadline: Option<Instant>) -> Self {
         Self { head, body_deadline }
+    }
+
+    pub(super) fn refused(error: Error) -> Self {
+        Self::new(Limited::refused(error), None)
     }
 }
 
 impl<F, B, E> Future for CallFuture<F>
 where
     F: Future<Output = Result<http::Response<B>, E>>,
-    B: Default,
 {
     type Output = Result<http::Response<DeadlineBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.head.poll(context))?;
-        Poll::Ready(Ok(response.map(|body| DeadlineBody::new(body, *this.body_deadline))))
+        Poll::Ready(match ready!(this.head.poll(context)) {
+            Ok(answer) => answer.map(|response| response.map(|body| DeadlineBody::new(body, *this.body_deadline))),
+            Err(refusal) => Refuse::refuse(refusal),
+        })
+    }
+}
+
+pin_project! {
+    /// The inner future's answer, or why there is none.
+    #[derive(Debug)]
+    pub(super) struct Limited<F> {
+        #[pin]
+        inner: Option<F>,
+        deadline: Option<Instant>,
+        // Made when the inner future first waits: most calls to a service in memory never do.
+        #[pin]
+        sleep: Option<Sleep>,
+        refusal: Option<Error>,
+    }
+}
+
+impl<F> Limited<F> {
+    pub(super) fn until(deadline: Option<Instant>, inner: F) -> Self {
+        Self { inner: Some(inner), deadline, sleep: None, refusal: None }
+    }
+
+    pub(super) fn refused(error: Error) -> Self {
+        Self { inner: None, deadline: None, sleep: None, refusal: Some(error) }
+    }
+}
+
+impl<F: Future> Future for Limited<F> {
+    type Output = Result<F::Output, Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            return Poll::Ready(Err(this.refusal.take().expect("a future is not polled after it was ready")));
+        };
+        if let Poll::Ready(answer) = inner.poll(context) {
+            return Poll::Ready(Ok(answer));
+        }
+        let Some(deadline) = *this.deadline else { return Poll::Pending };
+        if this.sleep.is_none() {
+            this.sleep.set(Some(tokio::time::sleep_until(deadline.into())));
+        }
+        let sleep = this.sleep.as_pin_mut().expect("it was set a line above");
+        // A deadline of the same instant further out may be what wakes us, before our own timer
+        // does; then the outcome must not be lost to it as a cancelled one.
+        if sleep.poll(context).is_pending() && now() < deadline {
+            return Poll::Pending;
+        }
+        // Dropped now, not with this future: what it holds must not wait for a slow reader.
+        this.inner.set(None);
+        Poll::Ready(Err(passed()))
     }
 }

@@ -9,7 +9,7 @@ use micro_core::flow::Operation;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{ResponseFuture, now, passed};
+use super::{ResponseFuture, future::Limited, now, passed};
 use crate::Refuse;
 
 /// Answers `DeadlineExceeded` when the inner service has not answered in time and drops its future.
@@ -65,8 +65,8 @@ where
         let now = now();
         let deadline = [request.deadline(), now.checked_add(self.limit)].into_iter().flatten().min();
         if deadline.is_some_and(|deadline| deadline <= now) {
-            return ResponseFuture::refused(passed());
+            return ResponseFuture::new(Limited::refused(passed()));
         }
-        ResponseFuture::until(deadline, self.inner.call(request))
+        ResponseFuture::new(Limited::until(deadline, self.inner.call(request)))
     }
 }

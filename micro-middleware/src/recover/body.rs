@@ -14,17 +14,25 @@ use crate::refuse::write_status;
 
 pin_project! {
     /// Passes a body on; a panic ends it with trailers that say `Internal`.
-    #[derive(Debug, Default)]
+    ///
+    /// The default is empty, the body of a refusal.
+    #[derive(Debug)]
     pub struct RecoverBody<B> {
         #[pin]
-        inner: B,
+        inner: Option<B>,
         is_over: bool,
     }
 }
 
 impl<B> RecoverBody<B> {
     pub(super) fn new(inner: B) -> Self {
-        Self { inner, is_over: false }
+        Self { inner: Some(inner), is_over: false }
+    }
+}
+
+impl<B> Default for RecoverBody<B> {
+    fn default() -> Self {
+        Self { inner: None, is_over: true }
     }
 }
 
@@ -37,10 +45,10 @@ impl<B: Body> Body for RecoverBody<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.project();
-        if *this.is_over {
+        let Some(inner) = this.inner.as_pin_mut().filter(|_| !*this.is_over) else {
             return Poll::Ready(None);
-        }
-        caught(|| this.inner.poll_frame(context)).unwrap_or_else(|error| {
+        };
+        caught(|| inner.poll_frame(context)).unwrap_or_else(|error| {
             *this.is_over = true;
             let mut trailers = HeaderMap::new();
             write_status(&mut trailers, &error);
@@ -49,10 +57,10 @@ impl<B: Body> Body for RecoverBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_over || self.inner.is_end_stream()
+        self.is_over || self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

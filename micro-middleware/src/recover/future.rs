@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use micro_core::Error;
@@ -34,19 +34,20 @@ impl<F> ResponseFuture<F> {
 impl<F, T, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<T, E>>,
-    T: Refuse<E> + Guard,
+    T: Guard,
+    T::Guarded: Refuse<E>,
 {
     type Output = Result<T::Guarded, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = match this.inner.as_pin_mut() {
+        let panicked = match this.inner.as_pin_mut() {
             Some(inner) => match caught(|| inner.poll(context)) {
-                Ok(poll) => ready!(poll),
-                Err(panicked) => T::refuse(panicked),
+                Ok(poll) => return poll.map(|answer| answer.map(Guard::guard)),
+                Err(panicked) => panicked,
             },
-            None => T::refuse(this.panicked.take().expect("a future is not polled after it was ready")),
+            None => this.panicked.take().expect("a future is not polled after it was ready"),
         };
-        Poll::Ready(answer.map(Guard::guard))
+        Poll::Ready(T::Guarded::refuse(panicked))
     }
 }

@@ -32,7 +32,8 @@ impl<S: Clone> Clone for Recover<S> {
 impl<S, Request> Service<Request> for Recover<S>
 where
     S: Service<Request>,
-    S::Response: Refuse<S::Error> + Guard,
+    S::Response: Guard,
+    <S::Response as Guard>::Guarded: Refuse<S::Error>,
 {
     type Response = <S::Response as Guard>::Guarded;
     type Error = S::Error;

@@ -100,13 +100,29 @@ async fn the_handler_finds_metadata_and_deadline_in_the_extensions() {
         })
     };
     let mut request = with_timeout("900m");
-    for (name, value) in [("traceparent", "00-a"), ("x-region", "cn-east"), ("blob-bin", "AAAA"), ("te", "trailers")] {
+    for (name, value) in [
+        ("traceparent", "00-a"),
+        ("x-region", "cn-east"),
+        ("blob-bin", "AAAA"),
+        ("te", "trailers"),
+        ("authorization", "Bearer 1"),
+        ("cookie", "a=b"),
+    ] {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
+    request.extensions_mut().insert({
+        let mut metadata = Metadata::new();
+        metadata.insert("x-user", "17");
+        metadata.limit_deadline((Instant::now() + Duration::from_millis(800)).into_std());
+        metadata
+    });
     ServerDeadlineLayer::default().layer(handler).oneshot(request).await.unwrap();
     let metadata = seen.lock().unwrap().take().unwrap();
-    assert_eq!(metadata.iter().collect::<Vec<_>>(), [("traceparent", "00-a"), ("x-region", "cn-east")]);
-    assert_eq!(metadata.deadline(), Some((Instant::now() + Duration::from_millis(900)).into_std()));
+    assert_eq!(
+        metadata.iter().collect::<Vec<_>>(),
+        [("traceparent", "00-a"), ("x-region", "cn-east"), ("x-user", "17")]
+    );
+    assert_eq!(metadata.deadline(), Some((Instant::now() + Duration::from_millis(800)).into_std()));
 }
 
 #[tokio::test(start_paused = true)]
