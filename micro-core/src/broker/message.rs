@@ -5,6 +5,8 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::{Metadata, TraceContext};
+
 /// The header names of an event, as the go-micro fleet writes them. Look-ups ignore case.
 pub mod header {
     /// A UUID that stays the same when the event is sent again: what the inbox knows it by.
@@ -218,6 +220,18 @@ impl Delivery {
     /// The partition it was received from.
     pub fn topic_partition(&self) -> TopicPartition {
         TopicPartition { topic: self.message.topic.clone(), partition: self.partition }
+    }
+
+    /// What came beside it and concerns what is done because of it: the trace.
+    ///
+    /// A handler hands it to [`Outbox::on_behalf_of`](crate::outbox::Outbox::on_behalf_of) and to
+    /// the calls it makes.
+    pub fn metadata(&self) -> Metadata {
+        let mut metadata = Metadata::new();
+        if let Some(traceparent) = self.message.headers.get_str(header::TRACEPARENT) {
+            metadata.insert(TraceContext::METADATA_NAME, traceparent);
+        }
+        metadata
     }
 
     /// The event's id: the header [`header::EVENT_ID`], or topic, partition and offset where it has

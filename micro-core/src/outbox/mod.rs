@@ -14,8 +14,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    Error, Result, Tx,
-    broker::Message,
+    Error, Metadata, Result, TraceContext, Tx,
+    broker::{Message, header},
     event::{Event, seal},
 };
 
@@ -135,12 +135,20 @@ pub struct Outbox {
     store: Arc<dyn OutboxStore>,
     source: Arc<str>,
     source_version: Arc<str>,
+    traceparent: Option<Arc<str>>,
 }
 
 impl Outbox {
     /// A publisher for the service `source` of version `source_version`: both go into the headers.
     pub fn new(store: Arc<dyn OutboxStore>, source: impl Into<Arc<str>>, source_version: impl Into<Arc<str>>) -> Self {
-        Self { store, source: source.into(), source_version: source_version.into() }
+        Self { store, source: source.into(), source_version: source_version.into(), traceparent: None }
+    }
+
+    /// The same publisher for what `metadata` came with: its events belong to that trace.
+    #[must_use]
+    pub fn on_behalf_of(&self, metadata: &Metadata) -> Self {
+        let traceparent = metadata.get(TraceContext::METADATA_NAME).map(Arc::from);
+        Self { traceparent, ..self.clone() }
     }
 
     /// Adds one event; it is sent if and only if the transaction commits.
@@ -161,7 +169,11 @@ impl Outbox {
     /// The message that [`add`](Self::add) would add, for one that needs headers of its own before
     /// [`add_messages`](Self::add_messages).
     pub fn seal<E: Event>(&self, event: &E) -> Result<Message> {
-        seal(event, &self.source, &self.source_version)
+        let mut message = seal(event, &self.source, &self.source_version)?;
+        if let Some(traceparent) = &self.traceparent {
+            message.headers.append(header::TRACEPARENT, traceparent.to_string());
+        }
+        Ok(message)
     }
 
     /// Adds messages that are sealed already (`micro_core::event::seal_payload`): for events whose

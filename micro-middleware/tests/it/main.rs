@@ -1,6 +1,7 @@
 //! Each promise of a layer, by its name.
 
 mod deadline;
+mod flows;
 mod metrics;
 mod recover;
 mod retry;
