@@ -120,6 +120,13 @@ impl SubscribeRequest {
 /// A member of a group. Dropping it leaves the group; what it did not ack goes to another member.
 ///
 /// Its methods take `&self`: the loop that waits in `next` and the tasks that ack share it.
+///
+/// # Contract
+///
+/// - `a_paused_partition_delivers_nothing_until_it_is_resumed`.
+/// - `a_revoked_partition_waits_for_its_guard`: the member it goes to begins when the guard is
+///   dropped, at the position acked by then.
+/// - `a_closed_subscription_has_no_next`, and a `next` that waits meanwhile ends.
 #[async_trait]
 pub trait Subscription: Send + Sync + 'static {
     /// The next thing that happened; `None` after [`close`](Self::close).

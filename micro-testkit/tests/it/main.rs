@@ -1,6 +1,7 @@
 //! Shows that each suite function passes on an honest adapter and fails on one that breaks its
 //! promise.
 
+mod broker;
 mod codec;
 mod registry;
 mod selector;

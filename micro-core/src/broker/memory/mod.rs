@@ -251,10 +251,13 @@ impl Subscription for MemorySubscription {
     }
 
     async fn ack(&self, position: Position) -> Result<()> {
-        let settled = self.shared.lock().ack(self.member, &position)?;
+        let mut state = self.shared.lock();
+        let settled = state.ack(self.member, &position)?;
         if !settled.is_empty() {
-            // Outside the lock: this wakes publishers and frees bodies.
+            // The receipts go out with the entries, under the lock: who flushes must not see the
+            // log empty before they do.
             drop(settled);
+            drop(state);
             self.shared.settled.notify_waiters();
         }
         Ok(())
