@@ -3,5 +3,6 @@
 
 mod broker;
 mod codec;
+mod contracts;
 mod registry;
 mod selector;
