@@ -1,0 +1,56 @@
+//! The settings of the order service.
+
+use micro_core::consume::{ConsumerConfig, DeliveryPolicy};
+use micro_core::{app::AppConfig, transaction::RetryPolicy};
+use micro_grpc::GrpcServerConfig;
+
+/// The settings of the order service; the defaults are those of the Go order service's names.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct OrderConfig {
+    /// Its name in the registry, and the source in its events' headers; default
+    /// `go.micro.service.Order`.
+    pub service: String,
+    /// Its version in the registry and in its events' headers; default this crate's.
+    pub version: String,
+    /// The server's settings.
+    pub grpc: GrpcServerConfig,
+    /// The group that moves orders on; default `order-consumer`.
+    pub group: String,
+    /// The group of the audit; default `order-audit`.
+    pub audit_group: String,
+    /// How both groups consume.
+    pub consumer: ConsumerConfig,
+    /// What happens when a handler fails. A confirmation that is given up is always copied to
+    /// `ProductEventDLQ`, for the stock is given back from there.
+    pub delivery: DeliveryPolicy,
+    /// How often a callback is tried again that lost against another one; default 3 times.
+    pub callback_retry: RetryPolicy,
+    /// How long each phase of the stop may take.
+    pub app: AppConfig,
+}
+
+impl Default for OrderConfig {
+    fn default() -> Self {
+        Self {
+            service: "go.micro.service.Order".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            grpc: GrpcServerConfig::default(),
+            group: "order-consumer".to_owned(),
+            audit_group: "order-audit".to_owned(),
+            consumer: ConsumerConfig::default(),
+            delivery: DeliveryPolicy::default(),
+            callback_retry: RetryPolicy::default(),
+            app: AppConfig::default(),
+        }
+    }
+}
+
+impl OrderConfig {
+    /// The defaults, taking calls at `address` (`host:port`).
+    pub fn listening_on(address: impl Into<String>) -> Self {
+        let mut config = Self::default();
+        config.grpc.address = address.into();
+        config
+    }
+}

@@ -1,0 +1,68 @@
+//! The gRPC service `Order`: requests to use cases, answers and errors back.
+
+use micro_core::Result;
+use micro_grpc::to_status;
+use tonic::{Request, Response, Status};
+
+use super::wire::service::{
+    OrderDetail, OrderId, OrderInfo, PayNotifyRequest, PayNotifyResponse, order_server::Order as OrderService,
+};
+use crate::{
+    application::{FindOrder, PayNotify},
+    domain::{Order, OrderEvents, OrderLine, Orders, Payment},
+};
+
+/// Answers the calls of the order service.
+pub struct OrderGrpc<O, E> {
+    pay_notify: PayNotify<O, E>,
+    find_order: FindOrder<O>,
+}
+
+impl<O: Orders, E: OrderEvents> OrderGrpc<O, E> {
+    /// The calls over these use cases.
+    pub fn new(pay_notify: PayNotify<O, E>, find_order: FindOrder<O>) -> Self {
+        Self { pay_notify, find_order }
+    }
+
+    async fn take_payment(&self, request: PayNotifyRequest) -> Result<PayNotifyResponse> {
+        let payment = Payment::new(request.out_trade_no, request.trade_no, request.status_code)?;
+        // Accepted, declined or a duplicate: the provider's message was taken either way, and it
+        // need not send it again.
+        self.pay_notify.take(&payment).await?;
+        Ok(PayNotifyResponse { status_code: "0000".to_owned(), msg: "SUCCESS".to_owned() })
+    }
+}
+
+#[tonic::async_trait]
+impl<O: Orders, E: OrderEvents> OrderService for OrderGrpc<O, E> {
+    async fn get_order_by_id(&self, request: Request<OrderId>) -> Result<Response<OrderInfo>, Status> {
+        let order = self.find_order.find(request.into_inner().order_id).await.map_err(to_status)?;
+        Ok(Response::new(order_info(&order)))
+    }
+
+    async fn pay_notify(&self, request: Request<PayNotifyRequest>) -> Result<Response<PayNotifyResponse>, Status> {
+        self.take_payment(request.into_inner()).await.map(Response::new).map_err(to_status)
+    }
+}
+
+fn order_info(order: &Order) -> OrderInfo {
+    OrderInfo {
+        id: order.id,
+        pay_status: order.pay_status.code(),
+        ship_status: order.ship_status.code(),
+        price: order.price.to_f64(),
+        order_detail: order.lines.iter().map(|line| order_detail(order.id, line)).collect(),
+    }
+}
+
+fn order_detail(order_id: i64, line: &OrderLine) -> OrderDetail {
+    OrderDetail {
+        id: line.id,
+        product_id: line.product_id,
+        // The field is an int32; a quantity beyond it cannot be told otherwise.
+        product_num: i32::try_from(line.quantity).unwrap_or(i32::MAX),
+        product_size_id: line.sku_id,
+        product_price: line.unit_price.cents(),
+        order_id,
+    }
+}

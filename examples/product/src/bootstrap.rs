@@ -1,0 +1,121 @@
+//! Chooses what is plugged in: the one file of this service that names adapters.
+
+use std::sync::Arc;
+
+use micro_core::{
+    Result,
+    app::{App, Component},
+    broker::Broker,
+    consume::{Consumer, InboxService, InboxStores, Router},
+    outbox::{Outbox, Relay},
+    registry::{RegisterOptions, Registry},
+};
+use micro_grpc::GrpcServer;
+use micro_rs::middleware::stack::{consume_stack, publish_stack};
+use micro_tx::SqlDatabase;
+
+use crate::{
+    application::{AddProduct, DeductStock, FindSkus, ReturnStock},
+    config::ProductConfig,
+    infrastructure::{
+        persistence::{SqlCatalogue, SqlLedger, SqlStocks},
+        schema,
+    },
+    interfaces::{
+        consume::{DeductOnPayment, ReturnOnLostConfirmation},
+        grpc::ProductGrpc,
+        publish::OutboxProductEvents,
+        wire::{DESCRIPTORS, service::product_server::ProductServer},
+    },
+};
+
+/// The adapters that the service is plugged into. Two services of one process may share registry
+/// and broker; each has a database of its own.
+#[derive(Clone)]
+pub struct Plugged {
+    /// Where its instance is announced.
+    pub registry: Arc<dyn Registry>,
+    /// Where its events go and come from.
+    pub broker: Arc<dyn Broker>,
+    /// Where its rows are.
+    pub database: SqlDatabase,
+}
+
+/// The service's parts, ready to start.
+pub struct ProductService {
+    /// What an `App` runs, in this order.
+    pub components: Vec<Arc<dyn Component>>,
+    /// The inbox of its group, for its dead letters.
+    pub inbox: InboxService,
+    config: ProductConfig,
+}
+
+impl ProductService {
+    /// An application of these parts that is announced in the registry.
+    pub fn into_app(self, plugged: &Plugged) -> App {
+        let mut app = App::builder(self.config.service)
+            .config(self.config.app)
+            .registry(plugged.registry.clone(), RegisterOptions::default());
+        for component in self.components {
+            app = app.shared_component(component);
+        }
+        app.build()
+    }
+}
+
+/// Puts the service together and creates the tables that are missing.
+///
+/// # Errors
+///
+/// Those of the database, and `InvalidArgument` for settings that cannot be.
+pub async fn assemble(config: &ProductConfig, plugged: &Plugged) -> Result<ProductService> {
+    let database = &plugged.database;
+    database.migrate().await?;
+    database.execute_script(schema::SQLITE).await?;
+    let outbox = Outbox::new(database.outbox(), config.service.as_str(), config.version.as_str());
+    let stores = InboxStores {
+        transactions: database.transactions(),
+        inbox: database.inbox(),
+        parked: database.parked(),
+        dead_letters: database.dead_letters(),
+        outbox: Some(outbox.clone()),
+    };
+    let inbox = InboxService::new(config.group.as_str(), stores, router(&outbox), config.delivery.clone())?;
+    let consumer = Consumer::builder(plugged.broker.clone(), inbox.clone())
+        .config(config.consumer.clone())
+        .stack(consume_stack)
+        .build();
+    let components: Vec<Arc<dyn Component>> = vec![
+        // First to start and last to stop, so that what the others write still leaves.
+        Arc::new(relay(plugged)),
+        Arc::new(consumer),
+        Arc::new(server(config, database)?),
+    ];
+    Ok(ProductService { components, inbox, config: config.clone() })
+}
+
+fn relay(plugged: &Plugged) -> impl Component {
+    Relay::builder(plugged.database.outbox(), plugged.broker.clone())
+        .stack(|_| publish_stack(plugged.broker.clone()))
+        .build()
+}
+
+fn router(outbox: &Outbox) -> Router {
+    let events = OutboxProductEvents::new(outbox.clone());
+    Router::new()
+        .on_batch(DeductOnPayment(DeductStock::new(SqlStocks, SqlLedger, events)))
+        .on(ReturnOnLostConfirmation(ReturnStock::new(SqlStocks, SqlLedger)))
+}
+
+fn server(config: &ProductConfig, database: &SqlDatabase) -> Result<GrpcServer> {
+    let transactions = database.transactions();
+    let add_product = AddProduct::new(transactions.clone(), SqlCatalogue);
+    let calls = ProductGrpc::new(add_product, FindSkus::new(transactions, SqlCatalogue));
+    let mut grpc = config.grpc.clone();
+    grpc.version.clone_from(&config.version);
+    GrpcServer::builder(config.service.as_str())
+        .config(grpc)
+        .add_service(ProductServer::new(calls))
+        .reflection(DESCRIPTORS)
+        .build()
+}

@@ -1,0 +1,49 @@
+//! The settings of the product service.
+
+use micro_core::app::AppConfig;
+use micro_core::consume::{ConsumerConfig, DeliveryPolicy};
+use micro_grpc::GrpcServerConfig;
+
+/// The settings of the product service; the defaults are those of the Go product service's names.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProductConfig {
+    /// Its name in the registry, and the source in its events' headers; default
+    /// `go.micro.service.Product`.
+    pub service: String,
+    /// Its version in the registry and in its events' headers; default this crate's.
+    pub version: String,
+    /// The server's settings.
+    pub grpc: GrpcServerConfig,
+    /// The group that deducts and gives back; default `product-consumer`.
+    pub group: String,
+    /// How it consumes.
+    pub consumer: ConsumerConfig,
+    /// What happens when a handler fails.
+    pub delivery: DeliveryPolicy,
+    /// How long each phase of the stop may take.
+    pub app: AppConfig,
+}
+
+impl Default for ProductConfig {
+    fn default() -> Self {
+        Self {
+            service: "go.micro.service.Product".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            grpc: GrpcServerConfig::default(),
+            group: "product-consumer".to_owned(),
+            consumer: ConsumerConfig::default(),
+            delivery: DeliveryPolicy::default(),
+            app: AppConfig::default(),
+        }
+    }
+}
+
+impl ProductConfig {
+    /// The defaults, taking calls at `address` (`host:port`).
+    pub fn listening_on(address: impl Into<String>) -> Self {
+        let mut config = Self::default();
+        config.grpc.address = address.into();
+        config
+    }
+}

@@ -1,0 +1,45 @@
+//! Runs the product service until SIGTERM or SIGINT.
+
+use clap::Parser;
+use micro_rs::{backends, core::Result, signals};
+use micro_tx::SqlDatabase;
+use product::{bootstrap, config::ProductConfig};
+use tracing_subscriber::EnvFilter;
+
+/// The product service of the payment chain.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Where instances are announced: `memory:` (this process only), `static:…`.
+    #[arg(long, default_value = "memory:")]
+    registry: String,
+    /// Where events go: `memory:` (this process only).
+    #[arg(long, default_value = "memory:")]
+    broker: String,
+    /// Where rows are kept: `sqlite:FILE`.
+    #[arg(long, default_value = "sqlite:products.db")]
+    database: String,
+    /// Where calls are taken; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: String,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).init();
+    let arguments = Arguments::parse();
+    for (port, url) in [("registry", &arguments.registry), ("broker", &arguments.broker)] {
+        if url.starts_with("memory:") {
+            tracing::warn!(port, "memory: reaches this process only; no other service sees what is in it");
+        }
+    }
+    let stopped = signals::termination()?;
+    let plugged = bootstrap::Plugged {
+        registry: backends::registry(&arguments.registry).await?,
+        broker: backends::broker(&arguments.broker).await?,
+        database: SqlDatabase::connect_url(&arguments.database).await?,
+    };
+    let service = bootstrap::assemble(&ProductConfig::listening_on(arguments.listen), &plugged).await?;
+    service.into_app(&plugged).run_until(stopped).await
+}
