@@ -184,8 +184,10 @@ impl<S> Consumer<S> {
         let mut running = self.running.lock().await;
         let Some(Running { receive, retry }) = running.as_mut() else { return Ok(true) };
         let ended = async {
-            if let Some(retry) = retry {
-                retry.await.ok();
+            if let Some(task) = retry {
+                task.await.ok();
+                // An ended task must not be asked again when this wait is repeated.
+                *retry = None;
             }
             receive.await
         };

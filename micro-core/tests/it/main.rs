@@ -2,7 +2,11 @@
 
 mod broker;
 mod codec;
+mod consumer;
 mod does_not_compile;
+mod inbox_service;
 mod registry;
+mod relay;
 mod run_is_spawnable;
 mod selector;
+mod world;

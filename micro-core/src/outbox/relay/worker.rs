@@ -322,6 +322,9 @@ where
 
     /// Sends what is there, once, and takes the receipts as long as they come.
     async fn last_pass(mut self) {
+        if Instant::now() >= self.own_at {
+            self.own().await;
+        }
         self.mark_dirty(ShardSet::ALL);
         loop {
             self.read().await;

@@ -1,0 +1,391 @@
+//! What the consumer does around its stack: acks, lanes, rebalances, crashes, drains.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use micro_core::{
+    Error, ErrorKind, Health, Result,
+    app::Component as _,
+    broker::{Broker as _, MemoryBroker, RevokeGuard, SubscriptionEvent, TopicPartition},
+    consume::{Consumer, DeliveryBatch, DeliveryPolicy},
+    parked::DeadLetterStore as _,
+    transaction::RetryPolicy,
+};
+use proptest::prelude::*;
+use tokio::sync::Semaphore;
+use tower::service_fn;
+
+use crate::world::{Act, Ledger, ORDERS, Paid, ScriptedBroker, World, delivered, delivery, eventually, message};
+
+fn policy() -> DeliveryPolicy {
+    DeliveryPolicy::default()
+}
+
+fn partition_0() -> Vec<TopicPartition> {
+    vec![TopicPartition { topic: ORDERS.into(), partition: 0 }]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transient_error_is_retried_and_never_acked_as_success() {
+    let world = World::new();
+    let ledger =
+        Ledger::new(|_, _, attempts| if attempts < 2 { Act::Fail(ErrorKind::Unavailable) } else { Act::Apply });
+    let broker = ScriptedBroker::new();
+    let consumer = Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, policy())).build();
+    consumer.start(&Health::new()).await.unwrap();
+    broker.deliver([delivery(&Paid::new("a", 1), 0)]).await;
+    eventually("the first failure", || ledger.call_count("a", 1) == 1).await;
+    assert!(world.applied("a").is_empty() && broker.acked().is_none());
+    eventually("the ack", || broker.acked() == Some(1)).await;
+    assert_eq!((world.applied("a"), ledger.call_count("a", 1)), (vec![1], 3));
+    consumer.drain(Duration::from_secs(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_written_before_the_ack() {
+    let world = World::new();
+    let ledger = Ledger::new(|_, _, _| Act::Fail(ErrorKind::InvalidArgument));
+    let broker = MemoryBroker::new();
+    let consumer = Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, policy())).build();
+    consumer.start(&Health::new()).await.unwrap();
+    // The receipt of the memory broker is the group's ack.
+    let receipts = broker.publish(vec![message(&Paid::new("a", 1))]).await;
+    assert!(receipts[0].is_ok());
+    assert_eq!(world.database.dead_letters().count("stock").await.unwrap(), 1);
+    consumer.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_crash_before_the_ack_delivers_again_and_the_effect_is_once() {
+    let world = World::new();
+    let broker = MemoryBroker::new();
+    let ledger = Ledger::applying();
+    let inbox = world.inbox(&ledger, policy());
+    // Settles, and never comes back to ack.
+    let hanging = service_fn(move |batch: DeliveryBatch| {
+        let mut inbox = inbox.clone();
+        async move {
+            tower::Service::call(&mut inbox, batch).await?;
+            std::future::pending::<Result<()>>().await
+        }
+    });
+    let crashing = Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], hanging).build();
+    crashing.start(&Health::new()).await.unwrap();
+    let publish = tokio::spawn({
+        let broker = broker.clone();
+        async move { broker.publish(vec![message(&Paid::new("a", 1))]).await }
+    });
+    eventually("the effect", || world.applied("a") == [1]).await;
+    drop(crashing);
+    assert!(!publish.is_finished(), "nothing was acked");
+
+    let next = Consumer::builder(Arc::new(broker), world.inbox(&ledger, policy())).build();
+    next.start(&Health::new()).await.unwrap();
+    assert!(publish.await.unwrap()[0].is_ok());
+    assert_eq!((world.applied("a"), ledger.call_count("a", 1)), (vec![1], 1));
+    next.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_stack_fails_nothing_is_acked_and_the_consumer_is_not_serving() {
+    let (world, ledger) = (World::new(), Ledger::applying());
+    let is_down = Arc::new(AtomicBool::new(true));
+    let broker = ScriptedBroker::new();
+    let down = is_down.clone();
+    let consumer = Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, policy()))
+        .stack(|inbox| {
+            service_fn(move |batch: DeliveryBatch| {
+                let (mut inbox, is_down) = (inbox.clone(), down.load(Ordering::Relaxed));
+                async move {
+                    if is_down {
+                        return Err(Error::new(ErrorKind::Unavailable, "tx.begin", "no connection"));
+                    }
+                    tower::Service::call(&mut inbox, batch).await
+                }
+            })
+        })
+        .build();
+    let health = Health::new();
+    consumer.start(&health).await.unwrap();
+    assert!(health.is_serving());
+    broker.deliver([delivery(&Paid::new("a", 1), 0)]).await;
+    eventually("not serving", || !health.is_serving()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(broker.acked().is_none());
+    is_down.store(false, Ordering::Relaxed);
+    eventually("the ack", || broker.acked() == Some(1)).await;
+    eventually("serving again", || health.is_serving()).await;
+    assert_eq!(world.applied("a"), [1]);
+    consumer.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panicking_stack_does_not_end_the_consumer() {
+    let broker = ScriptedBroker::new();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let service = service_fn(move |_: DeliveryBatch| {
+        let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            assert!(!is_first, "the first call panics");
+            Ok::<_, Error>(())
+        }
+    });
+    let consumer = Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], service).build();
+    consumer.start(&Health::new()).await.unwrap();
+    broker.deliver([delivery(&Paid::new("a", 1), 0)]).await;
+    eventually("the ack", || broker.acked() == Some(1)).await;
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+    consumer.close().await.unwrap();
+}
+
+/// A ledger whose order `slow` waits for a permit.
+fn slow_ledger() -> (Ledger, Arc<Semaphore>) {
+    let permits = Arc::new(Semaphore::new(0));
+    let gate = permits.clone();
+    let ledger = Ledger::new(move |order, _, _| if order == "slow" { Act::Wait(gate.clone()) } else { Act::Apply });
+    (ledger, permits)
+}
+
+/// A stack without transactions, so that lanes do not wait for one another in the memory database.
+fn slow_service(
+    permits: Arc<Semaphore>,
+    finished: Arc<AtomicUsize>,
+) -> impl tower::Service<DeliveryBatch, Response = (), Error = Error, Future: Send> + Clone + Send + 'static {
+    service_fn(move |batch: DeliveryBatch| {
+        let (permits, finished) = (permits.clone(), finished.clone());
+        async move {
+            if batch.deliveries.iter().any(|delivery| delivery.message.key.as_deref() == Some(b"slow")) {
+                permits.acquire().await.expect("never closed").forget();
+            }
+            finished.fetch_add(batch.deliveries.len(), Ordering::Relaxed);
+            Ok(())
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_key_holds_up_the_ack_and_not_the_other_lanes_and_a_full_partition_is_paused() {
+    let broker = ScriptedBroker::new();
+    let (permits, finished) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let service = slow_service(permits.clone(), finished.clone());
+    let consumer =
+        Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], service).unfinished_count_max(100).build();
+    consumer.start(&Health::new()).await.unwrap();
+    broker.deliver([delivery(&Paid::new("slow", 0), 0)]).await;
+    broker.deliver((1..150).map(|offset| delivery(&Paid::new(&format!("fast-{offset}"), 0), offset))).await;
+    // Some keys share the slow one's lane; three lanes of four go on.
+    eventually("the other lanes", || finished.load(Ordering::Relaxed) > 80).await;
+    eventually("the pause", || broker.flow() == ["pause"]).await;
+    assert!(broker.acked().is_none_or(|acked| acked == 0));
+    permits.add_permits(1);
+    eventually("the ack of all", || broker.acked() == Some(150)).await;
+    eventually("the resume", || broker.flow() == ["pause", "resume"]).await;
+    let acks = broker.acks();
+    assert!(acks.is_sorted(), "{acks:?}");
+    consumer.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_partition_finishes_and_acks_what_is_in_hand_and_forgets_the_rest() {
+    let world = World::new();
+    let (ledger, permits) = slow_ledger();
+    let broker = ScriptedBroker::new();
+    let consumer = Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, policy())).lane_count(1).build();
+    consumer.start(&Health::new()).await.unwrap();
+    broker.deliver([delivery(&Paid::new("slow", 1), 0)]).await;
+    eventually("the batch in hand", || ledger.call_count("slow", 1) == 1).await;
+    broker.deliver([delivery(&Paid::new("a", 2), 1)]).await;
+    let (guard, released) = RevokeGuard::new();
+    broker.feed.send(SubscriptionEvent::Revoked(partition_0(), guard)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(world.applied("slow").is_empty(), "the guard waits for the batch in hand");
+    permits.add_permits(1);
+    released.await.unwrap_err();
+    assert_eq!((broker.acked(), world.applied("slow")), (Some(1), vec![1]));
+    assert!(world.applied("a").is_empty());
+
+    // The partition comes back from the acked position.
+    broker.deliver([delivery(&Paid::new("a", 2), 1)]).await;
+    eventually("the ack of the rest", || broker.acked() == Some(2)).await;
+    assert_eq!(world.applied("a"), [2]);
+    consumer.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_partition_that_takes_too_long_is_dropped_unacked() {
+    let world = World::new();
+    let (ledger, permits) = slow_ledger();
+    let broker = ScriptedBroker::new();
+    let consumer = Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, policy())).build();
+    consumer.start(&Health::new()).await.unwrap();
+    broker.deliver([delivery(&Paid::new("slow", 1), 0)]).await;
+    eventually("the batch in hand", || ledger.call_count("slow", 1) == 1).await;
+    let (guard, released) = RevokeGuard::new();
+    broker.feed.send(SubscriptionEvent::Revoked(partition_0(), guard)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(6), released).await.expect("the guard is dropped in time").unwrap_err();
+    permits.add_permits(1);
+    assert!(world.applied("slow").is_empty() && broker.acked().is_none_or(|acked| acked == 0));
+    consumer.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_partition_drops_what_is_in_hand_and_acks_nothing() {
+    let world = World::new();
+    let (ledger, permits) = slow_ledger();
+    let broker = ScriptedBroker::new();
+    let consumer = Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, policy())).build();
+    consumer.start(&Health::new()).await.unwrap();
+    let slow = message(&Paid::new("slow", 1));
+    broker.deliver([delivered(slow.clone(), 5)]).await;
+    eventually("the batch in hand", || ledger.call_count("slow", 1) == 1).await;
+    broker.feed.send(SubscriptionEvent::Lost(partition_0())).await.unwrap();
+    // The same member gets the partition again, from an earlier position.
+    permits.add_permits(1);
+    broker.deliver([delivery(&Paid::new("a", 1), 4), delivered(slow, 5)]).await;
+    eventually("the ack", || broker.acked() == Some(6)).await;
+    assert_eq!((world.applied("a"), world.applied("slow")), (vec![1], vec![1]));
+    consumer.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_finishes_and_acks_what_was_received() {
+    let (world, ledger) = (World::new(), Ledger::applying());
+    let broker = ScriptedBroker::new();
+    let consumer = Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, policy())).build();
+    consumer.start(&Health::new()).await.unwrap();
+    broker.deliver((0..500_u32).map(|seq| delivery(&Paid::new("a", seq), seq.into()))).await;
+    eventually("the start", || !world.applied("a").is_empty()).await;
+    consumer.drain(Duration::from_secs(10)).await.unwrap();
+    assert_eq!((world.applied("a").len(), broker.acked()), (500, Some(500)));
+    assert!(consumer.start(&Health::new()).await.is_err(), "a consumer is started once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_takes_too_long_says_so_and_drops_the_rest() {
+    let world = World::new();
+    let (ledger, _permits) = slow_ledger();
+    let broker = ScriptedBroker::new();
+    let consumer = Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, policy())).build();
+    consumer.start(&Health::new()).await.unwrap();
+    broker.deliver([delivery(&Paid::new("slow", 1), 0)]).await;
+    eventually("the batch in hand", || ledger.call_count("slow", 1) == 1).await;
+    let error = consumer.drain(Duration::from_secs(2)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    assert!(world.applied("slow").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn parked_deliveries_are_tried_again_by_the_consumer() {
+    let world = World::new();
+    let ledger = Ledger::new(|_, seq, attempts| match seq {
+        1 if attempts < 4 => Act::Fail(ErrorKind::NotFound),
+        _ => Act::Apply,
+    });
+    let broker = ScriptedBroker::new();
+    let consumer = Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, policy())).build();
+    consumer.start(&Health::new()).await.unwrap();
+    broker.deliver([delivery(&Paid::new("a", 1), 0), delivery(&Paid::new("a", 2), 1)]).await;
+    eventually("the ack: nothing pins the offsets", || broker.acked() == Some(2)).await;
+    assert!(world.applied("a").is_empty());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    eventually("both, in order", || world.applied("a") == [1, 2]).await;
+    consumer.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_member_that_joins_in_the_middle_changes_nothing() {
+    let (world, ledger) = (World::new(), Ledger::applying());
+    let broker = MemoryBroker::new().with_partition_count(4);
+    let consumers = [(); 2].map(|()| {
+        Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, policy())).batch_count_max(8).build()
+    });
+    consumers[0].start(&Health::new()).await.unwrap();
+    let events = (0..40_u32).flat_map(|seq| (0..20).map(move |order| Paid::new(&format!("o-{order}"), seq)));
+    let messages: Vec<_> = events.map(|event| message(&event)).collect();
+    let publish = tokio::spawn({
+        let broker = broker.clone();
+        async move { broker.publish(messages).await }
+    });
+    eventually("the middle", || !world.all_applied().is_empty()).await;
+    consumers[1].start(&Health::new()).await.unwrap();
+    assert!(publish.await.unwrap().iter().all(Result::is_ok));
+    let expected: Vec<u32> = (0..40).collect();
+    let applied = world.all_applied();
+    assert_eq!(applied.len(), 20);
+    assert!(applied.values().all(|seqs| *seqs == expected), "{applied:?}");
+    for consumer in &consumers {
+        consumer.close().await.unwrap();
+    }
+}
+
+/// What a chaos run does to each event: how often it fails, and how often it is delivered.
+#[derive(Clone, Debug)]
+struct Fate {
+    order: usize,
+    failure_count: u32,
+    is_panic: bool,
+    copies: usize,
+}
+
+fn fates() -> impl Strategy<Value = Vec<Fate>> {
+    let fate = (0..6_usize, prop_oneof![6 => Just(0), 2 => 1..4_u32, 1 => 4..6_u32], any::<bool>(), 1..3_usize)
+        .prop_map(|(order, failure_count, is_panic, copies)| Fate { order, failure_count, is_panic, copies });
+    prop::collection::vec(fate, 1..60)
+}
+
+/// Publishes the events, duplicates among them, and answers what was applied once all is settled.
+async fn live_through(fates: Vec<Fate>, lane_count: usize, batch_count_max: usize) -> BTreeMap<String, Vec<u32>> {
+    let world = World::new();
+    let mut failures = BTreeMap::new();
+    let mut messages = Vec::new();
+    for (seq, fate) in (0_u32..).zip(&fates) {
+        let event = Paid::new(&format!("o-{}", fate.order), seq);
+        let sent = message(&event);
+        messages.extend(std::iter::repeat_n(sent.clone(), fate.copies));
+        // An old event once more, long after it was handled.
+        messages.extend((fate.copies == 2).then_some(messages[0].clone()));
+        failures.insert(seq, (fate.failure_count, fate.is_panic));
+    }
+    let ledger = Ledger::new(move |_, seq, attempts| match failures[&seq] {
+        (count, true) if attempts < count => Act::Panic,
+        (count, false) if attempts < count => Act::Fail(ErrorKind::Unavailable),
+        _ => Act::Apply,
+    });
+    let fast = RetryPolicy { retry_count_max: 2, ..RetryPolicy::default() };
+    let patient = policy().with_immediate(fast).with_delayed([Duration::from_secs(1); 5]);
+    let broker = MemoryBroker::new().with_partition_count(2);
+    let consumer = Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, patient))
+        .lane_count(lane_count)
+        .batch_count_max(batch_count_max)
+        .build();
+    consumer.start(&Health::new()).await.unwrap();
+    assert!(broker.publish(messages).await.iter().all(Result::is_ok));
+    let count = fates.len();
+    eventually("everything is applied", || world.all_applied().values().map(Vec::len).sum::<usize>() >= count).await;
+    consumer.drain(Duration::from_secs(10)).await.unwrap();
+    world.all_applied()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn whatever_fails_each_event_is_applied_once_and_in_the_order_of_its_key(
+        fates in fates(), lane_count in 1..5_usize, batch_count_max in 1..20_usize,
+    ) {
+        let mut expected: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        for (seq, fate) in (0_u32..).zip(&fates) {
+            expected.entry(format!("o-{}", fate.order)).or_default().push(seq);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let applied = runtime.block_on(live_through(fates, lane_count, batch_count_max));
+        prop_assert_eq!(applied, expected);
+    }
+}

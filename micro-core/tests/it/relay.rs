@@ -1,0 +1,340 @@
+//! What the relay promises: order by key, one message of a key on its way, nothing lost.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use micro_core::{
+    Error, ErrorKind, Health, Result, TransactionManagerExt as _,
+    app::Component as _,
+    broker::{Broker, Capabilities, MemoryBroker, Message, Receipt, SubscribeRequest, Subscription},
+    consume::{Consumer, DeliveryPolicy},
+    event::{BaseEvent, Event as _},
+    flow::BrokerService,
+    outbox::{OutboxCounts, OutboxStore as _, Relay, RelayConfig, SHARD_COUNT},
+};
+use prost::Message as _;
+
+use crate::world::{Ledger, Paid, World, eventually};
+
+/// What becomes of a message, by order, seq and how often it was sent before.
+enum Fate {
+    Receipt,
+    Fails(ErrorKind),
+    /// The broker has it, and never says so.
+    Silent,
+}
+
+type Script = dyn Fn(&str, u32, u32) -> Fate + Send + Sync;
+
+/// A broker that writes down what it took and notices two messages of one key on their way.
+#[derive(Clone)]
+struct ProbeBroker {
+    script: Arc<Script>,
+    state: Arc<Mutex<Probe>>,
+    receipt_delay: Duration,
+}
+
+#[derive(Default)]
+struct Probe {
+    on_their_way: HashSet<Bytes>,
+    overlaps: Vec<Bytes>,
+    tries: HashMap<(String, u32), u32>,
+    /// The seqs that got a receipt, by order.
+    taken: BTreeMap<String, Vec<u32>>,
+}
+
+impl ProbeBroker {
+    fn new(script: impl Fn(&str, u32, u32) -> Fate + Send + Sync + 'static) -> Self {
+        Self { script: Arc::new(script), state: Arc::default(), receipt_delay: Duration::from_millis(3) }
+    }
+
+    fn taken(&self) -> BTreeMap<String, Vec<u32>> {
+        self.state.lock().unwrap().taken.clone()
+    }
+
+    fn taken_count(&self) -> usize {
+        self.state.lock().unwrap().taken.values().map(Vec::len).sum()
+    }
+
+    fn tries(&self, order: &str, seq: u32) -> u32 {
+        self.state.lock().unwrap().tries.get(&(order.to_owned(), seq)).copied().unwrap_or(0)
+    }
+
+    fn assert_no_overlap(&self) {
+        let overlaps = &self.state.lock().unwrap().overlaps;
+        assert!(overlaps.is_empty(), "two unacknowledged messages of {overlaps:?}");
+    }
+
+    async fn take(&self, message: Message) -> Result<Receipt> {
+        let key = message.key.clone().expect("every test event has a key");
+        let envelope = BaseEvent::decode(message.body).expect("sealed by the outbox");
+        let event = Paid::decode(envelope.payload).unwrap();
+        let fate = {
+            let mut probe = self.state.lock().unwrap();
+            if !probe.on_their_way.insert(key.clone()) {
+                probe.overlaps.push(key.clone());
+            }
+            let tries = probe.tries.entry((event.order.clone(), event.seq)).or_default();
+            *tries += 1;
+            (self.script)(&event.order, event.seq, *tries - 1)
+        };
+        tokio::time::sleep(self.receipt_delay).await;
+        if let Fate::Silent = fate {
+            // The sender's deadline drops this future; its key is free then.
+            let _free = FreeOnDrop(self.clone(), key);
+            return std::future::pending().await;
+        }
+        let mut probe = self.state.lock().unwrap();
+        probe.on_their_way.remove(&key);
+        match fate {
+            Fate::Fails(kind) => Err(Error::new(kind, "probe.publish", "the script says so")),
+            Fate::Receipt | Fate::Silent => {
+                probe.taken.entry(event.order).or_default().push(event.seq);
+                Ok(Receipt { partition: 0, offset: 0 })
+            }
+        }
+    }
+}
+
+struct FreeOnDrop(ProbeBroker, Bytes);
+
+impl Drop for FreeOnDrop {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap().on_their_way.remove(&self.1);
+    }
+}
+
+#[async_trait]
+impl Broker for ProbeBroker {
+    async fn publish(&self, messages: Vec<Message>) -> Vec<Result<Receipt>> {
+        futures_util::future::join_all(messages.into_iter().map(|message| self.take(message))).await
+    }
+
+    async fn subscribe(&self, _request: SubscribeRequest) -> Result<Arc<dyn Subscription>> {
+        Err(Error::new(ErrorKind::Unimplemented, "probe.subscribe", "sends only"))
+    }
+
+    async fn flush(&self, _deadline: Duration) -> Result<()> {
+        Ok(())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(true, true, false)
+    }
+}
+
+fn relay(world: &World, broker: &ProbeBroker) -> Relay<BrokerService> {
+    Relay::builder(world.database.outbox(), Arc::new(broker.clone())).build()
+}
+
+async fn counts(world: &World) -> OutboxCounts {
+    world.database.outbox().counts().await.unwrap()
+}
+
+fn orders(count: usize, seqs: u32) -> Vec<Paid> {
+    (0..seqs).flat_map(|seq| (0..count).map(move |order| Paid::new(&format!("o-{order}"), seq))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn order_by_key_holds_under_failing_receipts_with_one_message_of_a_key_on_its_way() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|_, _, tries| match (fastrand::u8(0..10), tries) {
+        (0..=2, 0..=3) => Fate::Fails(ErrorKind::Unavailable),
+        (3, 0..=3) => Fate::Silent,
+        _ => Fate::Receipt,
+    });
+    let relay = relay(&world, &broker);
+    relay.start(&Health::new()).await.unwrap();
+    // Committed while the relay runs, in many transactions.
+    for events in orders(20, 30).chunks(17) {
+        world.add(events).await;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..5))).await;
+    }
+    // Silent receipts take 30 s each, of the paused clock.
+    for _ in 0..60 {
+        if broker.taken_count() == 600 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+    let expected: Vec<u32> = (0..30).collect();
+    let taken = broker.taken();
+    assert_eq!(taken.len(), 20);
+    assert!(taken.values().all(|seqs| *seqs == expected), "{taken:?}");
+    broker.assert_no_overlap();
+    relay.drain(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(counts(&world).await, OutboxCounts::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_without_receipts_does_not_hold_up_the_others() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|order, _, _| if order == "stuck" { Fate::Silent } else { Fate::Receipt });
+    // More rows of the stuck key than are read at once, before all others.
+    world.add(&(0..1_000).map(|seq| Paid::new("stuck", seq)).collect::<Vec<_>>()).await;
+    world.add(&orders(50, 20)).await;
+    let relay = relay(&world, &broker);
+    relay.start(&Health::new()).await.unwrap();
+    eventually("the others", || broker.taken_count() == 1_000).await;
+    assert_eq!(broker.taken().values().filter(|seqs| seqs.is_sorted()).count(), 50);
+    assert!(broker.tries("stuck", 0) >= 1);
+    assert_eq!(broker.tries("stuck", 1), 0);
+    broker.assert_no_overlap();
+    relay.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_the_broker_refuses_for_good_is_parked_and_its_key_goes_on() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|order, seq, _| match (order, seq) {
+        ("o-1", 1) => Fate::Fails(ErrorKind::InvalidArgument),
+        _ => Fate::Receipt,
+    });
+    world.add(&orders(3, 3)).await;
+    let relay = relay(&world, &broker);
+    relay.start(&Health::new()).await.unwrap();
+    eventually("the rest", || broker.taken_count() == 8).await;
+    assert_eq!(broker.taken()["o-1"], [0, 2]);
+    relay.drain(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(counts(&world).await, OutboxCounts { unsent: 0, parked: 1 });
+    let parked = world.database.outbox().parked();
+    assert_eq!(parked[0].1, "probe.publish: the script says so");
+    assert_eq!(broker.tries("o-1", 1), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_receipt_is_waited_for_only_so_long() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|_, _, tries| if tries == 0 { Fate::Silent } else { Fate::Receipt });
+    world.add(&orders(1, 1)).await;
+    let relay = relay(&world, &broker);
+    relay.start(&Health::new()).await.unwrap();
+    eventually("the first send", || broker.tries("o-0", 0) == 1).await;
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    assert_eq!(broker.tries("o-0", 0), 1);
+    eventually("the second send", || broker.taken_count() == 1).await;
+    relay.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn rolled_back_rows_are_never_sent() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|_, _, _| Fate::Receipt);
+    let relay = relay(&world, &broker);
+    relay.start(&Health::new()).await.unwrap();
+    let outbox = world.outbox();
+    let rolled_back: Result<()> = world
+        .database
+        .transactions()
+        .run(async |tx| {
+            outbox.add(tx, &Paid::new("ghost", 1)).await?;
+            Err(Error::new(ErrorKind::FailedPrecondition, "orders.pay", "not in this state"))
+        })
+        .await;
+    assert!(rolled_back.is_err());
+    world.add(&[Paid::new("real", 1)]).await;
+    eventually("the committed one", || broker.taken_count() == 1).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(broker.taken().into_keys().collect::<Vec<_>>(), ["real"]);
+    relay.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_sends_again_what_had_no_receipt() {
+    let world = World::new();
+    let silent = ProbeBroker::new(|_, _, _| Fate::Silent);
+    world.add(&orders(5, 2)).await;
+    let first = relay(&world, &silent);
+    first.start(&Health::new()).await.unwrap();
+    eventually("the first send", || silent.tries("o-0", 0) == 1).await;
+    drop(first);
+
+    let broker = ProbeBroker::new(|_, _, _| Fate::Receipt);
+    let second = relay(&world, &broker);
+    second.start(&Health::new()).await.unwrap();
+    eventually("all of them", || broker.taken_count() == 10).await;
+    assert!(broker.taken().values().all(|seqs| seqs == &[0, 1]));
+    second.drain(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(counts(&world).await, OutboxCounts::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_relay_waits_for_the_shards_and_takes_over() {
+    let world = World::new();
+    let (broker_1, broker_2) = (ProbeBroker::new(|_, _, _| Fate::Receipt), ProbeBroker::new(|_, _, _| Fate::Receipt));
+    let (first, second) = (relay(&world, &broker_1), relay(&world, &broker_2));
+    first.start(&Health::new()).await.unwrap();
+    world.add(&orders(20, 1)).await;
+    eventually("the first relay", || broker_1.taken_count() == 20).await;
+    second.start(&Health::new()).await.unwrap();
+    world.add(&orders(20, 1)).await;
+    eventually("the first relay again", || broker_1.taken_count() == 40).await;
+    assert_eq!(broker_2.taken_count(), 0);
+    first.drain(Duration::from_secs(1)).await.unwrap();
+    world.add(&orders(20, 1)).await;
+    eventually("the second relay", || broker_2.taken_count() == 20).await;
+    second.close().await.unwrap();
+    for shard in 0..SHARD_COUNT {
+        assert!(world.database.outbox().own(shard).await.unwrap().is_some(), "a closed relay frees its shards");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_sends_what_is_there_and_does_not_wait_for_a_broker_that_is_silent() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|order, _, _| if order == "o-0" { Fate::Silent } else { Fate::Receipt });
+    world.add(&orders(10, 5)).await;
+    let relay = relay(&world, &broker);
+    relay.start(&Health::new()).await.unwrap();
+    relay.drain(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(broker.taken_count(), 45);
+    assert_eq!(counts(&world).await, OutboxCounts { unsent: 5, parked: 0 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_is_down_for_long_makes_the_relay_not_serving_until_it_is_back() {
+    let world = World::new();
+    let is_down = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let down = is_down.clone();
+    let broker = ProbeBroker::new(move |_, _, _| {
+        let is_down = down.load(std::sync::atomic::Ordering::Relaxed);
+        if is_down { Fate::Fails(ErrorKind::Unavailable) } else { Fate::Receipt }
+    });
+    world.add(&orders(2, 1)).await;
+    let (relay, health) = (relay(&world, &broker), Health::new());
+    relay.start(&health).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(health.is_serving());
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(!health.is_serving());
+    // 100, 200, … ms, then every 5 s: some 7 tries in 12 s.
+    assert!((4..=9).contains(&broker.tries("o-0", 0)), "{}", broker.tries("o-0", 0));
+    is_down.store(false, std::sync::atomic::Ordering::Relaxed);
+    eventually("serving", || health.is_serving()).await;
+    assert_eq!(broker.taken_count(), 2);
+    relay.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_event_goes_from_a_transaction_through_the_broker_into_another() {
+    let (world, ledger) = (World::new(), Ledger::applying());
+    let broker = MemoryBroker::new();
+    let consumer = Consumer::builder(Arc::new(broker.clone()), world.inbox(&ledger, DeliveryPolicy::default())).build();
+    let relay = Relay::builder(world.database.outbox(), Arc::new(broker)).config(RelayConfig::default()).build();
+    consumer.start(&Health::new()).await.unwrap();
+    relay.start(&Health::new()).await.unwrap();
+    for events in orders(10, 50).chunks(5) {
+        world.add(events).await;
+    }
+    eventually("all of them", || world.all_applied().values().map(Vec::len).sum::<usize>() == 500).await;
+    let expected: Vec<u32> = (0..50).collect();
+    assert!(world.all_applied().values().all(|seqs| *seqs == expected));
+    relay.drain(Duration::from_secs(5)).await.unwrap();
+    consumer.drain(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(counts(&world).await, OutboxCounts::default());
+}
