@@ -63,10 +63,15 @@ fn banned_words<'a>(file: &'a SourceFile, words: &'a [(String, &Word)]) -> impl 
         let line = line.to_ascii_lowercase();
         words
             .iter()
-            .filter(|(word, _)| line.contains(word.as_str()))
+            .filter(|(word, entry)| line.contains(word.as_str()) && !is_the_compilers(file, entry))
             .map(|(word, entry)| Violation::new(&file.path, index + 1, format!("`{}`: {}", word.trim(), entry.reason)))
             .collect::<Vec<_>>()
     })
+}
+
+/// What the compiler is expected to say may propose what we do not write.
+fn is_the_compilers(file: &SourceFile, word: &Word) -> bool {
+    file.path.ends_with(".stderr") && word.reason == UNFINISHED
 }
 
 fn empty_names(file: &SourceFile) -> impl Iterator<Item = Violation> + '_ {
@@ -93,6 +98,12 @@ mod tests {
             let found = of("a.md", &format!("fine\nsome {} here\n", word.pieces.concat().to_uppercase()));
             assert!(found.iter().any(|violation| violation.line == 2), "{:?}", word.pieces);
         }
+    }
+
+    #[test]
+    fn the_compiler_may_propose_what_we_do_not_write() {
+        assert_eq!(of("a/fails.stderr", &["{ to", "do!() }"].concat()).len(), 0);
+        assert_eq!(of("a/fails.stderr", &["/ro", "ot/a.rs"].concat()).len(), 1);
     }
 
     #[test]

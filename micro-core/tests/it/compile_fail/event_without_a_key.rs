@@ -1,3 +1,5 @@
+//! An event without a key: its `key` is not implemented.
+
 use bytes::{Bytes, BytesMut};
 use micro_core::{Result, event::Event};
 

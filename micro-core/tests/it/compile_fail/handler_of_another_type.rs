@@ -1,3 +1,5 @@
+//! A handler of one event registered for another.
+
 use micro_core::{
     Result, Tx,
     consume::{Handler, Router},

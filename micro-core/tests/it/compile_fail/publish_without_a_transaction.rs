@@ -1,3 +1,5 @@
+//! Publishing an event by the outbox without a transaction.
+
 use micro_core::{Result, outbox::Outbox};
 
 #[derive(Clone, PartialEq, prost::Message)]
