@@ -263,6 +263,9 @@ mod tests {
         assert_eq!(request.metadata("x-region"), Some("cn-east"));
         request.set_metadata("x-user", "line\nbreak");
         assert_eq!(request.metadata("x-user"), Some("from header"));
+        request.set_metadata("x-region", "cn-west");
+        assert_eq!(request.headers()["x-region"], "cn-west");
+        assert_eq!(request.extensions().get::<Metadata>().unwrap().get("x-region"), Some("cn-west"));
     }
 
     #[test]
