@@ -49,9 +49,9 @@ fn hanging(
 #[tokio::test(start_paused = true)]
 async fn a_call_ends_at_its_callers_deadline() {
     let drops = Count::default();
-    let service = ServerDeadlineLayer::default().layer(hanging(&drops));
+    let mut service = ServerDeadlineLayer::default().layer(hanging(&drops));
     let begin = Instant::now();
-    let mut call = Box::pin(service.clone().oneshot(with_timeout("70m")));
+    let mut call = Box::pin(service.ready().await.unwrap().call(with_timeout("70m")));
     let response = (&mut call).await.unwrap();
     assert_eq!(begin.elapsed(), Duration::from_millis(70));
     assert_eq!(status(&response), EXCEEDED);
