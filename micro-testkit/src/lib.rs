@@ -2,10 +2,34 @@
 //!
 //! An adapter's tests write a fixture and one line; each promise becomes a test of its name:
 //!
-//! ```text
-//! mod memory_broker {
-//!     micro_testkit::broker_conformance!(MemoryBrokerFixture);
+//! ```
+//! use std::{sync::Arc, time::Duration};
+//! use micro_core::registry::{MemoryRegistry, Registry};
+//! use micro_testkit::{Fixture, Missing, registry::RegistryFixture};
+//!
+//! struct MemoryRegistryFixture(Arc<MemoryRegistry>);
+//!
+//! impl Fixture for MemoryRegistryFixture {
+//!     // A fixture on a server answers `Missing` where there is none: the test says so and is skipped.
+//!     async fn start() -> Result<Self, Missing> {
+//!         Ok(Self(Arc::new(MemoryRegistry::new())))
+//!     }
+//!
+//!     fn patience(&self) -> Duration {
+//!         Duration::from_secs(5)
+//!     }
 //! }
+//!
+//! impl RegistryFixture for MemoryRegistryFixture {
+//!     fn registry(&self) -> Arc<dyn Registry> {
+//!         self.0.clone()
+//!     }
+//! }
+//!
+//! mod memory_registry {
+//!     micro_testkit::registry_conformance!(super::MemoryRegistryFixture);
+//! }
+//! # fn main() {}
 //! ```
 //!
 //! Per port there is one decorator that breaks a promise on demand (`BrokenBroker` …), with which

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::Future,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -142,22 +141,11 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    pub(super) fn start(fixture: &impl BrokerFixture, topic: &str, group: &str) -> impl Future<Output = Self> {
-        let joining = Consumer::join(fixture, topic, group);
-        async move {
-            let subscription = joining.await.subscription;
-            let bodies = Arc::new(Mutex::new(Vec::new()));
-            let collected = bodies.clone();
-            let task = tokio::spawn(async move {
-                loop {
-                    let batch = next_batch(&*subscription).await;
-                    let bodies = batch.iter().map(|delivery| String::from_utf8_lossy(&delivery.message.body).into());
-                    collected.lock().expect("no holder panics").extend(bodies);
-                    ack(&*subscription, &batch).await;
-                }
-            });
-            Self { bodies, task: task.abort_handle() }
-        }
+    pub(super) async fn start(fixture: &impl BrokerFixture, topic: &str, group: &str) -> Self {
+        let subscription = Consumer::join(fixture, topic, group).await.subscription;
+        let bodies = Arc::new(Mutex::new(Vec::new()));
+        let task = tokio::spawn(collect(subscription, bodies.clone())).abort_handle();
+        Self { bodies, task }
     }
 
     pub(super) fn body(round: usize, number: usize) -> String {
@@ -173,6 +161,15 @@ impl Collector {
         let prefix = format!("{round}/");
         let bodies = self.bodies.lock().expect("no holder panics");
         bodies.iter().filter(|body| body.starts_with(&prefix)).cloned().collect()
+    }
+}
+
+async fn collect(subscription: Arc<dyn Subscription>, bodies: Arc<Mutex<Vec<String>>>) {
+    loop {
+        let batch = next_batch(&*subscription).await;
+        let collected = batch.iter().map(|delivery| String::from_utf8_lossy(&delivery.message.body).into_owned());
+        bodies.lock().expect("no holder panics").extend(collected);
+        ack(&*subscription, &batch).await;
     }
 }
 

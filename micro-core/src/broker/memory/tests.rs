@@ -1,6 +1,6 @@
 //! What the memory broker promises beyond the port.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -136,11 +136,13 @@ async fn partitions_are_shared_evenly_and_little_moves() {
     let mut members = vec![member(&broker, "stock").await];
     for joined in 2..=5 {
         let newest = member(&broker, "stock").await;
+        let mut moved_count = 0;
         for old in &members {
-            while let Some(Some(event)) = old.next().now_or_never() {
-                assert!(matches!(event, SubscriptionEvent::Revoked(..)), "{event:?}");
+            while let Some(Some(SubscriptionEvent::Revoked(partitions, _))) = old.next().now_or_never() {
+                moved_count += partitions.len();
             }
         }
+        assert_eq!(moved_count, 8 / joined, "only the newest one's share moves");
         members.push(newest);
         settle_rebalances(&broker).await;
         let counts = owned_counts(&broker);
@@ -224,6 +226,115 @@ async fn requests_and_messages_without_names_are_refused() {
     for request in [SubscribeRequest::new("", [TOPIC]), SubscribeRequest::new("g", no_topic)] {
         let error = broker.subscribe(request).await.err().expect("refused");
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_that_come_and_go_lose_nothing_and_keep_the_order() {
+    for seed in 0..50 {
+        let mut run = Run::new(seed);
+        for _ in 0..300 {
+            run.step().await;
+        }
+        run.finish().await;
+    }
+}
+
+/// A random life of one group; a failing seed is the test's name for it.
+struct Run {
+    seed: u64,
+    random: fastrand::Rng,
+    broker: MemoryBroker,
+    published: HashMap<String, Vec<String>>,
+    /// First deliveries by key.
+    delivered: HashMap<String, Vec<String>>,
+    members: Vec<Arc<dyn Subscription>>,
+    /// What a member holds and may ack later, or never.
+    in_hand: Vec<(Arc<dyn Subscription>, Delivery)>,
+    guards: Vec<RevokeGuard>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            random: fastrand::Rng::with_seed(seed),
+            broker: MemoryBroker::new().with_partition_count(4),
+            published: HashMap::new(),
+            delivered: HashMap::new(),
+            members: Vec::new(),
+            in_hand: Vec::new(),
+            guards: Vec::new(),
+        }
+    }
+
+    async fn step(&mut self) {
+        match self.random.u8(0..12) {
+            0..3 => self.publish(),
+            3 if self.members.len() < 5 => self.members.push(member(&self.broker, "stock").await),
+            4 if !self.members.is_empty() => {
+                let left = self.members.swap_remove(self.random.usize(..self.members.len()));
+                if self.random.bool() {
+                    left.close().await.unwrap();
+                }
+                if self.random.bool() {
+                    self.in_hand.retain(|(member, _)| !Arc::ptr_eq(member, &left));
+                }
+            }
+            5 => self.guards.clear(),
+            6..8 if !self.in_hand.is_empty() => {
+                let (member, delivery) = self.in_hand.swap_remove(self.random.usize(..self.in_hand.len()));
+                member.ack(after(&delivery)).await.unwrap();
+            }
+            _ if !self.members.is_empty() => {
+                let member = self.members[self.random.usize(..self.members.len())].clone();
+                self.hear(&member);
+            }
+            _ => {}
+        }
+        tokio::task::yield_now().await;
+    }
+
+    fn publish(&mut self) {
+        let key = self.random.u8(0..10).to_string();
+        let bodies = self.published.entry(key.clone()).or_default();
+        bodies.push(bodies.len().to_string());
+        // The first poll enqueues; whether the receipt comes is not asked here.
+        let _ = self.broker.publish(vec![message(&key, &bodies[bodies.len() - 1])]).now_or_never();
+    }
+
+    fn hear(&mut self, member: &Arc<dyn Subscription>) {
+        match member.next().now_or_never().flatten() {
+            Some(SubscriptionEvent::Batch(deliveries)) => {
+                for delivery in deliveries {
+                    let key = String::from_utf8(delivery.message.key.as_ref().unwrap().to_vec()).unwrap();
+                    let body = String::from_utf8(delivery.message.body.to_vec()).unwrap();
+                    let bodies = self.delivered.entry(key).or_default();
+                    if !bodies.contains(&body) {
+                        bodies.push(body);
+                    }
+                    self.in_hand.push((member.clone(), delivery));
+                }
+            }
+            Some(SubscriptionEvent::Revoked(_, guard)) => self.guards.push(guard),
+            Some(SubscriptionEvent::Lost(_)) | None => {}
+        }
+    }
+
+    async fn finish(mut self) {
+        self.guards.clear();
+        self.in_hand.clear();
+        self.members.clear();
+        settle_rebalances(&self.broker).await;
+        let last = member(&self.broker, "stock").await;
+        while kept_count(&self.broker) > 0 {
+            self.hear(&last);
+            assert!(!self.in_hand.is_empty(), "seed {}: what is kept is not delivered", self.seed);
+            for (member, delivery) in self.in_hand.drain(..) {
+                member.ack(after(&delivery)).await.unwrap();
+            }
+        }
+        assert_eq!(self.delivered, self.published, "seed {}", self.seed);
     }
 }
 
