@@ -48,7 +48,8 @@ pub const RECEIPT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// wait for it. What every group acked is dropped from memory.
 ///
 /// A group stays known when its last member leaves. When it lets a partition fill up to the
-/// retention limit, `publish` answers `ResourceExhausted` for that partition's messages.
+/// retention limit, `publish` answers `ResourceExhausted` for that partition's messages. Each
+/// member's rebalances are waited for on the tokio runtime in which it subscribed.
 ///
 /// # Examples
 ///
