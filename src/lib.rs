@@ -1,7 +1,8 @@
 //! micro-rs: services that call each other, publish events to each other and keep their data right.
 //!
 //! This is the facade: it re-exports the crates that its features name, and `backends` turns a URL
-//! into an adapter.
+//! into an adapter. What follows is the project's README.
+#![doc = include_str!("../README.md")]
 
 pub use micro_core as core;
 #[cfg(feature = "grpc")]
@@ -16,11 +17,18 @@ pub mod signals;
 
 /// What most programs import.
 pub mod prelude {
+    pub use async_trait::async_trait;
     pub use micro_core::{
         Error, ErrorKind, Health, Metadata, Result, TransactionManager, TransactionManagerExt, Tx,
         app::{App, Component},
-        consume::{BatchHandler, DeliveryPolicy, Handler},
+        consume::{BatchHandler, Consumer, DeliveryPolicy, Handler, InboxService, Router},
         event::{Event, Received},
-        outbox::Outbox,
+        impl_event,
+        outbox::{Outbox, Relay},
     };
 }
+
+/// The Rust in the guide compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/handling-failures.md")]
+pub struct Guide;

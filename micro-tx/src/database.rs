@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use micro_core::{
     Error, ErrorKind, Result, TransactionManager, TransactionManagerExt as _, Tx,
+    consume::InboxStores,
     inbox::InboxStore,
     outbox::{CommitSignal, OutboxStore, ShardLocks},
     parked::{DeadLetterStore, ParkedStore},
@@ -127,6 +128,17 @@ impl SqlDatabase {
     /// The dead letters.
     pub fn dead_letters(&self) -> Arc<dyn DeadLetterStore> {
         Arc::new(SqlDeadLetters::new(self.clone()))
+    }
+
+    /// What an inbox service works on, without an outbox for copies of dead letters.
+    pub fn inbox_stores(&self) -> InboxStores {
+        InboxStores {
+            transactions: self.transactions(),
+            inbox: self.inbox(),
+            parked: self.parked(),
+            dead_letters: self.dead_letters(),
+            outbox: None,
+        }
     }
 
     /// Creates the framework's tables, or brings them up to date, in one transaction. It keeps its
