@@ -42,6 +42,23 @@ pub async fn broker(url: &str) -> Result<Arc<dyn Broker>> {
     }
 }
 
+/// The database that `url` names, connected and with this framework's tables.
+///
+/// # Errors
+///
+/// As [`registry`]; `Unavailable` when it cannot be reached.
+#[cfg(feature = "tx-sqlite")]
+pub async fn database(url: &str) -> Result<micro_tx::SqlDatabase> {
+    match scheme(url) {
+        "sqlite" => {
+            let database = micro_tx::SqlDatabase::connect_url(url).await?;
+            database.migrate().await?;
+            Ok(database)
+        }
+        _ => Err(unknown(url, "backends.database", "sqlite:FILE")),
+    }
+}
+
 fn scheme(url: &str) -> &str {
     url.split_once(':').map_or("", |(scheme, _)| scheme)
 }

@@ -1,0 +1,137 @@
+//! The order and product services in one process: driven with payment callbacks, disturbed on
+//! purpose, and judged.
+
+pub mod bootstrap;
+pub mod clock;
+pub mod drive;
+pub mod mischief;
+pub mod operations;
+pub mod options;
+pub mod report;
+pub mod seed;
+pub mod verdict;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::{Duration, Instant},
+};
+
+use micro_rs::prelude::*;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bootstrap::Chain,
+    drive::{Answers, Plan},
+    mischief::Poison,
+    options::Options,
+    report::{Report, peak_rss_mib},
+};
+
+/// How long nothing may move before what is left counts as left over.
+const STALL_MAX: Duration = Duration::from_secs(30);
+/// How often the databases are asked whether everything settled.
+const SETTLE_POLL: Duration = Duration::from_millis(20);
+
+/// Runs the chain as `options` say, until done or until `stop` ends the driving early; what was
+/// accepted by then still settles and is judged.
+pub async fn run(options: &Options, stop: CancellationToken) -> Result<Report> {
+    let chain = Chain::start(options).await?;
+    let outcome = drive_and_judge(&chain, options, stop).await;
+    let stopped = chain.stop().await;
+    let report = outcome?;
+    stopped?;
+    Ok(report)
+}
+
+async fn drive_and_judge(chain: &Chain, options: &Options, stop: CancellationToken) -> Result<Report> {
+    let resumed = chain.log.resumed().cloned();
+    let acknowledged = resumed.clone().unwrap_or_default();
+    let open = (1..=i64::from(options.orders)).filter(|order_id| !acknowledged.contains(order_id));
+    let plan = Plan::new(open, options.callbacks_per_order, options.duplicate_percent);
+    let began = Instant::now();
+    let poisoner = tokio::spawn(poison(chain.poisoner(), options.poison_count(), options.orders, stop.clone()));
+    let answers =
+        drive::drive(chain.channel.clone(), plan, options.concurrency, chain.clock.clone(), chain.log.clone(), stop)
+            .await;
+    let poison = poisoner.await.map_err(|error| {
+        Error::new(ErrorKind::Internal, "payment_chain.poison", "the poisoner panicked").with_source(error)
+    })??;
+    chain.broker.settle().await;
+    let left_over = settle(chain, &poison).await?;
+    let seconds = began.elapsed().as_secs_f64();
+
+    let mut report = Report { left_over, resumed: resumed.is_some(), seconds, ..Report::default() };
+    let accepted: BTreeSet<i64> = chain.log.acknowledged_orders()?;
+    verdict::judge(&chain.orders, &chain.products, chain.log.seed(), &accepted, &mut report).await?;
+    judge_dead_letters(chain, &poison, &mut report).await?;
+    add_times(chain, &answers, &mut report);
+    report.clean = report.broken().is_empty();
+    if let Some(failure) = answers.first_failure {
+        tracing::error!(failure, "the first failed callback");
+    }
+    Ok(report)
+}
+
+/// Injects poison records one after the other while the callbacks flow.
+async fn poison(
+    mut poisoner: Poison,
+    count: u32,
+    order_count: u32,
+    stop: CancellationToken,
+) -> Result<HashSet<String>> {
+    for number in 0..count {
+        if stop.is_cancelled() {
+            break;
+        }
+        poisoner.inject(number, i64::from(fastrand::u32(1..=order_count))).await?;
+    }
+    Ok(poisoner.into_event_ids())
+}
+
+/// Waits until nothing is under way, or until nothing has moved for [`STALL_MAX`]; answers how much
+/// was left over.
+async fn settle(chain: &Chain, poison: &HashSet<String>) -> Result<u64> {
+    let mut least_left = u64::MAX;
+    let mut last_moved = Instant::now();
+    loop {
+        let left = chain.unsettled(poison).await?;
+        if left == 0 {
+            return Ok(0);
+        }
+        if left < least_left {
+            (least_left, last_moved) = (left, Instant::now());
+        }
+        if last_moved.elapsed() > STALL_MAX {
+            return Ok(left);
+        }
+        tokio::time::sleep(SETTLE_POLL).await;
+    }
+}
+
+async fn judge_dead_letters(chain: &Chain, poison: &HashSet<String>, report: &mut Report) -> Result<()> {
+    let letters = chain.dead_letter_ids().await?;
+    let strangers = letters.iter().filter(|id| !id.starts_with(mischief::POISON_PREFIX)).count();
+    let missing = poison.iter().filter(|id| !letters.contains(*id)).count();
+    report.poison = poison.len() as u64;
+    report.dead_letters = letters.iter().filter(|id| poison.contains(*id)).count() as u64;
+    report.dead_letter_mismatches = (strangers + missing) as u64;
+    report.dead_letters += strangers as u64;
+    Ok(())
+}
+
+fn add_times(chain: &Chain, answers: &Answers, report: &mut Report) {
+    let milliseconds = |quantile: f64| answers.latency.value_at_quantile(quantile) as f64 / 1e3;
+    report.callback_p50_ms = milliseconds(0.50);
+    report.callback_p95_ms = milliseconds(0.95);
+    report.callback_p99_ms = milliseconds(0.99);
+    report.callbacks = answers.accepted + answers.failed;
+    report.failed_callbacks = answers.failed;
+    report.duplicate_records = chain.broker.duplicate_count();
+    report.orders_per_second = chain.clock.settled_count() as f64 / report.seconds.max(f64::MIN_POSITIVE);
+    let mut settle_times: Vec<Duration> = chain.clock.settle_times().collect();
+    settle_times.sort_unstable();
+    if let Some(p95) = settle_times.get((settle_times.len() * 95).div_ceil(100).saturating_sub(1)) {
+        report.settled_p95_ms = p95.as_secs_f64() * 1e3;
+    }
+    report.rss_mib = peak_rss_mib();
+}

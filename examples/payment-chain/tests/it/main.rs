@@ -1,0 +1,193 @@
+//! The main job as a user runs it: the program, its last line, its exit code.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+fn payment_chain(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_payment-chain"));
+    command.args(arguments).arg("--json").stdin(Stdio::null());
+    command
+}
+
+fn report_of(output: &Output) -> Value {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let last = text.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| {
+        panic!("the last line is no JSON ({error}): {text}\n{}", String::from_utf8_lossy(&output.stderr))
+    })
+}
+
+fn run(arguments: &[&str]) -> (Value, bool) {
+    let output = payment_chain(arguments).output().unwrap();
+    let report = report_of(&output);
+    (report, output.status.success())
+}
+
+#[track_caller]
+fn assert_clean(report: &Value, is_success: bool) {
+    for name in [
+        "lost",
+        "doubled",
+        "ghosts",
+        "out_of_order",
+        "stock_mismatches",
+        "left_over",
+        "dead_letter_mismatches",
+        "failed_callbacks",
+    ] {
+        assert_eq!(report[name], 0, "{name} in {report}");
+    }
+    assert!(is_success && report["clean"] == true, "{report}");
+}
+
+#[test]
+fn ten_thousand_orders_with_duplicates_and_poison_are_clean() {
+    let (report, is_success) = run(&["--orders", "10000", "--duplicate-percent", "5", "--poison-percent", "1"]);
+    assert_clean(&report, is_success);
+    assert_eq!(report["accepted"], 10_000);
+    assert_eq!(report["paid"].as_u64().unwrap() + report["refused"].as_u64().unwrap(), 10_000);
+    assert_eq!(report["poison"], 100);
+    assert_eq!(report["dead_letters"], 100);
+    assert!(report["callbacks"].as_u64().unwrap() > 10_000, "no callback was sent twice: {report}");
+    assert!(report["duplicate_records"].as_u64().unwrap() > 500, "{report}");
+}
+
+#[test]
+fn one_hundred_concurrent_callbacks_for_one_order_deduct_once() {
+    let (report, is_success) = run(&[
+        "--orders",
+        "1",
+        "--skus",
+        "1",
+        "--stock",
+        "10",
+        "--concurrency",
+        "100",
+        "--callbacks-per-order",
+        "100",
+        "--duplicate-percent",
+        "0",
+        "--poison-percent",
+        "0",
+    ]);
+    assert_clean(&report, is_success);
+    assert_eq!(report["callbacks"], 100);
+    assert_eq!(report["paid"], 1);
+    assert_eq!(report["deducted_units"], 1);
+    assert_eq!(report["stock_after"], 9);
+}
+
+#[test]
+fn two_hundred_orders_for_a_stock_of_fifty_end_as_fifty_paid_and_one_hundred_and_fifty_refused() {
+    let (report, is_success) = run(&[
+        "--orders",
+        "200",
+        "--skus",
+        "1",
+        "--stock",
+        "50",
+        "--concurrency",
+        "200",
+        "--duplicate-percent",
+        "5",
+        "--poison-percent",
+        "1",
+    ]);
+    assert_clean(&report, is_success);
+    assert_eq!(report["paid"], 50);
+    assert_eq!(report["refused"], 150);
+    assert_eq!(report["stock_after"], 0);
+}
+
+#[test]
+fn a_killed_process_loses_nothing_it_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().display());
+    let arguments = ["--orders", "3000", "--duplicate-percent", "5", "--poison-percent", "1", "--database", &database];
+    // Killed at three points of the run: hardly begun, in the middle, near the end.
+    for acknowledged_min in [20, 1_000, 2_500] {
+        let child = payment_chain(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        kill_once_acknowledged(child, &folder.path().join("callbacks.log"), acknowledged_min);
+    }
+    let (report, is_success) = run(&arguments);
+    assert_clean(&report, is_success);
+    assert_eq!(report["resumed"], true);
+    assert_eq!(report["accepted"], 3_000);
+}
+
+fn kill_once_acknowledged(mut child: Child, log: &Path, acknowledged_min: usize) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        // The first line is the seed.
+        let acknowledged = std::fs::read_to_string(log).map_or(0, |text| text.lines().count().saturating_sub(1));
+        if acknowledged >= acknowledged_min {
+            break;
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("ended by itself ({status}) after {acknowledged} acknowledged callbacks");
+        }
+        assert!(Instant::now() < deadline, "only {acknowledged} callbacks acknowledged");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn sigterm_under_load_completes_every_accepted_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().display());
+    let arguments = ["--orders", "50000", "--poison-percent", "0", "--database", &database];
+    let mut child = payment_chain(&arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let stdout = child.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || BufReader::new(stdout).lines().map_while(Result::ok).last());
+    let log = folder.path().join("callbacks.log");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while std::fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < 500 {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "the run ended before the signal");
+        std::thread::yield_now();
+    }
+    let told = Instant::now();
+    let signalled = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(signalled.success());
+    let status = child.wait().unwrap();
+    assert!(told.elapsed() < Duration::from_secs(30), "took {:?} to stop", told.elapsed());
+    let report: Value = serde_json::from_str(&reader.join().unwrap().unwrap()).unwrap();
+    assert_clean(&report, status.success());
+    let accepted = report["accepted"].as_u64().unwrap();
+    assert!((500..50_000).contains(&accepted), "{report}");
+    assert_eq!(report["paid"].as_u64().unwrap() + report["refused"].as_u64().unwrap(), accepted, "{report}");
+}
+
+#[test]
+fn a_folder_seeded_with_other_numbers_is_refused_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().display());
+    let (report, is_success) = run(&["--orders", "20", "--database", &database]);
+    assert_clean(&report, is_success);
+    let output = payment_chain(&["--orders", "21", "--database", &database]).output().unwrap();
+    assert!(!output.status.success());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("seeded with other numbers"), "{stderr}");
+}
+
+#[test]
+fn a_backend_that_is_not_compiled_in_is_named() {
+    for (option, url) in [("--broker", "kafka://127.0.0.1:9092"), ("--registry", "consul://127.0.0.1:8500")] {
+        let output = payment_chain(&["--orders", "1", option, url]).output().unwrap();
+        assert!(!output.status.success());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains(url.split(':').next().unwrap()), "{stderr}");
+    }
+    let secret =
+        payment_chain(&["--orders", "1", "--database", "mysql://app:canary-7f3a@127.0.0.1/x"]).output().unwrap();
+    assert!(!secret.status.success());
+    let text = [secret.stdout, secret.stderr].concat();
+    assert!(!String::from_utf8_lossy(&text).contains("canary-7f3a"), "the password is shown");
+}
