@@ -260,7 +260,7 @@ impl Inbox {
         let deliveries: Vec<_> = fresh.iter().map(|index| entries[*index].delivery).collect();
         let blocked = self.blocked(tx, &deliveries).await?;
         let mut held = HashSet::new();
-        let mut runs = Runs::default();
+        let mut runs = Runs::new(self.policy.handler_timeout);
         for (index, is_blocked) in fresh.into_iter().zip(blocked) {
             let entry = &entries[index];
             if is_blocked || held.contains(&queue(entry.delivery)) {
@@ -355,11 +355,13 @@ impl Inbox {
         Ok(has_key)
     }
 
-    /// Writes a dead letter, and its copy where asked.
+    /// Writes a dead letter, and its copy where asked; nothing where there is one of this event.
     pub(crate) async fn give_up(&self, tx: &mut Tx, delivery: &Delivery, attempts: u32, error: &Error) -> Result<()> {
         let mut letter = DeadLetter::new(&self.group, delivery, error, attempts);
         letter.cause = one_line(&letter.cause);
-        self.stores.dead_letters.add(tx, &letter).await?;
+        if !self.stores.dead_letters.add(tx, &letter).await? {
+            return Ok(());
+        }
         if let (true, Some(outbox)) = (self.policy.copy_to_dead_letter_topic, &self.stores.outbox) {
             let copies: Vec<_> = dead_letter_copy(&letter).into_iter().collect();
             if !copies.is_empty() {
@@ -396,7 +398,7 @@ impl Inbox {
 
     /// Calls the handler of one entry.
     pub(crate) async fn handle(&self, tx: &mut Tx, entry: &Entry<'_>, attempts: u32) -> Result<(), Failure> {
-        let mut runs = Runs::default();
+        let mut runs = Runs::new(self.policy.handler_timeout);
         if let Err(error) = runs.push(tx, 0, entry, attempts).await? {
             return Err(Failure::Handler { failed: 0..1, error });
         }
@@ -414,9 +416,9 @@ impl Inbox {
 }
 
 /// The open run of events of one type, and where its events stand among the entries.
-#[derive(Default)]
 struct Runs {
     open: Option<OpenRun>,
+    handler_timeout: Duration,
 }
 
 struct OpenRun {
@@ -426,6 +428,10 @@ struct OpenRun {
 }
 
 impl Runs {
+    fn new(handler_timeout: Duration) -> Self {
+        Self { open: None, handler_timeout }
+    }
+
     /// Adds an entry; a run of another type is executed before it. The inner error refuses the
     /// entry alone.
     async fn push(
@@ -460,7 +466,7 @@ impl Runs {
 
     async fn execute(&mut self, tx: &mut Tx) -> Result<(), Failure> {
         let Some(OpenRun { run, indices, .. }) = self.open.take() else { return Ok(()) };
-        run.execute(tx).await.map_err(|RunFailure { first, last, error }| Failure::Handler {
+        run.execute(tx, self.handler_timeout).await.map_err(|RunFailure { first, last, error }| Failure::Handler {
             failed: indices[first]..indices[last] + 1,
             error,
         })

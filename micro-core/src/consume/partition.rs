@@ -55,6 +55,7 @@ pub(crate) struct Partition {
 
 struct State {
     tracker: OffsetTracker,
+    first_offset: Option<i64>,
     queues: Vec<VecDeque<Delivery>>,
 }
 
@@ -76,7 +77,7 @@ impl Partition {
             id,
             context,
             lanes,
-            state: Mutex::new(State { tracker: OffsetTracker::new(), queues }),
+            state: Mutex::new(State { tracker: OffsetTracker::new(), first_offset: None, queues }),
             wakes: (0..lanes.lane_count()).map(|_| Notify::new()).collect(),
             acked: tokio::sync::Mutex::default(),
             paused: tokio::sync::Mutex::default(),
@@ -97,6 +98,7 @@ impl Partition {
         for delivery in deliveries {
             // What came before and is in hand or done already is not taken twice.
             if state.tracker.received(delivery.offset) {
+                state.first_offset.get_or_insert(delivery.offset);
                 let lane = self.lanes.lane(&delivery);
                 state.queues[lane].push_back(delivery);
                 self.wakes[lane].notify_one();
@@ -254,7 +256,9 @@ impl Partition {
     }
 
     fn next_offset_to_ack(&self, acked: Option<i64>) -> Option<i64> {
-        self.state().tracker.next_offset().filter(|next| acked.is_none_or(|acked| *next > acked))
+        let state = self.state();
+        let known = acked.or(state.first_offset)?;
+        state.tracker.next_offset().filter(|next| *next > known)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -16,6 +16,9 @@ pub struct DeliveryPolicy {
     /// The waits before the delayed retries, one entry a retry; default 10 s, 1 min, 5 min. Empty:
     /// what fails its immediate retries becomes a dead letter.
     pub delayed: Vec<Duration>,
+    /// How long one call of a handler may take; default 30 s. Longer is a failure of kind
+    /// `DeadlineExceeded`: its transaction is rolled back, and it follows the policy like any other.
+    pub handler_timeout: Duration,
     /// What becomes of the later messages of a dead letter's key; default skip.
     pub after_dead_letter: AfterDeadLetter,
     /// What becomes of an event type without a handler; default a dead letter.
@@ -30,6 +33,7 @@ impl Default for DeliveryPolicy {
         Self {
             immediate: RetryPolicy::default(),
             delayed: vec![Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(300)],
+            handler_timeout: Duration::from_secs(30),
             after_dead_letter: AfterDeadLetter::Skip,
             unknown_type: UnknownType::DeadLetter,
             copy_to_dead_letter_topic: false,
@@ -49,6 +53,13 @@ impl DeliveryPolicy {
     #[must_use]
     pub fn with_delayed(mut self, delayed: impl Into<Vec<Duration>>) -> Self {
         self.delayed = delayed.into();
+        self
+    }
+
+    /// Sets how long one call of a handler may take.
+    #[must_use]
+    pub fn with_handler_timeout(mut self, timeout: Duration) -> Self {
+        self.handler_timeout = timeout;
         self
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -102,8 +103,8 @@ pub(crate) trait Run: Send {
     /// Decodes an event and adds it.
     fn push(&mut self, payload: Bytes, delivery: &Delivery, attempts: u32) -> Result<()>;
 
-    /// Calls the handler.
-    async fn execute(self: Box<Self>, tx: &mut Tx) -> Result<(), RunFailure>;
+    /// Calls the handler; no call takes longer than `timeout`.
+    async fn execute(self: Box<Self>, tx: &mut Tx, timeout: Duration) -> Result<(), RunFailure>;
 }
 
 /// Which of a run's events failed, by their index in the run, both ends included.
@@ -133,9 +134,9 @@ impl<E: Event> Run for SingleRun<E> {
         Ok(())
     }
 
-    async fn execute(self: Box<Self>, tx: &mut Tx) -> Result<(), RunFailure> {
+    async fn execute(self: Box<Self>, tx: &mut Tx, timeout: Duration) -> Result<(), RunFailure> {
         for (index, event) in self.events.into_iter().enumerate() {
-            unwound("handler.handle", async { self.handler.handle(tx, event).await })
+            call("handler.handle", timeout, async { self.handler.handle(tx, event).await })
                 .await
                 .map_err(|error| RunFailure { first: index, last: index, error })?;
         }
@@ -163,15 +164,22 @@ impl<E: Event> Run for SetRun<E> {
         Ok(())
     }
 
-    async fn execute(self: Box<Self>, tx: &mut Tx) -> Result<(), RunFailure> {
+    async fn execute(self: Box<Self>, tx: &mut Tx, timeout: Duration) -> Result<(), RunFailure> {
         if self.events.is_empty() {
             return Ok(());
         }
         let last = self.events.len() - 1;
-        unwound("handler.handle_batch", async { self.handler.handle_batch(tx, &self.events).await })
+        call("handler.handle_batch", timeout, async { self.handler.handle_batch(tx, &self.events).await })
             .await
             .map_err(|error| RunFailure { first: 0, last, error })
     }
+}
+
+async fn call(operation: &'static str, timeout: Duration, work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::time::timeout(timeout, unwound(operation, work)).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::DeadlineExceeded, operation, "the handler took too long")
+            .with_context("timeout_ms", timeout.as_millis()))
+    })
 }
 
 fn received<E: Event>(payload: Bytes, delivery: &Delivery, attempts: u32) -> Result<Received<E>> {

@@ -183,7 +183,7 @@ async fn a_slow_key_holds_up_the_ack_and_not_the_other_lanes_and_a_full_partitio
     // Some keys share the slow one's lane; three lanes of four go on.
     eventually("the other lanes", || finished.load(Ordering::Relaxed) > 80).await;
     eventually("the pause", || broker.flow() == ["pause"]).await;
-    assert!(broker.acked().is_none_or(|acked| acked == 0));
+    assert!(broker.acked().is_none());
     permits.add_permits(1);
     eventually("the ack of all", || broker.acked() == Some(150)).await;
     eventually("the resume", || broker.flow() == ["pause", "resume"]).await;
@@ -231,7 +231,7 @@ async fn a_revoked_partition_that_takes_too_long_is_dropped_unacked() {
     broker.feed.send(SubscriptionEvent::Revoked(partition_0(), guard)).await.unwrap();
     tokio::time::timeout(Duration::from_secs(6), released).await.expect("the guard is dropped in time").unwrap_err();
     permits.add_permits(1);
-    assert!(world.applied("slow").is_empty() && broker.acked().is_none_or(|acked| acked == 0));
+    assert!(world.applied("slow").is_empty() && broker.acked().is_none());
     consumer.close().await.unwrap();
 }
 

@@ -453,3 +453,14 @@ async fn a_conflict_in_a_handler_repeats_the_whole_batch_before_it_is_cut() {
     assert_eq!(world.applied("a"), [1, 2, 3]);
     assert_eq!((ledger.call_count("a", 1), ledger.call_count("a", 3)), (3, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_hangs_is_a_failure_and_holds_up_its_lane_only_so_long() {
+    let world = World::new();
+    let never = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let ledger = Ledger::new(move |_, seq, _| if seq == 1 { Act::Wait(never.clone()) } else { Act::Apply });
+    let service = world.inbox(&ledger, strict().with_handler_timeout(Duration::from_secs(2)));
+    settle(&service, [delivery(&Paid::new("a", 1), 0), delivery(&Paid::new("a", 2), 1)]).await.unwrap();
+    assert_eq!(world.applied("a"), [2]);
+    assert_eq!(letters(&world).await[0].kind, ErrorKind::DeadlineExceeded);
+}
