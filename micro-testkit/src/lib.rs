@@ -43,8 +43,12 @@ mod fixture;
 
 pub mod broker;
 pub mod codec;
+pub mod inbox;
+pub mod outbox;
+pub mod parked;
 pub mod registry;
 pub mod selector;
+pub mod transaction;
 
 pub use eventually::{Verdict, eventually};
 pub use fixture::{Fixture, Missing, breaks, ready, unique};

@@ -33,6 +33,7 @@ pub const SHARD_COUNT: u16 = 16;
 /// - `a_shard_has_one_owner`: while one handle lives, `own` answers `None` to others; the handle's
 ///   drop frees it.
 /// - `sent_rows_are_gone_and_parked_rows_are_kept_with_their_cause`.
+/// - `committed_misses_no_commit`.
 #[async_trait]
 pub trait OutboxStore: Send + Sync + 'static {
     /// Adds messages to the transaction, in slice order. Lock the business row first: then rows of

@@ -90,6 +90,14 @@ impl Tx {
         Self { manager, inner: Some(Box::new(transaction)), after_commit: Vec::new() }
     }
 
+    /// Puts a decorator around the adapter's transaction; its `as_any_mut` must be the inner one's,
+    /// so that the stores still find theirs.
+    #[must_use]
+    pub fn decorate(mut self, decorate: impl FnOnce(Box<dyn Transaction>) -> Box<dyn Transaction>) -> Self {
+        self.inner = self.inner.take().map(decorate);
+        self
+    }
+
     /// The manager that opened it.
     pub fn manager(&self) -> ManagerId {
         self.manager

@@ -3,6 +3,7 @@
 mod broker;
 mod codec;
 mod consumer;
+mod database;
 mod does_not_compile;
 mod inbox_service;
 mod registry;

@@ -35,7 +35,7 @@ pub async fn an_id_is_new_once_per_group(fixture: &impl DatabaseFixture) {
     let mixed = claim(fixture, &group, &ids[50..]).await;
     assert_eq!(mixed, [[false; 50], [true; 50]].concat(), "the answers are in slice order");
     assert_eq!(claim(fixture, &other, &ids[..1]).await, [true], "another group has ids of its own");
-    assert_eq!(claim(fixture, &group, &[]).await, [], "nothing is claimed");
+    assert!(claim(fixture, &group, &[]).await.is_empty(), "nothing is claimed");
 
     let contested = [unique("id")];
     let inbox = fixture.inbox();

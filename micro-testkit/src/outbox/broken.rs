@@ -140,7 +140,8 @@ impl OutboxShard for BrokenShard {
             Some(OutboxFault::Scatters) => rows = self.scattered(rows),
             Some(OutboxFault::ShowsUncommitted) => {
                 let state = lock(&self.state);
-                rows = state.shown.iter().filter(|(shard, _)| *shard == self.shard).map(|(_, row)| row.clone()).collect();
+                rows =
+                    state.shown.iter().filter(|(shard, _)| *shard == self.shard).map(|(_, row)| row.clone()).collect();
             }
             _ => {}
         }

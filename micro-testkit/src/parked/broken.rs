@@ -61,7 +61,9 @@ impl BrokenParked {
 
     fn delay(&self, delay: Option<Duration>) -> Option<Duration> {
         match (self.fault, delay) {
-            (Some(ParkedFault::IgnoresDelays), Some(_)) | (Some(ParkedFault::HoldsNothing), None) => Some(Duration::ZERO),
+            (Some(ParkedFault::IgnoresDelays), Some(_)) | (Some(ParkedFault::HoldsNothing), None) => {
+                Some(Duration::ZERO)
+            }
             (_, delay) => delay,
         }
     }
@@ -109,7 +111,14 @@ impl ParkedStore for BrokenParked {
         Ok(self.parked.remove(tx, id).await? || self.has(ParkedFault::RemovesAgain))
     }
 
-    async fn postpone(&self, tx: &mut Tx, id: i64, attempts: u32, cause: &str, delay: Option<Duration>) -> Result<bool> {
+    async fn postpone(
+        &self,
+        tx: &mut Tx,
+        id: i64,
+        attempts: u32,
+        cause: &str,
+        delay: Option<Duration>,
+    ) -> Result<bool> {
         if self.has(ParkedFault::TakesForeignTx) {
             return Ok(true);
         }

@@ -71,9 +71,15 @@ pub async fn only_the_head_of_a_key_is_due(fixture: &impl DatabaseFixture) {
         [("a", 1), ("a", 2), ("b", 3), ("b", 4), ("c", 5), ("d", 6)].map(|(key, offset)| delivery(&topic, key, offset));
     let [n1, n2] = [7, 8].map(keyless);
     let zero = Some(Duration::ZERO);
-    for (delivery, delay) in
-        [(&a1, zero), (&a2, zero), (&b1, Some(HOUR)), (&b2, zero), (&n1, zero), (&n2, zero), (&later, Some(fixture.silence()))]
-    {
+    for (delivery, delay) in [
+        (&a1, zero),
+        (&a2, zero),
+        (&b1, Some(HOUR)),
+        (&b2, zero),
+        (&n1, zero),
+        (&n2, zero),
+        (&later, Some(fixture.silence() * 4)),
+    ] {
         park(fixture, &group, delivery, delay).await;
     }
     park(fixture, &other, &c1, zero).await;
@@ -107,7 +113,8 @@ pub async fn only_the_head_of_a_key_is_due(fixture: &impl DatabaseFixture) {
 /// By group, topic and key, rows of the same transaction included; a delivery without a key never.
 pub async fn is_blocked_names_the_keys_that_have_rows(fixture: &impl DatabaseFixture) {
     let [group, topic, other_topic] = ["group", "topic", "other"].map(unique);
-    let deliveries: Vec<_> = (0..150).map(|number| delivery(&topic, &format!("key-{}", number % 100), number)).collect();
+    let deliveries: Vec<_> =
+        (0..150).map(|number| delivery(&topic, &format!("key-{}", number % 100), number)).collect();
     let mut keyless = delivery(&topic, "none", 1000);
     keyless.message.key = None;
     let elsewhere = delivery(&other_topic, "key-1", 0);
@@ -128,7 +135,7 @@ pub async fn is_blocked_names_the_keys_that_have_rows(fixture: &impl DatabaseFix
         [false, false],
         "another group is not blocked"
     );
-    assert_eq!(parked.is_blocked(&mut tx, &group, &[]).await.expect("nothing is asked"), []);
+    assert!(parked.is_blocked(&mut tx, &group, &[]).await.expect("nothing is asked").is_empty());
     tx.rollback().await.expect("a transaction rolls back");
 }
 
@@ -164,7 +171,7 @@ pub async fn a_held_key_is_not_due_until_it_is_released(fixture: &impl DatabaseF
     let transactions = fixture.transactions();
     let holding = transactions.run(async |tx| parked.postpone(tx, row.id, 5, "held", None).await).await;
     assert!(holding.expect("a row is held"), "a row that is there is held");
-    assert_eq!(offsets(&due(fixture, &group).await), [], "a held key is due");
+    assert_eq!(offsets(&due(fixture, &group).await), [0; 0], "a held key is due");
 
     let release = async |delivery: &Delivery| {
         let released = transactions.run(async |tx| parked.release(tx, &group, delivery).await).await;

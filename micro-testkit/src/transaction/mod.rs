@@ -146,8 +146,7 @@ pub async fn stores_refuse_the_tx_of_another_manager(fixture: &impl DatabaseFixt
     let other = fixture.other();
     let tx = &mut other.begin().await.expect("another manager begins");
     let delivery = delivery(&unique("topic"), "key", 0);
-    let letter =
-        DeadLetter::new("group", &delivery, &Error::new(ErrorKind::DataLoss, "suite", "not to be read"), 0);
+    let letter = DeadLetter::new("group", &delivery, &Error::new(ErrorKind::DataLoss, "suite", "not to be read"), 0);
     let parking =
         Parking { group: "group", delivery: &delivery, attempts: 1, cause: "suite", delay: Some(Duration::ZERO) };
 

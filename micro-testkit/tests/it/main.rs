@@ -4,5 +4,6 @@
 mod broker;
 mod codec;
 mod contracts;
+mod database;
 mod registry;
 mod selector;

@@ -1,0 +1,256 @@
+//! The suites of transactions and stores against honest and broken ones.
+
+use std::{sync::Arc, time::Duration};
+
+use micro_core::{
+    Result, TransactionManager, Tx,
+    inbox::InboxStore,
+    outbox::OutboxStore,
+    parked::{DeadLetterStore, ParkedStore},
+    transaction::{MemoryDatabase, MemoryTxExt as _},
+};
+use micro_testkit::{
+    Fixture, Missing, breaks,
+    inbox::{BrokenInbox, InboxFault},
+    outbox::{BrokenOutbox, OutboxFault},
+    parked::{BrokenDeadLetters, BrokenParked, DeadLetterFault, ParkedFault},
+    transaction::{BrokenTransactionManager, DatabaseFixture, TransactionFault},
+};
+
+/// A memory database of which one part breaks one promise, or none.
+struct Database {
+    memory: MemoryDatabase,
+    other: MemoryDatabase,
+    transactions: Arc<BrokenTransactionManager>,
+    outbox: Arc<BrokenOutbox>,
+    inbox: Arc<BrokenInbox>,
+    parked: Arc<BrokenParked>,
+    dead_letters: Arc<BrokenDeadLetters>,
+}
+
+impl Database {
+    fn honest() -> Self {
+        let memory = MemoryDatabase::new();
+        Self {
+            transactions: Arc::new(BrokenTransactionManager::new(memory.transactions(), None)),
+            outbox: Arc::new(BrokenOutbox::new(memory.outbox(), None)),
+            inbox: Arc::new(BrokenInbox::new(memory.inbox(), None)),
+            parked: Arc::new(BrokenParked::new(memory.parked(), None)),
+            dead_letters: Arc::new(BrokenDeadLetters::new(memory.dead_letters(), None)),
+            other: MemoryDatabase::new(),
+            memory,
+        }
+    }
+}
+
+impl From<TransactionFault> for Database {
+    fn from(fault: TransactionFault) -> Self {
+        let mut database = Self::honest();
+        database.transactions = Arc::new(BrokenTransactionManager::new(database.memory.transactions(), fault));
+        database
+    }
+}
+
+impl From<OutboxFault> for Database {
+    fn from(fault: OutboxFault) -> Self {
+        let mut database = Self::honest();
+        database.outbox = Arc::new(BrokenOutbox::new(database.memory.outbox(), fault));
+        database
+    }
+}
+
+impl From<InboxFault> for Database {
+    fn from(fault: InboxFault) -> Self {
+        let mut database = Self::honest();
+        database.inbox = Arc::new(BrokenInbox::new(database.memory.inbox(), fault));
+        database
+    }
+}
+
+impl From<ParkedFault> for Database {
+    fn from(fault: ParkedFault) -> Self {
+        let mut database = Self::honest();
+        database.parked = Arc::new(BrokenParked::new(database.memory.parked(), fault));
+        database
+    }
+}
+
+impl From<DeadLetterFault> for Database {
+    fn from(fault: DeadLetterFault) -> Self {
+        let mut database = Self::honest();
+        database.dead_letters = Arc::new(BrokenDeadLetters::new(database.memory.dead_letters(), fault));
+        database
+    }
+}
+
+impl Fixture for Database {
+    async fn start() -> Result<Self, Missing> {
+        Ok(Self::honest())
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(3)
+    }
+}
+
+impl DatabaseFixture for Database {
+    fn transactions(&self) -> Arc<dyn TransactionManager> {
+        self.transactions.clone()
+    }
+
+    fn other(&self) -> Arc<dyn TransactionManager> {
+        self.other.transactions()
+    }
+
+    fn outbox(&self) -> Arc<dyn OutboxStore> {
+        self.outbox.clone()
+    }
+
+    async fn outbox_causes(&self) -> Result<Vec<String>> {
+        Ok(self.memory.outbox().parked().into_iter().map(|(_, cause)| cause).collect())
+    }
+
+    fn inbox(&self) -> Arc<dyn InboxStore> {
+        self.inbox.clone()
+    }
+
+    fn parked(&self) -> Arc<dyn ParkedStore> {
+        self.parked.clone()
+    }
+
+    fn dead_letters(&self) -> Arc<dyn DeadLetterStore> {
+        self.dead_letters.clone()
+    }
+
+    async fn write(&self, tx: &mut Tx, key: &str, value: &str) -> Result<()> {
+        tx.put("orders", key, value.to_owned())
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<String>> {
+        Ok(self.memory.read("orders", key).map(|value| String::from_utf8_lossy(&value).into_owned()))
+    }
+}
+
+mod honest {
+    mod transaction {
+        micro_testkit::transaction_conformance!(super::super::Database);
+    }
+
+    mod outbox {
+        micro_testkit::outbox_conformance!(super::super::Database);
+    }
+
+    mod inbox {
+        micro_testkit::inbox_conformance!(super::super::Database);
+    }
+
+    mod parked {
+        micro_testkit::parked_conformance!(super::super::Database);
+    }
+}
+
+/// For each promise a test that it fails for each fault, with time paused: the patience costs nothing.
+macro_rules! can_fail {
+    ($module:ident: $($promise:ident: $($fault:path => $reason:literal),+;)+) => {
+        mod $module {
+            use super::*;
+
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $promise() {
+                    $(
+                        let fixture = Database::from($fault);
+                        let reason = breaks(stringify!($promise), micro_testkit::$module::$promise(&fixture)).await;
+                        assert!(reason.contains($reason), "{:?}: {reason}", $fault);
+                    )+
+                }
+            )+
+        }
+    };
+}
+
+mod can_fail {
+    use super::*;
+
+    can_fail!(transaction:
+        a_commit_is_visible_and_a_rollback_is_not:
+            TransactionFault::CommitsNothing => "a committed row is not seen",
+            TransactionFault::RollsForward => "a row that was rolled back is seen";
+        a_dropped_tx_is_rolled_back:
+            TransactionFault::RollsForward => "a row of a dropped transaction is seen",
+            TransactionFault::LeaksDropped => "a transaction stayed open";
+        a_cancelled_begin_leaves_nothing_open:
+            TransactionFault::LeaksCancelledBegin => "a transaction stayed open";
+        a_cancelled_commit_still_ends:
+            TransactionFault::CommitsNothing => "the next one's commit is not seen",
+            TransactionFault::LeaksCommitted => "a transaction begins in time";
+        stores_refuse_the_tx_of_another_manager:
+            OutboxFault::TakesForeignTx => "outbox.add took",
+            InboxFault::TakesForeignTx => "inbox.claim took",
+            ParkedFault::TakesForeignTx => "parked.park took",
+            DeadLetterFault::TakesForeignTx => "dead_letters.add took";
+    );
+
+    can_fail!(outbox:
+        a_row_is_unsent_exactly_when_its_transaction_committed:
+            OutboxFault::LosesRows => "two rows are unsent",
+            OutboxFault::ShowsUncommitted => "rows are unsent before their commit";
+        unsent_rows_come_in_the_order_they_were_added:
+            OutboxFault::Reverses => "out of order",
+            OutboxFault::HasACursor => "out of order";
+        rows_of_one_key_share_a_shard:
+            OutboxFault::Scatters => "a row is in the shard of another key",
+            OutboxFault::LosesRows => "every row is in one shard";
+        a_shard_has_one_owner:
+            OutboxFault::SharesShards => "a shard has two owners",
+            OutboxFault::KeepsShards => "a dropped shard can be owned";
+        sent_rows_are_gone_and_parked_rows_are_kept_with_their_cause:
+            OutboxFault::KeepsSent => "one row is unsent",
+            OutboxFault::LosesParked => "parked: 0",
+            OutboxFault::ForgetsCauses => "a parked row keeps its cause";
+        committed_misses_no_commit:
+            OutboxFault::MissesCommits => "the commit was missed";
+    );
+
+    can_fail!(inbox:
+        an_id_is_new_once_per_group:
+            InboxFault::ForgetsClaims => "the answers are in slice order",
+            InboxFault::MixesGroups => "another group has ids of its own",
+            InboxFault::Reverses => "the answers are in slice order";
+        a_rolled_back_claim_is_new_again:
+            InboxFault::ClaimsAtOnce => "a claim that was rolled back counts";
+        an_id_twice_in_one_claim_is_new_once:
+            InboxFault::RepeatsNew => "the first occurrence alone is new",
+            InboxFault::ForgetsClaims => "the first occurrence alone is new";
+        purge_forgets_only_what_is_older:
+            InboxFault::PurgesYoung => "nothing is so old",
+            InboxFault::PurgesNothing => "a purge has a limit",
+            InboxFault::PurgesAll => "a purge has a limit";
+    );
+
+    can_fail!(parked:
+        a_parked_row_exists_exactly_when_its_transaction_committed:
+            ParkedFault::TakesForeignTx => "a committed row is there",
+            ParkedFault::CountsUncommitted => "a row is there before its commit";
+        only_the_head_of_a_key_is_due:
+            ParkedFault::IgnoresQueues => "the heads that are due",
+            ParkedFault::IgnoresDelays => "the heads that are due",
+            ParkedFault::Reverses => "the longest due first";
+        is_blocked_names_the_keys_that_have_rows:
+            ParkedFault::BlocksNothing => "the deliveries of the keys that have rows",
+            ParkedFault::BlocksEverything => "the deliveries of the keys that have rows";
+        remove_answers_true_once:
+            ParkedFault::RemovesAgain => "a row was removed twice";
+        a_held_key_is_not_due_until_it_is_released:
+            ParkedFault::HoldsNothing => "a held key is due",
+            ParkedFault::ReleasesNothing => "a delivery that only waits was released";
+        a_dead_letter_is_unique_by_group_and_event_id:
+            DeadLetterFault::RepeatsLetters => "the second letter of an event answers false",
+            DeadLetterFault::KeepsTheLast => "the second one changed the first";
+        a_dead_letter_keeps_its_delivery_cause_attempts_and_origin:
+            DeadLetterFault::ForgetsCauses => "a letter keeps its kind and cause",
+            DeadLetterFault::ForgetsOrigins => "a letter keeps its delivery and origin";
+        a_removed_dead_letter_is_gone:
+            DeadLetterFault::RemovesNothing => "a letter is removed once";
+    );
+}

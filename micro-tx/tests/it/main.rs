@@ -1,0 +1,5 @@
+//! The integration tests of micro-tx, in one binary.
+
+mod cancel;
+mod conformance;
+mod sqlite;
