@@ -76,7 +76,7 @@ fn violations(files: &[SourceFile], externs: &BTreeMap<String, BTreeSet<String>>
 /// The example a file belongs to, where the file shows that the example has layers.
 fn layered_example(file: &SourceFile) -> Option<&str> {
     let (example, inside) = file.path.split_once("/src/")?;
-    (inside == "bootstrap.rs" || inside.starts_with("domain/")).then_some(example)
+    inside.starts_with("domain/").then_some(example)
 }
 
 fn of_file(file: &SourceFile, inside: &str, externs: &BTreeSet<String>) -> Vec<Violation> {
@@ -383,7 +383,7 @@ mod tests {
         let externs = ["micro_core", "micro_rs", "micro_tx", "micro_grpc", "sqlx", "tonic", "serde", "thiserror"];
         let externs = BTreeMap::from([(folder.to_owned(), externs.map(str::to_owned).into())]);
         let files = [
-            SourceFile { path: format!("{folder}/src/bootstrap.rs"), text: String::new() },
+            SourceFile { path: format!("{folder}/src/domain/tx.rs"), text: String::new() },
             SourceFile { path: format!("{folder}/src/{inside}"), text: text.to_owned() },
         ];
         violations(&files, &externs).iter().map(|violation| violation.line).collect()

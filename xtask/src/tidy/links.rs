@@ -1,9 +1,12 @@
-//! What the papers point to is there: relative links, and paths in backticks.
+//! What the papers point to is there: relative links, and in backticks paths and names of tests.
 
 use std::collections::BTreeSet;
 
 use super::Violation;
 use crate::tree::{SourceFile, Tree};
+
+/// The paper that names the tests which show its promises.
+const PROOFS: &str = "docs/reliability.md";
 
 pub(super) fn check(tree: &Tree) -> Vec<Violation> {
     violations(&tree.files)
@@ -11,6 +14,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Violation> {
 
 fn violations(files: &[SourceFile]) -> Vec<Violation> {
     let places = places(files);
+    let functions = functions(files);
     let roots: BTreeSet<&str> = files.iter().filter_map(|file| Some(file.path.split_once('/')?.0)).collect();
     let mut found = Vec::new();
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
@@ -19,9 +23,12 @@ fn violations(files: &[SourceFile]) -> Vec<Violation> {
             let lost_paths = quoted(line)
                 .filter(|path| path.split_once('/').is_some_and(|(root, _)| roots.contains(root)) && is_path(path))
                 .filter(|path| !places.contains(path.trim_end_matches('/')));
+            let lost_tests =
+                quoted(line).filter(|name| file.path == PROOFS && is_sentence(name) && !functions.contains(name));
             found.extend(
                 broken_links
                     .chain(lost_paths)
+                    .chain(lost_tests)
                     .map(|target| Violation::new(&file.path, index + 1, format!("there is no `{target}`"))),
             );
         }
@@ -38,6 +45,18 @@ fn places(files: &[SourceFile]) -> BTreeSet<String> {
             folders.chain([file.path.clone()])
         })
         .collect()
+}
+
+/// The names of all functions.
+fn functions(files: &[SourceFile]) -> BTreeSet<&str> {
+    let rust = files.iter().filter(|file| file.path.ends_with(".rs"));
+    rust.flat_map(|file| file.text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next())).collect()
+}
+
+/// Whether a name is a test's: snake case of four words or more.
+fn is_sentence(name: &str) -> bool {
+    let is_snake = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+    name.chars().all(is_snake) && name.matches('_').count() >= 3
 }
 
 /// The targets of a line's links inside the repository, without their anchors.
@@ -78,13 +97,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_or_a_path_to_nowhere_is_caught() {
+    fn a_link_a_path_or_a_test_that_is_not_there_is_caught() {
         let text = "[a](adr/0001.md) [b](../README.md#top) [c](https://example.org/x) [d](#here)\n\
                     [gone](adr/0002.md)\n\
-                    `src/lib.rs` `src/` `a/b` `cargo run src/x` `src/gone.rs`\n";
-        let files = [("docs/guide.md", text), ("docs/adr/0001.md", ""), ("README.md", ""), ("src/lib.rs", "")]
-            .map(|(path, text)| SourceFile { path: path.to_owned(), text: text.to_owned() });
+                    `src/lib.rs` `src/` `a/b` `cargo run src/x` `src/gone.rs`\n\
+                    `one_test_is_there` `retry_count_max` `one_test_is_gone`\n";
+        let files = [
+            ("docs/reliability.md", text),
+            ("docs/adr/0001.md", ""),
+            ("README.md", ""),
+            ("src/lib.rs", "fn one_test_is_there() {}"),
+        ]
+        .map(|(path, text)| SourceFile { path: path.to_owned(), text: text.to_owned() });
         let found: Vec<String> = violations(&files).iter().map(Violation::to_string).collect();
-        assert_eq!(found, ["docs/guide.md:2: there is no `adr/0002.md`", "docs/guide.md:3: there is no `src/gone.rs`"]);
+        let expected = [
+            "docs/reliability.md:2: there is no `adr/0002.md`",
+            "docs/reliability.md:3: there is no `src/gone.rs`",
+            "docs/reliability.md:4: there is no `one_test_is_gone`",
+        ];
+        assert_eq!(found, expected);
     }
 }
