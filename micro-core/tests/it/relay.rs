@@ -9,13 +9,13 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use micro_core::{
-    Error, ErrorKind, Health, Result, TransactionManagerExt as _,
+    Error, ErrorKind, Health, Result, TransactionManagerExt as _, Tx,
     app::Component as _,
     broker::{Broker, Capabilities, MemoryBroker, Message, Receipt, SubscribeRequest, Subscription},
     consume::{Consumer, DeliveryPolicy},
     event::{BaseEvent, Event as _},
     flow::BrokerService,
-    outbox::{OutboxCounts, OutboxStore as _, Relay, RelayConfig, SHARD_COUNT},
+    outbox::{OutboxCounts, OutboxRow, OutboxShard, OutboxStore, Relay, RelayConfig, SHARD_COUNT, ShardSet},
 };
 use prost::Message as _;
 
@@ -337,4 +337,96 @@ async fn an_event_goes_from_a_transaction_through_the_broker_into_another() {
     relay.drain(Duration::from_secs(5)).await.unwrap();
     consumer.drain(Duration::from_secs(5)).await.unwrap();
     assert_eq!(counts(&world).await, OutboxCounts::default());
+}
+
+/// An outbox whose shards fail every so many calls.
+struct FailingOutbox {
+    inner: Arc<dyn OutboxStore>,
+    failure_in: u32,
+}
+
+struct FailingShard {
+    inner: Box<dyn OutboxShard>,
+    failure_in: u32,
+}
+
+#[async_trait]
+impl OutboxStore for FailingOutbox {
+    async fn add(&self, tx: &mut Tx, messages: &[Message]) -> Result<()> {
+        self.inner.add(tx, messages).await
+    }
+
+    async fn own(&self, shard: u16) -> Result<Option<Box<dyn OutboxShard>>> {
+        maybe_fail(self.failure_in)?;
+        let inner = self.inner.own(shard).await?;
+        Ok(inner.map(|inner| Box::new(FailingShard { inner, failure_in: self.failure_in }) as Box<_>))
+    }
+
+    async fn committed(&self) -> ShardSet {
+        self.inner.committed().await
+    }
+
+    async fn counts(&self) -> Result<OutboxCounts> {
+        self.inner.counts().await
+    }
+}
+
+#[async_trait]
+impl OutboxShard for FailingShard {
+    async fn unsent(&mut self, limit: usize) -> Result<Vec<OutboxRow>> {
+        maybe_fail(self.failure_in)?;
+        self.inner.unsent(limit).await
+    }
+
+    // Slow, as among many writers, and fails before or after its work.
+    async fn sent(&mut self, ids: &[i64]) -> Result<()> {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        maybe_fail(self.failure_in)?;
+        self.inner.sent(ids).await?;
+        maybe_fail(self.failure_in)
+    }
+
+    async fn park(&mut self, id: i64, cause: &Error) -> Result<()> {
+        maybe_fail(self.failure_in)?;
+        self.inner.park(id, cause).await
+    }
+}
+
+fn maybe_fail(failure_in: u32) -> Result<()> {
+    if fastrand::u32(0..failure_in) == 0 {
+        return Err(Error::new(ErrorKind::Unavailable, "outbox.test", "the connection is gone"));
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_now_and_then_loses_nothing_and_keeps_the_order_of_a_key() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|order, seq, _| match (order, seq) {
+        ("o-3", 7) => Fate::Fails(ErrorKind::InvalidArgument),
+        _ => Fate::Receipt,
+    });
+    let store = Arc::new(FailingOutbox { inner: world.database.outbox(), failure_in: 8 });
+    let relay = Relay::builder(store, Arc::new(broker.clone())).build();
+    relay.start(&Health::new()).await.unwrap();
+    for events in orders(20, 20).chunks(9) {
+        world.add(events).await;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..20))).await;
+    }
+    for _ in 0..600 {
+        if counts(&world).await.unsent == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(counts(&world).await, OutboxCounts { unsent: 0, parked: 1 });
+    broker.assert_no_overlap();
+    for (order, seqs) in broker.taken() {
+        // What was sent again after a failed deletion is a duplicate, which an inbox knows.
+        let mut seen = HashSet::new();
+        let first: Vec<u32> = seqs.into_iter().filter(|seq| seen.insert(*seq)).collect();
+        let expected: Vec<u32> = (0..20).filter(|seq| (order.as_str(), *seq) != ("o-3", 7)).collect();
+        assert_eq!(first, expected, "{order}");
+    }
+    relay.close().await.unwrap();
 }

@@ -29,16 +29,21 @@ const POLL_INTERVAL_MAX: Duration = Duration::from_secs(2);
 /// How often shards that somebody else owns are asked for.
 const OWN_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Receipts are gathered so that one statement deletes many rows: at most so many, or so long.
-const DELETE_COUNT_MAX: usize = 256;
+/// Receipts are gathered so that one statement deletes many rows: for so long at least.
 const DELETE_LINGER: Duration = Duration::from_millis(50);
+
+/// A deletion waits its turn among the writers, and its shard cannot be read meanwhile: the next
+/// one comes after so many times its duration at the earliest.
+const DELETE_PAUSE_FACTOR: u32 = 5;
 
 /// The most rows of one shard that are kept in memory.
 const KNOWN_COUNT_MAX: usize = 4_096;
 
-/// A read that brought mostly rows that were known already is not repeated for so many times its
-/// own duration: rows that cannot be sent must not keep the database busy.
-const WASTED_READ_PAUSE_FACTOR: u32 = 4;
+/// A read that brought so many more known rows than new ones is not repeated for so many times its
+/// own duration, all shards together a quarter of the time: rows that cannot be sent must not keep
+/// the database busy.
+const WASTED_READ_COUNT_MIN: usize = 64;
+const WASTED_READ_PAUSE_FACTOR: u32 = 4 * SHARD_COUNT as u32;
 
 /// How long the store or every send may fail before the relay is not serving.
 const TROUBLE_AFTER: Duration = Duration::from_secs(10);
@@ -61,11 +66,10 @@ pub(super) struct Worker<P> {
     slots: Vec<Slot>,
     backlog: Backlog,
     on_their_way: FuturesUnordered<BoxFuture<'static, Landing>>,
+    deletions: FuturesUnordered<BoxFuture<'static, Deletion>>,
     poll_interval: Duration,
     poll_at: Instant,
     own_at: Instant,
-    /// When gathered receipts are to be written.
-    delete_at: Option<Instant>,
     store_watch: FailureWatch,
     publish_watch: FailureWatch,
 }
@@ -74,12 +78,27 @@ pub(super) struct Worker<P> {
 #[derive(Default)]
 struct Slot {
     owned: Option<Box<dyn OutboxShard>>,
+    /// The handle is with a deletion.
+    is_away: bool,
     /// There may be rows that were not read.
     is_dirty: bool,
     /// Not to be read before.
     read_at: Option<Instant>,
     /// Rows with a receipt that are still in the store.
     sent: Vec<i64>,
+    /// Not to delete before.
+    delete_at: Option<Instant>,
+    /// Rows refused for good that wait for the handle to be parked; their keys wait too.
+    refused: Vec<(KeyId, i64, Error)>,
+}
+
+/// A deletion that has ended, and the shard's handle back.
+struct Deletion {
+    shard: u16,
+    owned: Box<dyn OutboxShard>,
+    ids: Vec<i64>,
+    result: Result<()>,
+    duration: Duration,
 }
 
 impl<P> Worker<P>
@@ -96,10 +115,10 @@ where
             slots: (0..SHARD_COUNT).map(|_| Slot::default()).collect(),
             backlog: Backlog::default(),
             on_their_way: FuturesUnordered::new(),
+            deletions: FuturesUnordered::new(),
             poll_interval: POLL_INTERVAL_MIN,
             poll_at: now,
             own_at: now,
-            delete_at: None,
             store_watch: FailureWatch::new(board.clone(), "outbox store"),
             publish_watch: FailureWatch::new(board, "publish"),
         }
@@ -128,9 +147,7 @@ where
         self.backlog.wake(now);
         self.read().await;
         self.send();
-        if self.delete_at.is_some_and(|at| now >= at) {
-            self.delete().await;
-        }
+        self.delete(now);
         self.store_watch.look();
         self.publish_watch.look();
     }
@@ -141,6 +158,7 @@ where
         tokio::select! {
             () = stop.cancelled() => {}
             Some(landing) = self.on_their_way.next(), if !self.on_their_way.is_empty() => self.land(landing).await,
+            Some(deletion) = self.deletions.next(), if !self.deletions.is_empty() => self.deleted(deletion).await,
             shards = self.store.committed() => {
                 self.mark_dirty(shards);
                 self.poll_interval = POLL_INTERVAL_MIN;
@@ -156,9 +174,10 @@ where
         }
         let reads = (0..SHARD_COUNT).filter(|shard| !is_full && self.wants_read(*shard));
         let reads = reads.map(|shard| self.slots[usize::from(shard)].read_at.unwrap_or_else(Instant::now));
-        let lasting = [Some(self.poll_at), Some(self.own_at), self.delete_at, self.backlog.wakes_at()];
+        let lasting = [Some(self.poll_at), Some(self.own_at), self.backlog.wakes_at()];
         let watches = [self.store_watch.looks_at(), self.publish_watch.looks_at()];
-        lasting.into_iter().chain(watches).flatten().chain(reads).min().expect("poll_at is always there")
+        let deletes = self.slots.iter().filter(|slot| slot.may_delete()).filter_map(|slot| slot.delete_at);
+        lasting.into_iter().chain(watches).flatten().chain(reads).chain(deletes).min().expect("poll_at is always there")
     }
 
     /// Takes the shards that are free.
@@ -167,7 +186,7 @@ where
         self.own_at = now + OWN_INTERVAL;
         for shard in 0..SHARD_COUNT {
             let slot = &mut self.slots[usize::from(shard)];
-            if slot.owned.is_some() {
+            if slot.owned.is_some() || slot.is_away {
                 continue;
             }
             match self.store.own(shard).await {
@@ -219,7 +238,7 @@ where
                 let read_count = rows.len();
                 let new_count = self.backlog.add(shard, rows);
                 slot.is_dirty = read_count >= limit;
-                let is_wasted = known_count > new_count;
+                let is_wasted = known_count >= new_count + WASTED_READ_COUNT_MIN;
                 slot.read_at =
                     is_wasted.then(|| Instant::now() + started_at.elapsed().saturating_mul(WASTED_READ_PAUSE_FACTOR));
                 if new_count > 0 {
@@ -254,9 +273,12 @@ where
             Ok(_) => {
                 self.publish_watch.succeeded();
                 self.backlog.settled(&key, id);
-                self.note_sent(shard, id).await;
+                self.slots[usize::from(shard)].note_sent(id);
             }
-            Err(error) if error.is_permanent() => self.park(&key, shard, id, &error).await,
+            Err(error) if error.is_permanent() => {
+                self.slots[usize::from(shard)].refused.push((key, id, error));
+                self.park_refused(shard).await;
+            }
             Err(error) => {
                 self.publish_watch.failed(&error);
                 self.backlog.failed(&key);
@@ -264,58 +286,69 @@ where
         }
     }
 
-    async fn note_sent(&mut self, shard: u16, id: i64) {
-        let slot = &mut self.slots[usize::from(shard)];
-        slot.sent.push(id);
-        if slot.sent.len() >= DELETE_COUNT_MAX {
-            self.delete_of(shard).await;
-        }
-        self.delete_at.get_or_insert_with(|| Instant::now() + DELETE_LINGER);
-    }
-
-    /// Sets a row aside that the broker refuses for good; its key goes on once that is written.
-    async fn park(&mut self, key: &KeyId, shard: u16, id: i64, error: &Error) {
-        let Some(owned) = self.slots[usize::from(shard)].owned.as_mut() else {
-            return self.backlog.settled(key, id);
-        };
-        match owned.park(id, error).await {
-            Ok(()) => {
-                tracing::warn!(shard, id, kind = %error.kind(), error = %error.report(), "outbox row parked");
-                self.backlog.settled(key, id);
-                self.backlog.forget(shard, &[id]);
+    /// Sets rows aside that the broker refuses for good; a key goes on once that is written.
+    async fn park_refused(&mut self, shard: u16) {
+        loop {
+            let slot = &mut self.slots[usize::from(shard)];
+            if slot.is_away {
+                return;
             }
-            Err(error) => {
-                self.backlog.failed(key);
-                self.lose(shard, &error);
+            let Some((key, id, error)) = slot.refused.pop() else { return };
+            // A shard that was given back: its next owner sends the row again and is told the same.
+            let Some(owned) = slot.owned.as_mut() else {
+                self.backlog.settled(&key, id);
+                continue;
+            };
+            if let Err(failure) = owned.park(id, &error).await {
+                self.backlog.failed(&key);
+                return self.lose(shard, &failure);
             }
+            tracing::warn!(shard, id, kind = %error.kind(), error = %error.report(), "outbox row parked");
+            self.backlog.settled(&key, id);
+            self.backlog.forget(shard, &[id]);
         }
     }
 
-    async fn delete(&mut self) {
-        self.delete_at = None;
-        for shard in 0..SHARD_COUNT {
-            self.delete_of(shard).await;
+    /// Starts the deletions that are due. They run beside the loop, for they wait among the
+    /// writers of the database.
+    fn delete(&mut self, now: Instant) {
+        for (shard, slot) in (0..SHARD_COUNT).zip(&mut self.slots) {
+            if !slot.may_delete() || slot.delete_at.is_some_and(|at| at > now) {
+                continue;
+            }
+            let Some(mut owned) = slot.owned.take() else { continue };
+            slot.is_away = true;
+            let ids = std::mem::take(&mut slot.sent);
+            let deletion = async move {
+                let started_at = Instant::now();
+                let result = owned.sent(&ids).await;
+                Deletion { shard, owned, ids, result, duration: started_at.elapsed() }
+            };
+            self.deletions.push(deletion.boxed());
         }
     }
 
-    async fn delete_of(&mut self, shard: u16) {
+    async fn deleted(&mut self, Deletion { shard, owned, ids, result, duration }: Deletion) {
         let slot = &mut self.slots[usize::from(shard)];
-        let ids = std::mem::take(&mut slot.sent);
-        let (Some(owned), false) = (slot.owned.as_mut(), ids.is_empty()) else { return };
-        match owned.sent(&ids).await {
+        slot.is_away = false;
+        slot.owned = Some(owned);
+        slot.delete_at = Some(Instant::now() + DELETE_LINGER.max(duration.saturating_mul(DELETE_PAUSE_FACTOR)));
+        match result {
             Ok(()) => {
                 self.backlog.forget(shard, &ids);
                 self.store_watch.succeeded();
             }
             Err(error) => self.lose(shard, &error),
         }
+        self.park_refused(shard).await;
     }
 
     /// A shard whose store failed may belong to somebody else by now: it is given back and asked
     /// for again.
     fn lose(&mut self, shard: u16, error: &Error) {
         self.store_watch.failed(error);
-        self.slots[usize::from(shard)] = Slot::default();
+        let slot = std::mem::take(&mut self.slots[usize::from(shard)]);
+        slot.refused.iter().for_each(|(key, _, _)| self.backlog.failed(key));
         self.backlog.forget_shard(shard);
         self.own_at = self.own_at.min(Instant::now() + POLL_INTERVAL_MIN);
     }
@@ -325,6 +358,8 @@ where
         if Instant::now() >= self.own_at {
             self.own().await;
         }
+        // First, so that every shard's handle is here and can read.
+        self.delete_all().await;
         self.mark_dirty(ShardSet::ALL);
         loop {
             self.read().await;
@@ -338,7 +373,30 @@ where
             }
             self.land_all().await;
         }
-        self.delete().await;
+        self.delete_all().await;
+    }
+
+    async fn delete_all(&mut self) {
+        loop {
+            self.slots.iter_mut().for_each(|slot| slot.delete_at = None);
+            self.delete(Instant::now());
+            let Some(deletion) = self.deletions.next().await else { return };
+            self.deleted(deletion).await;
+        }
+    }
+}
+
+impl Slot {
+    fn note_sent(&mut self, id: i64) {
+        if self.sent.is_empty() {
+            // One that is set already keeps the pause after the last deletion.
+            self.delete_at = self.delete_at.max(Some(Instant::now() + DELETE_LINGER));
+        }
+        self.sent.push(id);
+    }
+
+    fn may_delete(&self) -> bool {
+        !self.sent.is_empty() && self.owned.is_some()
     }
 }
 
