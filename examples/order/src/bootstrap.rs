@@ -117,9 +117,9 @@ fn stores(database: &SqlDatabase, outbox: &Outbox) -> InboxStores {
 fn router(outbox: &Outbox) -> Router {
     let events = OutboxOrderEvents::new(outbox.clone());
     Router::new()
-        .on_batch(ConfirmOnDeduction(ConfirmPayments::new(SqlOrders, events.clone())))
-        .on_batch(FailOnRefusal(FailPayments::new(SqlOrders, events.clone())))
-        .on_batch(FailOnLostConfirmation(FailPayments::new(SqlOrders, events)))
+        .on_batch(ConfirmOnDeduction(ConfirmPayments::new(SqlOrders), events.clone()))
+        .on_batch(FailOnRefusal(FailPayments::new(SqlOrders), events.clone()))
+        .on_batch(FailOnLostConfirmation(FailPayments::new(SqlOrders), events))
 }
 
 fn consumer(config: &OrderConfig, plugged: &Plugged, inbox: &InboxService) -> impl Component {
@@ -132,8 +132,8 @@ fn consumer(config: &OrderConfig, plugged: &Plugged, inbox: &InboxService) -> im
 fn server(config: &OrderConfig, database: &SqlDatabase, outbox: &Outbox) -> Result<GrpcServer> {
     let transactions = database.transactions();
     let events = OutboxOrderEvents::new(outbox.clone());
-    let pay_notify = PayNotify::new(transactions.clone(), SqlOrders, events, config.callback_retry);
-    let calls = OrderGrpc::new(pay_notify, FindOrder::new(transactions, SqlOrders));
+    let pay_notify = PayNotify::new(transactions.clone(), SqlOrders, config.callback_retry);
+    let calls = OrderGrpc::new(pay_notify, FindOrder::new(transactions, SqlOrders), events);
     let mut grpc = config.grpc.clone();
     grpc.version.clone_from(&config.version);
     GrpcServer::builder(config.service.as_str())

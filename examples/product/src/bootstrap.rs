@@ -103,7 +103,7 @@ fn relay(plugged: &Plugged) -> impl Component {
 fn router(outbox: &Outbox) -> Router {
     let events = OutboxProductEvents::new(outbox.clone());
     Router::new()
-        .on_batch(DeductOnPayment(DeductStock::new(SqlStocks, SqlLedger, events)))
+        .on_batch(DeductOnPayment(DeductStock::new(SqlStocks, SqlLedger), events))
         .on(ReturnOnLostConfirmation(ReturnStock::new(SqlStocks, SqlLedger)))
 }
 

@@ -10,24 +10,23 @@ use crate::domain::{OrderEvents, Orders, StatusChange};
 const OPERATION: &str = "order.confirm";
 
 /// Confirms payments.
-pub struct ConfirmPayments<O, E> {
+pub struct ConfirmPayments<O> {
     orders: O,
-    events: E,
 }
 
-impl<O: Orders, E: OrderEvents> ConfirmPayments<O, E> {
-    /// The use case over these ports.
-    pub fn new(orders: O, events: E) -> Self {
-        Self { orders, events }
+impl<O: Orders> ConfirmPayments<O> {
+    /// The use case over this port.
+    pub fn new(orders: O) -> Self {
+        Self { orders }
     }
 
-    /// Confirms these orders' payments; one that is confirmed already is left alone.
+    /// Confirms these orders' payments and tells `events`; one that is confirmed already is left alone.
     ///
     /// # Errors
     ///
     /// For all of them when one fails: `NotFound` for an unknown order, `FailedPrecondition` for one
     /// that is unpaid or failed.
-    pub async fn confirm(&self, tx: &mut Tx, order_ids: &[i64]) -> Result<()> {
+    pub async fn confirm(&self, tx: &mut Tx, events: &impl OrderEvents, order_ids: &[i64]) -> Result<()> {
         let states = states_of(&self.orders, tx, OPERATION, order_ids).await?;
         let mut seen = HashSet::with_capacity(order_ids.len());
         let mut changes: Vec<StatusChange> = Vec::with_capacity(order_ids.len());
@@ -39,6 +38,6 @@ impl<O: Orders, E: OrderEvents> ConfirmPayments<O, E> {
         }
         let ids: Vec<i64> = changes.iter().map(|change| change.order_id).collect();
         expect_changed(OPERATION, self.orders.save_paid(tx, &ids).await?, ids.len())?;
-        self.events.statuses_changed(tx, &changes).await
+        events.statuses_changed(tx, &changes).await
     }
 }

@@ -10,9 +10,8 @@ use crate::domain::{OrderEvents, Orders, StatusChange};
 const OPERATION: &str = "order.fail";
 
 /// Ends payments.
-pub struct FailPayments<O, E> {
+pub struct FailPayments<O> {
     orders: O,
-    events: E,
 }
 
 /// An order whose payment comes to nothing, and why.
@@ -24,19 +23,19 @@ pub struct Failure {
     pub reason: String,
 }
 
-impl<O: Orders, E: OrderEvents> FailPayments<O, E> {
-    /// The use case over these ports.
-    pub fn new(orders: O, events: E) -> Self {
-        Self { orders, events }
+impl<O: Orders> FailPayments<O> {
+    /// The use case over this port.
+    pub fn new(orders: O) -> Self {
+        Self { orders }
     }
 
-    /// Ends these orders' payments; one that has failed already keeps its first reason.
+    /// Ends these orders' payments and tells `events`; one that has failed already keeps its first reason.
     ///
     /// # Errors
     ///
     /// For all of them when one fails: `NotFound` for an unknown order, `FailedPrecondition` for one
     /// that is unpaid or paid for good.
-    pub async fn fail(&self, tx: &mut Tx, failures: &[Failure]) -> Result<()> {
+    pub async fn fail(&self, tx: &mut Tx, events: &impl OrderEvents, failures: &[Failure]) -> Result<()> {
         let ids: Vec<i64> = failures.iter().map(|failure| failure.order_id).collect();
         let states = states_of(&self.orders, tx, OPERATION, &ids).await?;
         let mut seen = HashSet::with_capacity(ids.len());
@@ -53,6 +52,6 @@ impl<O: Orders, E: OrderEvents> FailPayments<O, E> {
         for (reason, ids) in by_reason {
             expect_changed(OPERATION, self.orders.save_failed(tx, &ids, reason).await?, ids.len())?;
         }
-        if changes.is_empty() { Ok(()) } else { self.events.statuses_changed(tx, &changes).await }
+        if changes.is_empty() { Ok(()) } else { events.statuses_changed(tx, &changes).await }
     }
 }

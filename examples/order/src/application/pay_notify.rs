@@ -13,29 +13,29 @@ use crate::domain::{Order, OrderEvents, Orders, Payment, PaymentOutcome, StatusC
 const OPERATION: &str = "order.pay_notify";
 
 /// Takes payment callbacks.
-pub struct PayNotify<O, E> {
+pub struct PayNotify<O> {
     transactions: Arc<dyn TransactionManager>,
     orders: O,
-    events: E,
     retry: RetryPolicy,
 }
 
-impl<O: Orders, E: OrderEvents> PayNotify<O, E> {
+impl<O: Orders> PayNotify<O> {
     /// The use case over these ports; `retry` repeats attempts that lost against another callback.
-    pub fn new(transactions: Arc<dyn TransactionManager>, orders: O, events: E, retry: RetryPolicy) -> Self {
-        Self { transactions, orders, events, retry }
+    pub fn new(transactions: Arc<dyn TransactionManager>, orders: O, retry: RetryPolicy) -> Self {
+        Self { transactions, orders, retry }
     }
 
-    /// Takes one callback. Called again for an order that was paid, it changes nothing.
+    /// Takes one callback and tells `events`. Called again for an order that was paid, it changes
+    /// nothing.
     ///
     /// # Errors
     ///
     /// `NotFound` for an unknown order, `FailedPrecondition` for one without lines.
-    pub async fn take(&self, payment: &Payment) -> Result<PaymentOutcome> {
-        retrying(self.retry, || self.take_once(payment)).await
+    pub async fn take(&self, events: &impl OrderEvents, payment: &Payment) -> Result<PaymentOutcome> {
+        retrying(self.retry, || self.take_once(events, payment)).await
     }
 
-    async fn take_once(&self, payment: &Payment) -> Result<PaymentOutcome> {
+    async fn take_once(&self, events: &impl OrderEvents, payment: &Payment) -> Result<PaymentOutcome> {
         self.transactions
             .run(async |tx| {
                 let order = self
@@ -45,7 +45,7 @@ impl<O: Orders, E: OrderEvents> PayNotify<O, E> {
                     .ok_or_else(|| unknown_order(OPERATION).with_context("order_code", &payment.order_code))?;
                 let outcome = order.receive(payment)?;
                 match &outcome {
-                    PaymentOutcome::Accepted(change) => self.accept(tx, &order, *change).await?,
+                    PaymentOutcome::Accepted(change) => self.accept(tx, events, &order, *change).await?,
                     PaymentOutcome::Declined(reason) => {
                         expect_changed(OPERATION, self.orders.save_declined(tx, order.id, reason).await?, 1)?;
                     }
@@ -56,10 +56,10 @@ impl<O: Orders, E: OrderEvents> PayNotify<O, E> {
             .await
     }
 
-    async fn accept(&self, tx: &mut Tx, order: &Order, change: StatusChange) -> Result<()> {
+    async fn accept(&self, tx: &mut Tx, events: &impl OrderEvents, order: &Order, change: StatusChange) -> Result<()> {
         // The business row first: its lock puts the outbox rows of one order in commit order.
         expect_changed(OPERATION, self.orders.save_processing(tx, order.id).await?, 1)?;
-        self.events.payment_succeeded(tx, order).await?;
-        self.events.statuses_changed(tx, &[change]).await
+        events.payment_succeeded(tx, order).await?;
+        events.statuses_changed(tx, &[change]).await
     }
 }

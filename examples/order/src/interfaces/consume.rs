@@ -3,46 +3,50 @@
 use async_trait::async_trait;
 use micro_core::{Error, ErrorKind, Result, Tx, broker::header, consume::BatchHandler, event::Received};
 
+use super::publish::OnBehalf;
 use super::wire::{
     OnInventoryDeductSuccessDlq, OnPaymentSuccessDlq, order_event::OrderStatusChanged,
     product_event::OnInventoryDeductSuccess,
 };
 use crate::{
     application::{AuditStatuses, ConfirmPayments, FailPayments, Failure, ObservedStatus},
-    domain::{AuditTrails, OrderEvents, Orders, pay_error},
+    domain::{AuditTrails, Orders, pay_error},
 };
 
 /// `OnInventoryDeductSuccess`: the goods are deducted, the payment is confirmed.
-pub struct ConfirmOnDeduction<O, E>(pub ConfirmPayments<O, E>);
+pub struct ConfirmOnDeduction<O, E>(pub ConfirmPayments<O>, pub E);
 
 #[async_trait]
-impl<O: Orders, E: OrderEvents> BatchHandler<OnInventoryDeductSuccess> for ConfirmOnDeduction<O, E> {
+impl<O: Orders, E: OnBehalf> BatchHandler<OnInventoryDeductSuccess> for ConfirmOnDeduction<O, E> {
     async fn handle_batch(&self, tx: &mut Tx, events: &[Received<OnInventoryDeductSuccess>]) -> Result<()> {
         let ids = events.iter().map(|received| order_id(received.event.order_id)).collect::<Result<Vec<_>>>()?;
-        self.0.confirm(tx, &ids).await
+        let publish = self.1.of_events(events, |event| event.order_id);
+        self.0.confirm(tx, &publish, &ids).await
     }
 }
 
 /// `OnPaymentSuccessDLQ`: the goods cannot be had, the payment is refused.
-pub struct FailOnRefusal<O, E>(pub FailPayments<O, E>);
+pub struct FailOnRefusal<O, E>(pub FailPayments<O>, pub E);
 
 #[async_trait]
-impl<O: Orders, E: OrderEvents> BatchHandler<OnPaymentSuccessDlq> for FailOnRefusal<O, E> {
+impl<O: Orders, E: OnBehalf> BatchHandler<OnPaymentSuccessDlq> for FailOnRefusal<O, E> {
     async fn handle_batch(&self, tx: &mut Tx, events: &[Received<OnPaymentSuccessDlq>]) -> Result<()> {
         let failures = events.iter().map(|received| failure(received, received.event.0.order_id));
-        self.0.fail(tx, &failures.collect::<Result<Vec<_>>>()?).await
+        let publish = self.1.of_events(events, |event| event.0.order_id);
+        self.0.fail(tx, &publish, &failures.collect::<Result<Vec<_>>>()?).await
     }
 }
 
 /// `OnInventoryDeductSuccessDLQ`: the confirmation failed for good, the stock is given back, and
 /// the payment ends.
-pub struct FailOnLostConfirmation<O, E>(pub FailPayments<O, E>);
+pub struct FailOnLostConfirmation<O, E>(pub FailPayments<O>, pub E);
 
 #[async_trait]
-impl<O: Orders, E: OrderEvents> BatchHandler<OnInventoryDeductSuccessDlq> for FailOnLostConfirmation<O, E> {
+impl<O: Orders, E: OnBehalf> BatchHandler<OnInventoryDeductSuccessDlq> for FailOnLostConfirmation<O, E> {
     async fn handle_batch(&self, tx: &mut Tx, events: &[Received<OnInventoryDeductSuccessDlq>]) -> Result<()> {
         let failures = events.iter().map(|received| failure(received, received.event.0.order_id));
-        self.0.fail(tx, &failures.collect::<Result<Vec<_>>>()?).await
+        let publish = self.1.of_events(events, |event| event.0.order_id);
+        self.0.fail(tx, &publish, &failures.collect::<Result<Vec<_>>>()?).await
     }
 }
 

@@ -1,47 +1,50 @@
 //! The gRPC service `Order`: requests to use cases, answers and errors back.
 
-use micro_core::Result;
-use micro_grpc::to_status;
+use micro_core::{Metadata, Result};
+use micro_grpc::{metadata_of, to_status};
 use tonic::{Request, Response, Status};
 
+use super::publish::OnBehalf;
 use super::wire::service::{
     OrderDetail, OrderId, OrderInfo, PayNotifyRequest, PayNotifyResponse, order_server::Order as OrderService,
 };
 use crate::{
     application::{FindOrder, PayNotify},
-    domain::{Order, OrderEvents, OrderLine, Orders, Payment},
+    domain::{Order, OrderLine, Orders, Payment},
 };
 
 /// Answers the calls of the order service.
 pub struct OrderGrpc<O, E> {
-    pay_notify: PayNotify<O, E>,
+    pay_notify: PayNotify<O>,
     find_order: FindOrder<O>,
+    events: E,
 }
 
-impl<O: Orders, E: OrderEvents> OrderGrpc<O, E> {
-    /// The calls over these use cases.
-    pub fn new(pay_notify: PayNotify<O, E>, find_order: FindOrder<O>) -> Self {
-        Self { pay_notify, find_order }
+impl<O: Orders, E: OnBehalf> OrderGrpc<O, E> {
+    /// The calls over these use cases, which tell `events`.
+    pub fn new(pay_notify: PayNotify<O>, find_order: FindOrder<O>, events: E) -> Self {
+        Self { pay_notify, find_order, events }
     }
 
-    async fn take_payment(&self, request: PayNotifyRequest) -> Result<PayNotifyResponse> {
+    async fn take_payment(&self, metadata: &Metadata, request: PayNotifyRequest) -> Result<PayNotifyResponse> {
         let payment = Payment::new(request.out_trade_no, request.trade_no, request.status_code)?;
         // Accepted, declined or a duplicate: the provider's message was taken either way, and it
         // need not send it again.
-        self.pay_notify.take(&payment).await?;
+        self.pay_notify.take(&self.events.of_call(metadata), &payment).await?;
         Ok(PayNotifyResponse { status_code: "0000".to_owned(), msg: "SUCCESS".to_owned() })
     }
 }
 
 #[tonic::async_trait]
-impl<O: Orders, E: OrderEvents> OrderService for OrderGrpc<O, E> {
+impl<O: Orders, E: OnBehalf> OrderService for OrderGrpc<O, E> {
     async fn get_order_by_id(&self, request: Request<OrderId>) -> Result<Response<OrderInfo>, Status> {
         let order = self.find_order.find(request.into_inner().order_id).await.map_err(to_status)?;
         Ok(Response::new(order_info(&order)))
     }
 
     async fn pay_notify(&self, request: Request<PayNotifyRequest>) -> Result<Response<PayNotifyResponse>, Status> {
-        self.take_payment(request.into_inner()).await.map(Response::new).map_err(to_status)
+        let metadata = metadata_of(&request);
+        self.take_payment(&metadata, request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 }
 

@@ -168,9 +168,9 @@ async fn a_rolled_back_transaction_sends_nothing() {
     let outbox = micro_core::outbox::Outbox::new(shop.orders.outbox(), "test", "0");
     let events = FailingEvents(OutboxOrderEvents::new(outbox));
     let retry = RetryPolicy { retry_count_max: 1, delay_initial: Duration::ZERO, delay_max: Duration::ZERO };
-    let pay_notify = PayNotify::new(shop.orders.transactions(), SqlOrders, events, retry);
+    let pay_notify = PayNotify::new(shop.orders.transactions(), SqlOrders, retry);
     let payment = Payment::new("OC1".into(), "T1".into(), "0000".into()).unwrap();
-    let failed = pay_notify.take(&payment).await.unwrap_err();
+    let failed = pay_notify.take(&events, &payment).await.unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
     assert_eq!(shop.order(1).await, (2, 1, false, String::new()));
     assert_eq!(shop.orders.outbox().counts().await.unwrap(), OutboxCounts::default());
@@ -187,11 +187,11 @@ async fn the_use_case_says_what_became_of_a_callback() {
     shop.place(1, &[(1, 1)]).await;
     let outbox = micro_core::outbox::Outbox::new(shop.orders.outbox(), "test", "0");
     let events = OutboxOrderEvents::new(outbox);
-    let pay_notify = PayNotify::new(shop.orders.transactions(), SqlOrders, events, RetryPolicy::default());
+    let pay_notify = PayNotify::new(shop.orders.transactions(), SqlOrders, RetryPolicy::default());
     let payment = |code: &str| Payment::new("OC1".into(), "T1".into(), code.into()).unwrap();
-    assert!(matches!(pay_notify.take(&payment("9999")).await.unwrap(), PaymentOutcome::Declined(_)));
-    assert!(matches!(pay_notify.take(&payment("0000")).await.unwrap(), PaymentOutcome::Accepted(_)));
-    assert_eq!(pay_notify.take(&payment("0000")).await.unwrap(), PaymentOutcome::Duplicate);
+    assert!(matches!(pay_notify.take(&events, &payment("9999")).await.unwrap(), PaymentOutcome::Declined(_)));
+    assert!(matches!(pay_notify.take(&events, &payment("0000")).await.unwrap(), PaymentOutcome::Accepted(_)));
+    assert_eq!(pay_notify.take(&events, &payment("0000")).await.unwrap(), PaymentOutcome::Duplicate);
     shop.close().await;
 }
 

@@ -1,7 +1,8 @@
 //! The whole chain: payment, deduction, confirmation or refusal, and what goes wrong on the way.
 
 use micro_core::broker::header;
-use order::{events::OnPaymentSuccess, interfaces::wire::OnInventoryDeductSuccessDlq};
+use order::{events::OnPaymentSuccess, interfaces::wire::OnInventoryDeductSuccessDlq, proto::PayNotifyRequest};
+use tonic::Request;
 
 use crate::shop::{SETTLED_WITHIN, Shop, open};
 
@@ -155,5 +156,32 @@ async fn a_record_published_again_has_its_effect_once() {
     assert_eq!(open::<OnPaymentSuccess>(&shop.published("OrderEvent")[1]).1.order_id, 1);
     assert_eq!(shop.published("ProductEvent").len(), 2, "the deduction is told once, and was published again");
     assert_eq!(shop.order(1).await.0, 4);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn every_event_belongs_to_the_trace_of_the_callback() {
+    let shop = Shop::with_stock(&[1]).await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    for id in [1, 2] {
+        shop.place(id, &[(1, 1)]).await;
+        let mut request = Request::new(PayNotifyRequest {
+            out_trade_no: format!("OC{id}"),
+            trade_no: "T1".into(),
+            status_code: "0000".into(),
+        });
+        request.metadata_mut().insert("traceparent", format!("00-{trace}-b7ad6b7169203331-01").parse().unwrap());
+        shop.client.clone().pay_notify(request).await.unwrap();
+        shop.until_status(id, if id == 1 { 4 } else { 5 }).await;
+    }
+    shop.settle().await;
+    for (topic, count) in [("OrderEvent", 2), ("ProductEvent", 1), ("OrderEventDLQ", 1), ("OrderStatus", 4)] {
+        let messages = shop.published(topic);
+        assert_eq!(messages.len(), count, "{topic}");
+        for message in messages {
+            let traceparent = message.headers.get_str(header::TRACEPARENT).expect("a trace context");
+            assert!(traceparent.contains(trace), "{topic}: {traceparent}");
+        }
+    }
     shop.close().await;
 }

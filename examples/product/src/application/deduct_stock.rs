@@ -10,10 +10,9 @@ use crate::domain::{
 const OPERATION: &str = "product.deduct";
 
 /// Takes the goods of paid orders from stock.
-pub struct DeductStock<S, L, E> {
+pub struct DeductStock<S, L> {
     stocks: S,
     ledger: L,
-    events: E,
 }
 
 /// What a batch comes to, before it is written.
@@ -25,20 +24,21 @@ struct Decisions {
     refused: Vec<Refused>,
 }
 
-impl<S: Stocks, L: Ledger, E: ProductEvents> DeductStock<S, L, E> {
+impl<S: Stocks, L: Ledger> DeductStock<S, L> {
     /// The use case over these ports.
-    pub fn new(stocks: S, ledger: L, events: E) -> Self {
-        Self { stocks, ledger, events }
+    pub fn new(stocks: S, ledger: L) -> Self {
+        Self { stocks, ledger }
     }
 
-    /// Decides each order once, in slice order: its goods are taken, or it is refused. The
+    /// Decides each order once, in slice order, and tells `events`: its goods are taken, or it is
+    /// refused. The
     /// transaction must hold its locks from the first read on (`BEGIN IMMEDIATE`); what a weaker one
     /// lets through fails the conditional writes.
     ///
     /// # Errors
     ///
     /// `Aborted` when another transaction changed a stock or decided an order in between.
-    pub async fn deduct(&self, tx: &mut Tx, orders: &[PaidOrder]) -> Result<()> {
+    pub async fn deduct(&self, tx: &mut Tx, events: &impl ProductEvents, orders: &[PaidOrder]) -> Result<()> {
         let order_ids: Vec<i64> = orders.iter().map(PaidOrder::order_id).collect();
         let mut known = self.ledger.decided(tx, &order_ids).await?;
         let new: Vec<&PaidOrder> = orders.iter().filter(|order| known.insert(order.order_id())).collect();
@@ -47,10 +47,16 @@ impl<S: Stocks, L: Ledger, E: ProductEvents> DeductStock<S, L, E> {
         }
         let mut shelf = Shelf::new(self.stocks.on_shelf(tx, &wanted_skus(&new)).await?);
         let decisions = decide(&mut shelf, &new);
-        self.write(tx, &shelf, &decisions).await
+        self.write(tx, events, &shelf, &decisions).await
     }
 
-    async fn write(&self, tx: &mut Tx, shelf: &Shelf, decisions: &Decisions) -> Result<()> {
+    async fn write(
+        &self,
+        tx: &mut Tx,
+        events: &impl ProductEvents,
+        shelf: &Shelf,
+        decisions: &Decisions,
+    ) -> Result<()> {
         let taken = shelf.taken();
         if !taken.is_empty() {
             expect_changed(OPERATION, self.stocks.withdraw(tx, taken).await?, taken.len())?;
@@ -58,10 +64,10 @@ impl<S: Stocks, L: Ledger, E: ProductEvents> DeductStock<S, L, E> {
         }
         self.ledger.add_decided(tx, &decisions.decided).await?;
         if !decisions.deducted.is_empty() {
-            self.events.deducted(tx, &decisions.deducted).await?;
+            events.deducted(tx, &decisions.deducted).await?;
         }
         if !decisions.refused.is_empty() {
-            self.events.refused(tx, &decisions.refused).await?;
+            events.refused(tx, &decisions.refused).await?;
         }
         Ok(())
     }

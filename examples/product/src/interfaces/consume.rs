@@ -7,20 +7,21 @@ use micro_core::{
     event::Received,
 };
 
+use super::publish::OnBehalf;
 use super::wire::{OnInventoryDeductSuccessDlq, order_event::OnPaymentSuccess};
 use crate::{
     application::{DeductStock, ReturnStock},
-    domain::{Ledger, PaidItem, PaidOrder, ProductEvents, Stocks},
+    domain::{Ledger, PaidItem, PaidOrder, Stocks},
 };
 
 /// `OnPaymentSuccess`: the goods are deducted, or the order is refused.
-pub struct DeductOnPayment<S, L, E>(pub DeductStock<S, L, E>);
+pub struct DeductOnPayment<S, L, E>(pub DeductStock<S, L>, pub E);
 
 #[async_trait]
-impl<S: Stocks, L: Ledger, E: ProductEvents> BatchHandler<OnPaymentSuccess> for DeductOnPayment<S, L, E> {
+impl<S: Stocks, L: Ledger, E: OnBehalf> BatchHandler<OnPaymentSuccess> for DeductOnPayment<S, L, E> {
     async fn handle_batch(&self, tx: &mut Tx, events: &[Received<OnPaymentSuccess>]) -> Result<()> {
         let orders = events.iter().map(paid_order).collect::<Result<Vec<_>>>()?;
-        self.0.deduct(tx, &orders).await
+        self.0.deduct(tx, &self.1.of_events(events), &orders).await
     }
 }
 

@@ -1,30 +1,54 @@
-//! The domain's facts as rows of the outbox.
+//! The domain's facts as rows of the outbox, each in the trace of what caused it.
 
-use micro_core::{Result, Tx, broker::header, outbox::Outbox};
+use std::collections::HashMap;
+
+use micro_core::{Result, Tx, broker::header, event::Received, outbox::Outbox};
 
 use super::wire::{
-    OnPaymentSuccessDlq, order_event,
+    OnPaymentSuccessDlq,
+    order_event::{self, OnPaymentSuccess},
     product_event::{OnInventoryDeductSuccess, SkuInfo},
 };
 use crate::domain::{Deducted, PaidOrder, ProductEvents, Refused};
+
+/// Events that can be told on behalf of what caused them: they belong to its trace.
+pub trait OnBehalf: ProductEvents + Sized {
+    /// On behalf of received payments, each of its order.
+    fn of_events(&self, received: &[Received<OnPaymentSuccess>]) -> Self;
+}
 
 /// Publishes through the outbox.
 #[derive(Clone)]
 pub struct OutboxProductEvents {
     outbox: Outbox,
+    /// The outbox in the trace of an order's payment.
+    by_order: HashMap<i64, Outbox>,
 }
 
 impl OutboxProductEvents {
     /// Publishes through `outbox`.
     pub fn new(outbox: Outbox) -> Self {
-        Self { outbox }
+        Self { outbox, by_order: HashMap::new() }
+    }
+
+    fn outbox_of(&self, order_id: i64) -> &Outbox {
+        self.by_order.get(&order_id).unwrap_or(&self.outbox)
+    }
+}
+
+impl OnBehalf for OutboxProductEvents {
+    fn of_events(&self, received: &[Received<OnPaymentSuccess>]) -> Self {
+        let by_order = received
+            .iter()
+            .map(|received| (received.event.order_id, self.outbox.on_behalf_of(&received.delivery.metadata())));
+        Self { outbox: self.outbox.clone(), by_order: by_order.collect() }
     }
 }
 
 impl ProductEvents for OutboxProductEvents {
     async fn deducted(&self, tx: &mut Tx, orders: &[Deducted]) -> Result<()> {
-        let events: Vec<OnInventoryDeductSuccess> = orders.iter().map(deduct_success).collect();
-        self.outbox.add_all(tx, &events).await
+        let messages = orders.iter().map(|order| self.outbox_of(order.order_id).seal(&deduct_success(order)));
+        self.outbox.add_messages(tx, &messages.collect::<Result<Vec<_>>>()?).await
     }
 
     /// A refusal is not a dead letter: it is this service's answer, on the topic where the order
@@ -32,7 +56,7 @@ impl ProductEvents for OutboxProductEvents {
     async fn refused(&self, tx: &mut Tx, orders: &[Refused]) -> Result<()> {
         let mut messages = Vec::with_capacity(orders.len());
         for Refused { order, reason } in orders {
-            let message = self.outbox.seal(&OnPaymentSuccessDlq(payment_success(order)))?;
+            let message = self.outbox_of(order.order_id()).seal(&OnPaymentSuccessDlq(payment_success(order)))?;
             messages.push(message.with_header(header::ERROR, reason.clone()));
         }
         self.outbox.add_messages(tx, &messages).await

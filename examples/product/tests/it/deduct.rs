@@ -9,6 +9,7 @@ use micro_core::{
     Error, ErrorKind, Result, Tx,
     broker::{Message, header},
     consume::Router,
+    event::Received,
 };
 use product::{
     application::DeductStock,
@@ -16,7 +17,7 @@ use product::{
     infrastructure::persistence::{SqlLedger, SqlStocks},
     interfaces::{
         consume::DeductOnPayment,
-        publish::OutboxProductEvents,
+        publish::{OnBehalf, OutboxProductEvents},
         wire::{
             OnPaymentSuccessDlq,
             order_event::OnPaymentSuccess,
@@ -216,7 +217,7 @@ async fn an_undecodable_record_does_not_kill_the_process() {
 async fn transient_handler_error_is_retried() {
     let desk = Desk::with_stock(&[10]).await;
     let stocks = FlakyStocks { failures_left: AtomicU32::new(2) };
-    let handler = DeductOnPayment(DeductStock::new(stocks, SqlLedger, OutboxProductEvents::new(desk.outbox())));
+    let handler = DeductOnPayment(DeductStock::new(stocks, SqlLedger), OutboxProductEvents::new(desk.outbox()));
     let inbox = desk.inbox_of(Router::new().on_batch(handler));
     deliver(&inbox, &[paid(1, &[(1, 1)])]).await.unwrap();
     assert_eq!(desk.stock(1).await, (9, 1));
@@ -224,7 +225,7 @@ async fn transient_handler_error_is_retried() {
     assert_eq!(desk.dead_letters().await, []);
     // One that stays away is kept with its cause instead of being lost.
     let stocks = FlakyStocks { failures_left: AtomicU32::new(u32::MAX) };
-    let handler = DeductOnPayment(DeductStock::new(stocks, SqlLedger, OutboxProductEvents::new(desk.outbox())));
+    let handler = DeductOnPayment(DeductStock::new(stocks, SqlLedger), OutboxProductEvents::new(desk.outbox()));
     let inbox = desk.inbox_of(Router::new().on_batch(handler));
     deliver(&inbox, &[paid(2, &[(1, 1)])]).await.unwrap();
     assert_eq!(desk.stock(1).await, (9, 1));
@@ -236,7 +237,7 @@ async fn transient_handler_error_is_retried() {
 async fn a_rolled_back_transaction_sends_nothing() {
     let desk = Desk::with_stock(&[10]).await;
     let events = FailingEvents(OutboxProductEvents::new(desk.outbox()));
-    let handler = DeductOnPayment(DeductStock::new(SqlStocks, SqlLedger, events));
+    let handler = DeductOnPayment(DeductStock::new(SqlStocks, SqlLedger), events);
     let inbox = desk.inbox_of(Router::new().on_batch(handler));
     deliver(&inbox, &[paid(1, &[(1, 1)])]).await.unwrap();
     assert_eq!(desk.outgoing().await, []);
@@ -275,6 +276,12 @@ impl Stocks for FlakyStocks {
 
 /// Events that are written, whereupon something fails.
 struct FailingEvents(OutboxProductEvents);
+
+impl OnBehalf for FailingEvents {
+    fn of_events(&self, received: &[Received<OnPaymentSuccess>]) -> Self {
+        Self(self.0.of_events(received))
+    }
+}
 
 impl ProductEvents for FailingEvents {
     async fn deducted(&self, tx: &mut Tx, orders: &[Deducted]) -> Result<()> {
