@@ -1,7 +1,10 @@
 //! The settings of the order service.
 
-use micro_core::consume::{ConsumerConfig, DeliveryPolicy};
-use micro_core::{app::AppConfig, transaction::RetryPolicy};
+use micro_core::{
+    app::AppConfig,
+    consume::{ConsumerConfig, DeliveryPolicy},
+    transaction::RetryPolicy,
+};
 use micro_grpc::GrpcServerConfig;
 
 /// The settings of the order service; the defaults are those of the Go order service's names.

@@ -1,7 +1,9 @@
 //! The settings of the product service.
 
-use micro_core::app::AppConfig;
-use micro_core::consume::{ConsumerConfig, DeliveryPolicy};
+use micro_core::{
+    app::AppConfig,
+    consume::{ConsumerConfig, DeliveryPolicy},
+};
 use micro_grpc::GrpcServerConfig;
 
 /// The settings of the product service; the defaults are those of the Go product service's names.

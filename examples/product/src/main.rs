@@ -2,7 +2,6 @@
 
 use clap::Parser;
 use micro_rs::{backends, core::Result, signals};
-use micro_tx::SqlDatabase;
 use product::{bootstrap, config::ProductConfig};
 use tracing_subscriber::EnvFilter;
 
@@ -38,7 +37,7 @@ async fn main() -> Result<()> {
     let plugged = bootstrap::Plugged {
         registry: backends::registry(&arguments.registry).await?,
         broker: backends::broker(&arguments.broker).await?,
-        database: SqlDatabase::connect_url(&arguments.database).await?,
+        database: backends::database(&arguments.database).await?,
     };
     let service = bootstrap::assemble(&ProductConfig::listening_on(arguments.listen), &plugged).await?;
     service.into_app(&plugged).run_until(stopped).await

@@ -3,10 +3,12 @@
 use async_trait::async_trait;
 use micro_core::{Error, ErrorKind, Result, Tx, broker::header, consume::BatchHandler, event::Received};
 
-use super::publish::OnBehalf;
-use super::wire::{
-    OnInventoryDeductSuccessDlq, OnPaymentSuccessDlq, order_event::OrderStatusChanged,
-    product_event::OnInventoryDeductSuccess,
+use super::{
+    publish::OnBehalf,
+    wire::{
+        OnInventoryDeductSuccessDlq, OnPaymentSuccessDlq, order_event::OrderStatusChanged,
+        product_event::OnInventoryDeductSuccess,
+    },
 };
 use crate::{
     application::{AuditStatuses, ConfirmPayments, FailPayments, Failure, ObservedStatus},

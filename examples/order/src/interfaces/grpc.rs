@@ -4,9 +4,11 @@ use micro_core::{Metadata, Result};
 use micro_grpc::{metadata_of, to_status};
 use tonic::{Request, Response, Status};
 
-use super::publish::OnBehalf;
-use super::wire::service::{
-    OrderDetail, OrderId, OrderInfo, PayNotifyRequest, PayNotifyResponse, order_server::Order as OrderService,
+use super::{
+    publish::OnBehalf,
+    wire::service::{
+        OrderDetail, OrderId, OrderInfo, PayNotifyRequest, PayNotifyResponse, order_server::Order as OrderService,
+    },
 };
 use crate::{
     application::{FindOrder, PayNotify},

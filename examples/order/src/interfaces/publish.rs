@@ -10,9 +10,11 @@ use crate::domain::{Order, OrderEvents, StatusChange};
 /// Events that can be told on behalf of what caused them: they belong to its trace.
 pub trait OnBehalf: OrderEvents + Sized {
     /// On behalf of a call that came with `metadata`.
+    #[must_use]
     fn of_call(&self, metadata: &Metadata) -> Self;
 
     /// On behalf of received events, each of the order that `order_id` reads from it.
+    #[must_use]
     fn of_events<E>(&self, received: &[Received<E>], order_id: impl Fn(&E) -> i64) -> Self;
 }
 

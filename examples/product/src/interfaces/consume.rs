@@ -7,8 +7,10 @@ use micro_core::{
     event::Received,
 };
 
-use super::publish::OnBehalf;
-use super::wire::{OnInventoryDeductSuccessDlq, order_event::OnPaymentSuccess};
+use super::{
+    publish::OnBehalf,
+    wire::{OnInventoryDeductSuccessDlq, order_event::OnPaymentSuccess},
+};
 use crate::{
     application::{DeductStock, ReturnStock},
     domain::{Ledger, PaidItem, PaidOrder, Stocks},

@@ -14,6 +14,7 @@ use crate::domain::{Deducted, PaidOrder, ProductEvents, Refused};
 /// Events that can be told on behalf of what caused them: they belong to its trace.
 pub trait OnBehalf: ProductEvents + Sized {
     /// On behalf of received payments, each of its order.
+    #[must_use]
     fn of_events(&self, received: &[Received<OnPaymentSuccess>]) -> Self;
 }
 
