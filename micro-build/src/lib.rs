@@ -52,6 +52,9 @@ use protox::Compiler;
 
 pub use error::Error;
 
+/// The lints of the including crate are about what people write.
+const ALLOW: &str = "#[allow(missing_docs, unreachable_pub, clippy::all)]";
+
 /// Compiles proto files with the default options; see [`Builder`].
 ///
 /// Imports are looked up in the folders of the given files.
@@ -214,7 +217,9 @@ impl Builder {
             .build_server(self.server)
             .build_client(self.client)
             .emit_rerun_if_changed(false)
-            .type_attribute(".", "#[allow(missing_docs, clippy::all)]");
+            .type_attribute(".", ALLOW)
+            .client_mod_attribute(".", ALLOW)
+            .server_mod_attribute(".", ALLOW);
         for (path, attribute) in &self.type_attributes {
             generator = generator.type_attribute(path, attribute);
         }
