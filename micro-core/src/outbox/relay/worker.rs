@@ -29,11 +29,12 @@ const POLL_INTERVAL_MAX: Duration = Duration::from_secs(2);
 /// How often shards that somebody else owns are asked for.
 const OWN_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Receipts are gathered so that one statement deletes many rows: for so long at least.
+/// Receipts are gathered so that one statement deletes many rows: so many, or for so long at least.
+const DELETE_COUNT_MIN: usize = 128;
 const DELETE_LINGER: Duration = Duration::from_millis(50);
 
 /// A deletion waits its turn among the writers, and its shard cannot be read meanwhile: the next
-/// one comes after so many times its duration at the earliest.
+/// one of few rows comes after so many times its duration at the earliest.
 const DELETE_PAUSE_FACTOR: u32 = 5;
 
 /// The most rows of one shard that are kept in memory.
@@ -145,9 +146,10 @@ where
         }
         self.land_all().await;
         self.backlog.wake(now);
+        // Before the read, which would bring the rows again that are about to go.
+        self.delete(now);
         self.read().await;
         self.send();
-        self.delete(now);
         self.store_watch.look();
         self.publish_watch.look();
     }
@@ -238,7 +240,8 @@ where
                 let read_count = rows.len();
                 let new_count = self.backlog.add(shard, rows);
                 slot.is_dirty = read_count >= limit;
-                let is_wasted = known_count >= new_count + WASTED_READ_COUNT_MIN;
+                let stuck_count = known_count.saturating_sub(slot.sent.len());
+                let is_wasted = stuck_count >= new_count + WASTED_READ_COUNT_MIN;
                 slot.read_at =
                     is_wasted.then(|| Instant::now() + started_at.elapsed().saturating_mul(WASTED_READ_PAUSE_FACTOR));
                 if new_count > 0 {
@@ -313,7 +316,8 @@ where
     /// writers of the database.
     fn delete(&mut self, now: Instant) {
         for (shard, slot) in (0..SHARD_COUNT).zip(&mut self.slots) {
-            if !slot.may_delete() || slot.delete_at.is_some_and(|at| at > now) {
+            let is_early = slot.delete_at.is_some_and(|at| at > now) && slot.sent.len() < DELETE_COUNT_MIN;
+            if !slot.may_delete() || is_early {
                 continue;
             }
             let Some(mut owned) = slot.owned.take() else { continue };
