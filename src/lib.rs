@@ -9,7 +9,7 @@ pub use micro_core as core;
 pub use micro_grpc as grpc;
 #[cfg(feature = "middleware")]
 pub use micro_middleware as middleware;
-#[cfg(feature = "tx")]
+#[cfg(feature = "tx-sqlite")]
 pub use micro_tx as tx;
 
 pub mod backends;

@@ -34,6 +34,9 @@
 //! timeout's sleeps. Readers have connections of their own and never wait for the writer. The
 //! shards of the outbox are owned in process: one process relays a database.
 
+#[cfg(not(feature = "sqlite"))]
+compile_error!("micro-tx needs a database: turn on its feature `sqlite`");
+
 mod config;
 mod database;
 mod dialect;
