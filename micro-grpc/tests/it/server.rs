@@ -1,0 +1,107 @@
+//! What a server does at its edges: health, reflection, silent clients, the end.
+
+use std::{sync::Arc, time::Duration};
+
+use micro_core::{HealthStatus, app::Component as _, registry::MemoryRegistry};
+use micro_grpc::{GrpcClient, GrpcServer};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, time::Instant};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+use crate::fixture::{Greeter, SERVICE, builder, client, config, eventually, hello, run, serve};
+
+async fn channel(registry: &MemoryRegistry) -> GrpcClient {
+    GrpcClient::builder(Arc::new(registry.clone())).service(SERVICE).connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn health_follows_the_application_and_is_watched() {
+    let registry = MemoryRegistry::new();
+    let running = serve("one", &registry).await;
+    let mut health = HealthClient::new(channel(&registry).await);
+    let ask = |service: &str| HealthCheckRequest { service: service.to_owned() };
+    let mut watch = health.watch(ask("")).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(health.check(ask("hello.Greeter")).await.unwrap().into_inner().status(), ServingStatus::Serving);
+
+    running.health.set("database", HealthStatus::NotServing("gone".into()));
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(health.check(ask("hello.Greeter")).await.unwrap().into_inner().status(), ServingStatus::NotServing);
+    running.health.set("database", HealthStatus::Serving);
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(health.check(ask("unknown")).await.unwrap_err().code(), tonic::Code::NotFound);
+}
+
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    let registry = MemoryRegistry::new();
+    let _running = serve("one", &registry).await;
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut reflection = ServerReflectionClient::new(channel(&registry).await);
+    let mut answers = reflection.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
+    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    assert!(names.iter().any(|name| name == "grpc.health.v1.Health"), "{names:?}");
+}
+
+#[tokio::test]
+async fn silent_connections_are_closed_at_the_handshake_timeout() {
+    let mut config = config();
+    config.handshake_timeout = Duration::from_millis(200);
+    let registry = MemoryRegistry::new();
+    let running = run(builder(Greeter::default()).config(config).build().unwrap(), &registry).await;
+    let address = running.server.local_addr().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    for mut stream in silent {
+        let closed = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 1])).await;
+        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+    }
+}
+
+#[tokio::test]
+async fn drain_lets_calls_in_hand_end_and_does_not_wait_for_idle_clients() {
+    let registry = MemoryRegistry::new();
+    let greeter = Greeter::default();
+    let running = run(builder(greeter.clone()).build().unwrap(), &registry).await;
+    let _idle = TcpStream::connect(running.server.local_addr().unwrap()).await.unwrap();
+    let client = client(&registry).await;
+    let held = tokio::spawn(async move { hello(&client, "hold").await });
+    eventually(|| async { running.server.in_flight_count() == 1 }).await;
+
+    let began = Instant::now();
+    let (drained, ()) = tokio::join!(running.server.drain(Duration::from_secs(20)), async {
+        greeter.release.notify_one();
+    });
+    drained.unwrap();
+    assert_eq!(held.await.unwrap().unwrap(), "released");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn drain_cuts_what_does_not_end_and_says_how_much() {
+    let registry = MemoryRegistry::new();
+    let running = serve("one", &registry).await;
+    let client = client(&registry).await;
+    let held = tokio::spawn(async move { hello(&client, "sleep").await });
+    eventually(|| async { running.server.in_flight_count() == 1 }).await;
+    let error = running.server.drain(Duration::from_millis(100)).await.unwrap_err();
+    assert!(error.to_string().contains("calls=1"), "{error}");
+    assert!(held.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn an_address_that_nobody_can_call_is_refused() {
+    let server = GrpcServer::builder(SERVICE).address("0.0.0.0:0").build().unwrap();
+    let error = server.start(&micro_core::Health::new()).await.unwrap_err();
+    assert!(error.to_string().contains("advertise"), "{error}");
+}
