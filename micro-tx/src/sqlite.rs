@@ -79,7 +79,9 @@ impl SqliteConnections {
     /// No task is needed to shield it: the [`SqliteTx`] owns the connection from before BEGIN is
     /// sent, and its drop rolls back, holding the turn until that is done.
     pub(crate) async fn begin(&self) -> Result<SqliteTx> {
-        let mut tx = SqliteTx { writer: Some(self.writer("tx.begin").await?), is_broken: false };
+        let mut writer = self.writer("tx.begin").await?;
+        writer.is_clean = false;
+        let mut tx = SqliteTx { writer: Some(writer), is_broken: false };
         match execute(tx.connection(), "tx.begin", "BEGIN IMMEDIATE", &[]).await {
             Ok(_) => Ok(tx),
             // The drop of `tx` makes sure that nothing is open.
@@ -124,7 +126,7 @@ impl SqliteConnections {
             };
             *turn = Some(connection.map_err(|error| from_sqlx(operation, error))?);
         }
-        Ok(Writer { turn })
+        Ok(Writer { turn, is_clean: true })
     }
 
     async fn turn(&self, operation: &'static str) -> Result<OwnedMutexGuard<Option<WriterConnection>>> {
@@ -170,6 +172,8 @@ fn is_in_memory(url: &str) -> bool {
 /// The writer's connection for as long as it is one's turn.
 struct Writer {
     turn: OwnedMutexGuard<Option<WriterConnection>>,
+    /// Whether nothing is open on it. A connection of which that is not known does not go back.
+    is_clean: bool,
 }
 
 impl Writer {
@@ -182,17 +186,19 @@ impl Writer {
 
     /// Undoes what is open, or closes the connection if that fails.
     async fn reset(mut self) {
-        if let Err(error) = execute(self.connection(), "tx.rollback", "ROLLBACK", &[]).await
-            && !is_nothing_open(&error)
-        {
-            tracing::warn!(error = %error.report(), "rollback failed, closing the connection");
-            self.discard().await;
+        match execute(self.connection(), "tx.rollback", "ROLLBACK", &[]).await {
+            Ok(_) => self.is_clean = true,
+            Err(error) if is_nothing_open(&error) => self.is_clean = true,
+            Err(error) => {
+                tracing::warn!(error = %error.report(), "rollback failed, closing the connection");
+                self.close().await;
+            }
         }
     }
 
     /// Closes the connection and waits for the statement it may still run; the next turn opens
     /// another.
-    async fn discard(mut self) {
+    async fn close(mut self) {
         let closed = match self.turn.take() {
             Some(WriterConnection::Own(connection)) => connection.close().await,
             Some(WriterConnection::Pooled(connection)) => connection.close().await,
@@ -202,21 +208,19 @@ impl Writer {
             tracing::debug!(%error, "closing a broken connection");
         }
     }
-
-    /// Closes the connection at once; where there is no runtime to wait in.
-    fn discard_now(mut self) {
-        match self.turn.take() {
-            // A pool's connection spawns at its drop, which needs a runtime; a detached one does not.
-            Some(WriterConnection::Pooled(connection)) => drop(connection.detach()),
-            own => drop(own),
-        }
-    }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        if let Some(WriterConnection::Pooled(_)) = &*self.turn {
-            self.turn.take();
+        match &*self.turn {
+            Some(WriterConnection::Own(_)) if self.is_clean => {}
+            Some(WriterConnection::Pooled(_)) if !self.is_clean => {
+                // Detached it closes at once; back in the pool it would take the open transaction along.
+                if let Some(WriterConnection::Pooled(connection)) = self.turn.take() {
+                    drop(connection.detach());
+                }
+            }
+            _ => drop(self.turn.take()),
         }
     }
 }
@@ -269,7 +273,9 @@ impl SqliteTx {
         self.enter("tx.commit")?;
         execute(self.connection(), "tx.commit", "COMMIT", &[]).await?;
         // The writer goes back clean; every other way out leaves it to the drop.
-        self.writer.take();
+        if let Some(mut writer) = self.writer.take() {
+            writer.is_clean = true;
+        }
         Ok(())
     }
 
@@ -311,7 +317,7 @@ impl Drop for SqliteTx {
         let Some(writer) = self.writer.take() else { return };
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(writer.reset())),
-            Err(_) => writer.discard_now(),
+            Err(_) => drop(writer),
         }
     }
 }

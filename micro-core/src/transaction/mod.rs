@@ -6,9 +6,17 @@ mod retry;
 pub use memory::{MemoryDatabase, MemoryTransactionManager, MemoryTxExt};
 pub use retry::{RetryPolicy, retrying};
 
-use std::{any::Any, fmt, future::Future};
+use std::{
+    any::Any,
+    fmt,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -59,7 +67,7 @@ impl fmt::Display for ManagerId {
 
 /// What an adapter puts behind a [`Tx`].
 ///
-/// [`Tx`] calls `commit` and `rollback` in a spawned task, so an adapter need not shield them.
+/// [`Tx`] shields `commit` and `rollback` from a caller that cancels, so an adapter need not.
 #[async_trait]
 pub trait Transaction: Send + 'static {
     /// Makes the work durable.
@@ -138,7 +146,8 @@ impl Tx {
     ///
     /// # Cancel safety
     ///
-    /// The commit runs in a task of its own: dropping this future does not stop it, hooks included.
+    /// Once polled the commit runs to its end, hooks included: dropping this future moves it into a
+    /// task of its own.
     pub async fn commit(mut self) -> Result<()> {
         let inner = self.inner.take().expect("a Tx is consumed by commit and rollback only");
         let hooks = std::mem::take(&mut self.after_commit);
@@ -180,21 +189,45 @@ impl Drop for Tx {
     }
 }
 
-/// Runs `work` in a task that outlives the caller: the guard against a client that cancels.
+/// Runs `work` to its end whatever the caller does: the guard against a client that cancels.
+///
+/// It runs in the caller's future as long as that is polled, which saves two hops between tasks;
+/// dropped before its end, what is left of it goes on in a task of its own.
 ///
 /// # Errors
 ///
-/// Those of `work`; `Internal` when it panicked, `Cancelled` when the runtime shut down.
+/// Those of `work`; `Internal` when it panicked.
 pub async fn shielded<T: Send + 'static>(
     operation: &'static str,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(join) if join.is_panic() => {
-            Err(Error::new(ErrorKind::Internal, operation, "the task panicked").with_source(join))
+    let work = AssertUnwindSafe(work).catch_unwind();
+    Shielded(Some(Box::pin(work))).await.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(Error::new(ErrorKind::Internal, operation, "the work panicked").with_context("panic", text))
+    })
+}
+
+/// A future that moves into a task when it is dropped before its end.
+struct Shielded<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future<Output: Send> + Send + 'static> Future for Shielded<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let work = self.0.as_mut().expect("a future is not polled after its end");
+        let output = std::task::ready!(work.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(output)
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for Shielded<F> {
+    fn drop(&mut self) {
+        if let (Some(work), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(work);
         }
-        Err(join) => Err(Error::new(ErrorKind::Cancelled, operation, "the runtime is shutting down").with_source(join)),
     }
 }
 
@@ -238,5 +271,46 @@ impl<M: TransactionManager + ?Sized> TransactionManagerExt for M {
                 Err(error)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn shielded_work_goes_on_when_its_caller_is_dropped() {
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let (ended, end) = tokio::sync::oneshot::channel();
+        let mut call = Box::pin(shielded("test", async move {
+            let _ = gone.await;
+            let _ = ended.send(());
+            Ok(())
+        }));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        drop(call);
+        go.send(()).expect("the work lives");
+        end.await.expect("the work came to its end");
+    }
+
+    #[tokio::test]
+    async fn shielded_work_that_panics_is_an_error_and_runs_once() {
+        let is_through = Arc::new(AtomicBool::new(false));
+        let flag = is_through.clone();
+        let call = shielded("test", async move {
+            assert!(!flag.swap(true, Ordering::SeqCst), "it ran twice");
+            panic!("no such luck");
+            #[expect(unreachable_code, reason = "gives the block its type")]
+            Ok(())
+        });
+        let error = call.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal);
+        assert!(error.to_string().contains("no such luck"), "{error}");
+        assert!(is_through.load(Ordering::SeqCst));
     }
 }

@@ -158,6 +158,30 @@ fn a_transaction_that_outlives_its_runtime_is_undone() {
     });
 }
 
+/// A runtime that shuts down drops its tasks and runs no clean-up: the connection must not be kept.
+#[test]
+fn a_transaction_of_a_runtime_that_shuts_down_is_undone() {
+    let file = File::new();
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let first = runtime();
+    let database = first.block_on(async {
+        let database = file.database().await;
+        let mut tx = database.begin().await.unwrap();
+        tx.sql().unwrap().execute(INSERT, &["shut-down".into(), "2".into()]).await.unwrap();
+        tokio::spawn(async move {
+            std::future::pending::<()>().await;
+            drop(tx);
+        });
+        database
+    });
+    drop(first);
+    runtime().block_on(async {
+        is_clean(&database, &mut file.outsider().await, 0).await;
+        let rows = database.fetch_all("SELECT * FROM orders WHERE code = 'shut-down'", &[]).await.unwrap();
+        assert!(rows.is_empty(), "{rows:?}");
+    });
+}
+
 /// Others can write once the clean-up is through, and the next transaction and the next single
 /// statement are seen from outside: neither landed in a transaction that stayed open.
 async fn is_clean(database: &SqlDatabase, outsider: &mut SqliteConnection, number: usize) {

@@ -2,4 +2,5 @@
 
 mod cancel;
 mod conformance;
+mod database;
 mod sqlite;
