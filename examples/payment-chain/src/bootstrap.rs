@@ -31,6 +31,10 @@ use crate::{
     seed,
 };
 
+/// SQLite has one writer: more lanes or partitions would only cut its transactions into smaller
+/// ones, each of which waits for the disk.
+const LANE_COUNT: usize = 1;
+const PARTITION_COUNT: u32 = 2;
 /// No more dead letters than this are read back.
 const DEAD_LETTER_COUNT_MAX: usize = 1_000_000;
 
@@ -159,12 +163,14 @@ fn order_config() -> OrderConfig {
     let mut config = OrderConfig::default();
     // Nobody outside this process has seen the instances: no wait for callers to notice.
     config.app.withdraw_wait = Duration::ZERO;
+    config.consumer.lane_count = LANE_COUNT;
     config
 }
 
 fn product_config() -> ProductConfig {
     let mut config = ProductConfig::default();
     config.app.withdraw_wait = Duration::ZERO;
+    config.consumer.lane_count = LANE_COUNT;
     config
 }
 
@@ -174,7 +180,7 @@ async fn plain_broker(url: &str, order: &OrderConfig, product: &ProductConfig) -
     if url != "memory:" {
         return backends::broker(url).await;
     }
-    let broker = MemoryBroker::new();
+    let broker = MemoryBroker::new().with_partition_count(PARTITION_COUNT);
     for topic in [order::PRODUCT_TOPIC, "OrderEventDLQ", "ProductEventDLQ"] {
         broker.declare_group(topic, order.group.as_str());
     }

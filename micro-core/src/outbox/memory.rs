@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 
 use super::{
-    CommitSignal, OutboxCounts, OutboxRow, OutboxShard, OutboxStore, ShardLease, ShardLocks, ShardSet, shard_of,
+    CommitSignal, OutboxCounts, OutboxRow, OutboxShard, OutboxStore, ShardLease, ShardLocks, ShardSet, hash_shard,
 };
 use crate::{
     Error, Result, Tx,
@@ -48,7 +48,7 @@ impl OutboxStore for MemoryOutbox {
         }
         if !messages.is_empty() {
             let committed = self.committed.clone();
-            let shards = ShardSet::of(messages);
+            let shards = messages.iter().map(hash_shard).collect();
             tx.after_commit(move || committed.notify(shards));
         }
         Ok(())
@@ -61,6 +61,10 @@ impl OutboxStore for MemoryOutbox {
 
     async fn committed(&self) -> ShardSet {
         self.committed.wait().await
+    }
+
+    fn shard_of(&self, message: &Message) -> u16 {
+        hash_shard(message)
     }
 
     async fn counts(&self) -> Result<OutboxCounts> {
@@ -119,6 +123,6 @@ pub(crate) struct OutboxChanges {
 
 impl OutboxRows {
     pub(crate) fn apply(&mut self, changes: OutboxChanges) {
-        self.unsent.extend(changes.added.into_iter().map(|(id, message)| ((shard_of(&message), id), message)));
+        self.unsent.extend(changes.added.into_iter().map(|(id, message)| ((hash_shard(&message), id), message)));
     }
 }

@@ -52,6 +52,10 @@ pub trait OutboxStore: Send + Sync + 'static {
     /// shards; never misses one between two calls.
     async fn committed(&self) -> ShardSet;
 
+    /// The shard (`0..SHARD_COUNT`) of a message, always the same for a key: by [`hash_shard`]
+    /// where several processes share the work, one for all where one process has the database.
+    fn shard_of(&self, message: &Message) -> u16;
+
     /// How many rows wait and how many are parked.
     async fn counts(&self) -> Result<OutboxCounts>;
 }
@@ -95,11 +99,6 @@ impl ShardSet {
     /// Every shard.
     pub const ALL: Self = Self(u16::MAX);
 
-    /// The shards of these messages.
-    pub fn of(messages: &[Message]) -> Self {
-        messages.iter().map(shard_of).collect()
-    }
-
     /// Adds a shard (`0..SHARD_COUNT`).
     pub fn insert(&mut self, shard: u16) {
         self.0 |= 1 << shard;
@@ -124,8 +123,8 @@ impl FromIterator<u16> for ShardSet {
     }
 }
 
-/// The shard of a message: by its key, or by its body where it has none.
-pub fn shard_of(message: &Message) -> u16 {
+/// The shard of a message by the hash of its key, or of its body where it has none.
+pub fn hash_shard(message: &Message) -> u16 {
     let key = message.key.as_ref().unwrap_or(&message.body);
     u16::try_from(crate::broker::fnv1a_partition(key, u32::from(SHARD_COUNT))).expect("below SHARD_COUNT")
 }

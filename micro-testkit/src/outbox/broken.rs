@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use micro_core::{
     Error, ErrorKind, Result, Tx,
     broker::Message,
-    outbox::{OutboxCounts, OutboxRow, OutboxShard, OutboxStore, SHARD_COUNT, ShardSet, shard_of},
+    outbox::{OutboxCounts, OutboxRow, OutboxShard, OutboxStore, SHARD_COUNT, ShardSet},
 };
 
 /// The promise that a [`BrokenOutbox`] breaks.
@@ -75,7 +75,7 @@ impl OutboxStore for BrokenOutbox {
             return Ok(());
         }
         if self.has(OutboxFault::ShowsUncommitted) {
-            let rows = messages.iter().map(|message| (shard_of(message), row(0, message)));
+            let rows = messages.iter().map(|message| (self.shard_of(message), row(0, message)));
             lock(&self.state).shown.extend(rows);
         }
         self.outbox.add(tx, messages).await
@@ -96,6 +96,10 @@ impl OutboxStore for BrokenOutbox {
             std::future::pending::<()>().await;
         }
         self.outbox.committed().await
+    }
+
+    fn shard_of(&self, message: &Message) -> u16 {
+        self.outbox.shard_of(message)
     }
 
     async fn counts(&self) -> Result<OutboxCounts> {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use micro_core::{
     Error, ErrorKind, TransactionManagerExt as _,
     broker::Message,
-    outbox::{OutboxCounts, OutboxRow, OutboxShard, SHARD_COUNT, shard_of},
+    outbox::{OutboxCounts, OutboxRow, OutboxShard, SHARD_COUNT},
 };
 use tokio::time::timeout;
 
@@ -66,7 +66,7 @@ pub async fn unsent_rows_come_in_the_order_they_were_added(fixture: &impl Databa
     add(fixture, &messages[100..101]).await;
     add(fixture, &messages[101..]).await;
 
-    let mut shard = own(fixture, shard_of(&messages[0])).await;
+    let mut shard = own(fixture, fixture.outbox().shard_of(&messages[0])).await;
     for limit in [1, 100, 1000] {
         let rows = unsent(&mut *shard, limit).await;
         let expected = &messages[..limit.min(messages.len())];
@@ -106,7 +106,7 @@ pub async fn rows_of_one_key_share_a_shard(fixture: &impl DatabaseFixture) {
         for row in unsent(&mut *own(fixture, number).await, 1000).await {
             row_count += 1;
             shards.entry(row.message.key.clone()).or_default().insert(number);
-            assert_eq!(shard_of(&row.message), number, "a row is in the shard of another key");
+            assert_eq!(fixture.outbox().shard_of(&row.message), number, "a row is in the shard of another key");
         }
     }
     assert_eq!(row_count, messages.len(), "every row is in one shard");
@@ -131,7 +131,7 @@ pub async fn sent_rows_are_gone_and_parked_rows_are_kept_with_their_cause(fixtur
     let topic = unique("topic");
     let messages: Vec<_> = (0..150).map(|number| message(&topic, "key", number)).collect();
     add(fixture, &messages).await;
-    let mut shard = own(fixture, shard_of(&messages[0])).await;
+    let mut shard = own(fixture, fixture.outbox().shard_of(&messages[0])).await;
     let rows = unsent(&mut *shard, 1000).await;
     let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
 
@@ -154,7 +154,7 @@ pub async fn committed_misses_no_commit(fixture: &impl DatabaseFixture) {
     let message = message(&unique("topic"), "key", 1);
     let expect = |what: &str, shards: Result<micro_core::outbox::ShardSet, _>| {
         let shards = shards.unwrap_or_else(|_: tokio::time::error::Elapsed| panic!("{what}: the commit was missed"));
-        assert!(shards.contains(shard_of(&message)), "{what}: the shard is not named");
+        assert!(shards.contains(outbox.shard_of(&message)), "{what}: the shard is not named");
     };
     for _ in 0..3 {
         add(fixture, std::slice::from_ref(&message)).await;

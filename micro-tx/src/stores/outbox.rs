@@ -5,7 +5,7 @@ use micro_core::{
     Error, Result, TransactionManagerExt as _, Tx,
     broker::{Message, header},
     outbox::{
-        CommitSignal, OutboxCounts, OutboxRow, OutboxShard, OutboxStore, ShardLease, ShardLocks, ShardSet, shard_of,
+        CommitSignal, OutboxCounts, OutboxRow, OutboxShard, OutboxStore, ShardLease, ShardLocks, ShardSet,
     },
 };
 
@@ -45,13 +45,13 @@ impl OutboxStore for SqlOutbox {
         for (statement, part) in self.insert.cut(messages) {
             let mut values = Vec::with_capacity(part.len() * COLUMN_COUNT);
             for message in part {
-                values.extend(row_values(message, now)?);
+                values.extend(row_values(self.shard_of(message), message, now)?);
             }
             sql.execute_as("outbox.add", statement, &values).await?;
         }
         if !messages.is_empty() {
             let committed = self.committed.clone();
-            let shards = ShardSet::of(messages);
+            let shards = messages.iter().map(|message| self.shard_of(message)).collect();
             tx.after_commit(move || committed.notify(shards));
         }
         Ok(())
@@ -66,15 +66,21 @@ impl OutboxStore for SqlOutbox {
         self.committed.wait().await
     }
 
+    // One process relays a SQLite database on one connection: shards would only cut its
+    // transactions into smaller ones, each of which waits for the disk.
+    fn shard_of(&self, _message: &Message) -> u16 {
+        0
+    }
+
     async fn counts(&self) -> Result<OutboxCounts> {
         let rows = self.database.fetch_all_as("outbox.counts", &self.count, &[]).await?;
         Ok(OutboxCounts { unsent: rows[0].get(0)?, parked: rows[0].get(1)? })
     }
 }
 
-fn row_values(message: &Message, now: i64) -> Result<[Value; COLUMN_COUNT]> {
+fn row_values(shard: u16, message: &Message, now: i64) -> Result<[Value; COLUMN_COUNT]> {
     Ok([
-        shard_of(message).into(),
+        shard.into(),
         message.topic.as_ref().into(),
         message.key.as_ref().into(),
         message.headers.get_str(header::EVENT_ID).into(),

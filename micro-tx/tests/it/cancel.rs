@@ -6,7 +6,6 @@ use std::time::Duration;
 use micro_core::{
     Error, ErrorKind, Result, TransactionManager as _, TransactionManagerExt as _,
     broker::{Delivery, Message},
-    outbox::shard_of,
     parked::{DeadLetter, Parking},
 };
 use micro_testkit::{eventually, transaction::poll_at_most};
@@ -112,7 +111,7 @@ async fn the_stores() {
         }).await.unwrap()
     });
     sweep!(database, _number => {
-        let mut shard = database.outbox().own(shard_of(&delivery.message)).await.unwrap().unwrap();
+        let mut shard = database.outbox().own(database.outbox().shard_of(&delivery.message)).await.unwrap().unwrap();
         shard.unsent(10).await.unwrap();
         shard.sent(&ids).await.unwrap();
         shard.park(1, &Error::new(ErrorKind::InvalidArgument, "test", "too large")).await.unwrap();
