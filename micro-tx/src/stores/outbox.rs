@@ -4,9 +4,7 @@ use async_trait::async_trait;
 use micro_core::{
     Error, Result, TransactionManagerExt as _, Tx,
     broker::{Message, header},
-    outbox::{
-        CommitSignal, OutboxCounts, OutboxRow, OutboxShard, OutboxStore, ShardLease, ShardLocks, ShardSet,
-    },
+    outbox::{CommitSignal, OutboxCounts, OutboxRow, OutboxShard, OutboxStore, ShardLease, ShardLocks, ShardSet},
 };
 
 use super::{delivery, limit, now_millis, widths::Widths};
