@@ -366,6 +366,10 @@ impl OutboxStore for FailingOutbox {
         self.inner.committed().await
     }
 
+    fn shard_of(&self, message: &Message) -> u16 {
+        self.inner.shard_of(message)
+    }
+
     async fn counts(&self) -> Result<OutboxCounts> {
         self.inner.counts().await
     }
