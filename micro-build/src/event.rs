@@ -88,11 +88,11 @@ impl {core}::event::Event for {rust_path} {{
         ::std::string::ToString::to_string(&self.{key_field})
     }}
 
-    fn encode(&self, payload: &mut {core}::event::__private::BytesMut) -> {core}::Result<()> {{
+    fn encode_payload(&self, payload: &mut {core}::event::__private::BytesMut) -> {core}::Result<()> {{
         {core}::event::encode_protobuf(self, payload)
     }}
 
-    fn decode(payload: {core}::event::__private::Bytes) -> {core}::Result<Self> {{
+    fn decode_payload(payload: {core}::event::__private::Bytes) -> {core}::Result<Self> {{
         {core}::event::decode_protobuf(payload)
     }}
 }}

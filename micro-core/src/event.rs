@@ -26,14 +26,14 @@ pub trait Event: Sized + Send + Sync + 'static {
     fn key(&self) -> String;
 
     /// Appends the payload's bytes.
-    fn encode(&self, payload: &mut BytesMut) -> Result<()>;
+    fn encode_payload(&self, payload: &mut BytesMut) -> Result<()>;
 
     /// Reads a payload.
     ///
     /// # Errors
     ///
     /// `DataLoss` when the bytes are not such a payload.
-    fn decode(payload: Bytes) -> Result<Self>;
+    fn decode_payload(payload: Bytes) -> Result<Self>;
 }
 
 /// Implements [`Event`] for a prost message:
@@ -50,11 +50,11 @@ macro_rules! impl_event {
                 $key
             }
 
-            fn encode(&self, payload: &mut $crate::event::__private::BytesMut) -> $crate::Result<()> {
+            fn encode_payload(&self, payload: &mut $crate::event::__private::BytesMut) -> $crate::Result<()> {
                 $crate::event::encode_protobuf(self, payload)
             }
 
-            fn decode(payload: $crate::event::__private::Bytes) -> $crate::Result<Self> {
+            fn decode_payload(payload: $crate::event::__private::Bytes) -> $crate::Result<Self> {
                 $crate::event::decode_protobuf::<Self>(payload)
             }
         }
@@ -119,7 +119,7 @@ impl BaseEvent {
 /// [`Event::SCHEMA_VERSION`].
 pub fn seal<E: Event>(event: &E, source: &str, source_version: &str) -> Result<Message> {
     let mut payload = BytesMut::new();
-    event.encode(&mut payload)?;
+    event.encode_payload(&mut payload)?;
     let version = if E::SCHEMA_VERSION.is_empty() { source_version } else { E::SCHEMA_VERSION };
     Ok(seal_payload(E::TOPIC, E::EVENT_TYPE, event.key(), payload.freeze(), source, version))
 }

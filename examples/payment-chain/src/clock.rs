@@ -38,7 +38,7 @@ impl Clock {
             return;
         }
         let Ok(envelope) = BaseEvent::decode(message.body.clone()) else { return };
-        let Ok(change) = <OrderStatusChanged as Event>::decode(envelope.payload) else { return };
+        let Ok(change) = <OrderStatusChanged as Event>::decode_payload(envelope.payload) else { return };
         if change.to_status >= 4 && set_once(&self.settled, change.order_id, self.now()) {
             self.settled_count.fetch_add(1, Ordering::Relaxed);
         }

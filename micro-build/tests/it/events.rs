@@ -38,8 +38,8 @@ fn a_message_with_the_option_is_an_event() {
     assert_eq!(OnPaymentSuccess::SCHEMA_VERSION, "7.0.0");
     assert_eq!(event.key(), "-7");
     let mut payload = BytesMut::new();
-    Event::encode(&event, &mut payload).unwrap();
-    assert_eq!(<OnPaymentSuccess as Event>::decode(payload.freeze()).unwrap(), event);
+    Event::encode_payload(&event, &mut payload).unwrap();
+    assert_eq!(<OnPaymentSuccess as Event>::decode_payload(payload.freeze()).unwrap(), event);
 }
 
 #[test]

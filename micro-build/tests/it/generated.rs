@@ -347,11 +347,11 @@ impl ::micro_core::event::Event for OnPaymentSuccess {
         ::std::string::ToString::to_string(&self.r#order_id)
     }
 
-    fn encode(&self, payload: &mut ::micro_core::event::__private::BytesMut) -> ::micro_core::Result<()> {
+    fn encode_payload(&self, payload: &mut ::micro_core::event::__private::BytesMut) -> ::micro_core::Result<()> {
         ::micro_core::event::encode_protobuf(self, payload)
     }
 
-    fn decode(payload: ::micro_core::event::__private::Bytes) -> ::micro_core::Result<Self> {
+    fn decode_payload(payload: ::micro_core::event::__private::Bytes) -> ::micro_core::Result<Self> {
         ::micro_core::event::decode_protobuf(payload)
     }
 }
@@ -365,11 +365,11 @@ impl ::micro_core::event::Event for r#on_payment_success::Item {
         ::std::string::ToString::to_string(&self.r#type)
     }
 
-    fn encode(&self, payload: &mut ::micro_core::event::__private::BytesMut) -> ::micro_core::Result<()> {
+    fn encode_payload(&self, payload: &mut ::micro_core::event::__private::BytesMut) -> ::micro_core::Result<()> {
         ::micro_core::event::encode_protobuf(self, payload)
     }
 
-    fn decode(payload: ::micro_core::event::__private::Bytes) -> ::micro_core::Result<Self> {
+    fn decode_payload(payload: ::micro_core::event::__private::Bytes) -> ::micro_core::Result<Self> {
         ::micro_core::event::decode_protobuf(payload)
     }
 }

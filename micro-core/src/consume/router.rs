@@ -183,6 +183,6 @@ async fn call(operation: &'static str, timeout: Duration, work: impl Future<Outp
 }
 
 fn received<E: Event>(payload: Bytes, delivery: &Delivery, attempts: u32) -> Result<Received<E>> {
-    let event = unwound_call("event.decode", || E::decode(payload))?;
+    let event = unwound_call("event.decode", || E::decode_payload(payload))?;
     Ok(Received { event, event_id: delivery.event_id(), attempts, delivery: delivery.clone() })
 }

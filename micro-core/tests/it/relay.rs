@@ -73,7 +73,7 @@ impl ProbeBroker {
     async fn take(&self, message: Message) -> Result<Receipt> {
         let key = message.key.clone().expect("every test event has a key");
         let envelope = BaseEvent::decode(message.body).expect("sealed by the outbox");
-        let event = Paid::decode(envelope.payload).unwrap();
+        let event = Paid::decode_payload(envelope.payload).unwrap();
         let fate = {
             let mut probe = self.state.lock().unwrap();
             if !probe.on_their_way.insert(key.clone()) {

@@ -62,12 +62,12 @@ macro_rules! text_event {
                 self.order.clone()
             }
 
-            fn encode(&self, payload: &mut BytesMut) -> Result<()> {
+            fn encode_payload(&self, payload: &mut BytesMut) -> Result<()> {
                 payload.extend_from_slice(format!("{}/{}", self.order, self.seq).as_bytes());
                 Ok(())
             }
 
-            fn decode(payload: Bytes) -> Result<Self> {
+            fn decode_payload(payload: Bytes) -> Result<Self> {
                 let parts = std::str::from_utf8(&payload).ok().and_then(|text| text.split_once('/'));
                 let parts = parts.and_then(|(order, seq)| Some(Self::new(order, seq.parse().ok()?)));
                 parts.ok_or_else(|| Error::new(ErrorKind::DataLoss, "event.decode", "expected order/seq"))

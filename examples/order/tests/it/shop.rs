@@ -228,5 +228,5 @@ pub(crate) fn event<E: Event>(event: &E) -> Message {
 pub(crate) fn open<E: Event>(message: &Message) -> (String, E) {
     let delivery = Delivery { message: message.clone(), partition: 0, offset: 0, timestamp: SystemTime::now() };
     let envelope = BaseEvent::open(&delivery).unwrap();
-    (envelope.event_type, E::decode(envelope.payload).unwrap())
+    (envelope.event_type, E::decode_payload(envelope.payload).unwrap())
 }

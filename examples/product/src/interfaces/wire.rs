@@ -43,12 +43,12 @@ macro_rules! dead_letter_event {
                 self.0.key()
             }
 
-            fn encode(&self, payload: &mut BytesMut) -> Result<()> {
-                self.0.encode(payload)
+            fn encode_payload(&self, payload: &mut BytesMut) -> Result<()> {
+                self.0.encode_payload(payload)
             }
 
-            fn decode(payload: Bytes) -> Result<Self> {
-                <$original as Event>::decode(payload).map(Self)
+            fn decode_payload(payload: Bytes) -> Result<Self> {
+                <$original as Event>::decode_payload(payload).map(Self)
             }
         }
     };

@@ -9,11 +9,11 @@ impl Event for Paid {
     const TOPIC: &'static str = "Order";
     const EVENT_TYPE: &'static str = "Paid";
 
-    fn encode(&self, _: &mut BytesMut) -> Result<()> {
+    fn encode_payload(&self, _: &mut BytesMut) -> Result<()> {
         Ok(())
     }
 
-    fn decode(_: Bytes) -> Result<Self> {
+    fn decode_payload(_: Bytes) -> Result<Self> {
         Ok(Paid)
     }
 }
