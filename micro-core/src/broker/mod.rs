@@ -37,7 +37,8 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     ///
     /// Per message. Retryable: `Unavailable`, `DeadlineExceeded`, `ResourceExhausted` (queue full).
-    /// Permanent: `InvalidArgument` (too large, no such topic), `PermissionDenied`.
+    /// The message's own fault, so that it is never tried again: `InvalidArgument` (too large, no
+    /// such topic). The sender's, until somebody mends it: `PermissionDenied`.
     ///
     /// # Cancel safety
     ///

@@ -434,3 +434,175 @@ async fn a_store_that_fails_now_and_then_loses_nothing_and_keeps_the_order_of_a_
     }
     relay.close().await.unwrap();
 }
+
+/// What is wrong with a [`FaultyOutbox`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Reads,
+    Deletions,
+    /// The first read panics.
+    Panics,
+}
+
+/// An outbox whose shards can be owned but not used.
+struct FaultyOutbox {
+    inner: Arc<dyn OutboxStore>,
+    fault: Arc<Mutex<Option<Fault>>>,
+    calls: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+struct FaultyShard {
+    inner: Box<dyn OutboxShard>,
+    fault: Arc<Mutex<Option<Fault>>>,
+    calls: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl FaultyOutbox {
+    fn new(world: &World, fault: Fault) -> Self {
+        let fault = Arc::new(Mutex::new(Some(fault)));
+        Self { inner: world.database.outbox(), fault, calls: Arc::default() }
+    }
+}
+
+#[async_trait]
+impl OutboxStore for FaultyOutbox {
+    async fn add(&self, tx: &mut Tx, messages: &[Message]) -> Result<()> {
+        self.inner.add(tx, messages).await
+    }
+
+    async fn own(&self, shard: u16) -> Result<Option<Box<dyn OutboxShard>>> {
+        let inner = self.inner.own(shard).await?;
+        let (fault, calls) = (self.fault.clone(), self.calls.clone());
+        Ok(inner.map(|inner| Box::new(FaultyShard { inner, fault, calls }) as Box<_>))
+    }
+
+    async fn committed(&self) -> ShardSet {
+        self.inner.committed().await
+    }
+
+    fn shard_of(&self, message: &Message) -> u16 {
+        self.inner.shard_of(message)
+    }
+
+    async fn counts(&self) -> Result<OutboxCounts> {
+        self.inner.counts().await
+    }
+}
+
+impl FaultyShard {
+    fn check(&self, fault: Fault) -> Result<()> {
+        if *self.fault.lock().unwrap() != Some(fault) {
+            return Ok(());
+        }
+        self.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Err(Error::new(ErrorKind::ResourceExhausted, "outbox.test", "the disk is full"))
+    }
+}
+
+#[async_trait]
+impl OutboxShard for FaultyShard {
+    async fn unsent(&mut self, limit: usize) -> Result<Vec<OutboxRow>> {
+        self.check(Fault::Reads)?;
+        let panics = self.fault.lock().unwrap().take_if(|fault| *fault == Fault::Panics).is_some();
+        assert!(!panics, "the store panics");
+        self.inner.unsent(limit).await
+    }
+
+    async fn sent(&mut self, ids: &[i64]) -> Result<()> {
+        self.check(Fault::Deletions)?;
+        self.inner.sent(ids).await
+    }
+
+    async fn park(&mut self, id: i64, cause: &Error) -> Result<()> {
+        self.inner.park(id, cause).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_cannot_be_deleted_are_sent_once_and_make_the_relay_not_serving() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|_, _, _| Fate::Receipt);
+    let store = FaultyOutbox::new(&world, Fault::Deletions);
+    let (fault, calls) = (store.fault.clone(), store.calls.clone());
+    let relay = Relay::builder(Arc::new(store), Arc::new(broker.clone())).build();
+    let health = Health::new();
+    world.add(&orders(5, 4)).await;
+    relay.start(&health).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(broker.taken_count(), 20, "a row with a receipt was sent again: {:?}", broker.taken());
+    assert!(!health.is_serving(), "deletions fail for a minute");
+    let calls = calls.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(calls < 1_000, "{calls} deletions in a minute");
+
+    *fault.lock().unwrap() = None;
+    eventually("serving", || health.is_serving()).await;
+    world.add(&orders(5, 1)).await;
+    eventually("the new rows", || broker.taken_count() == 25).await;
+    relay.drain(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(counts(&world).await, OutboxCounts::default());
+    assert_eq!(broker.taken_count(), 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_cannot_be_read_makes_the_relay_not_serving_until_it_can() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|_, _, _| Fate::Receipt);
+    let store = FaultyOutbox::new(&world, Fault::Reads);
+    let fault = store.fault.clone();
+    let relay = Relay::builder(Arc::new(store), Arc::new(broker.clone())).build();
+    let health = Health::new();
+    world.add(&orders(5, 1)).await;
+    relay.start(&health).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert!(!health.is_serving(), "reads fail for 15 s");
+    *fault.lock().unwrap() = None;
+    eventually("all of them", || broker.taken_count() == 5).await;
+    eventually("serving", || health.is_serving()).await;
+    relay.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_whose_store_panics_runs_again() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|_, _, _| Fate::Receipt);
+    let store = FaultyOutbox::new(&world, Fault::Panics);
+    let relay = Relay::builder(Arc::new(store), Arc::new(broker.clone())).build();
+    let health = Health::new();
+    world.add(&orders(5, 1)).await;
+    relay.start(&health).await.unwrap();
+    eventually("not serving", || !health.is_serving()).await;
+    eventually("all of them", || broker.taken_count() == 5).await;
+    assert!(health.is_serving());
+    relay.drain(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(counts(&world).await, OutboxCounts::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_rights_park_nothing_and_are_tried_again() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|_, _, tries| match tries {
+        0 => Fate::Fails(ErrorKind::PermissionDenied),
+        1 => Fate::Fails(ErrorKind::Unauthenticated),
+        _ => Fate::Receipt,
+    });
+    world.add(&orders(3, 2)).await;
+    let relay = relay(&world, &broker);
+    relay.start(&Health::new()).await.unwrap();
+    eventually("all of them", || broker.taken_count() == 6).await;
+    assert!(broker.taken().values().all(|seqs| seqs == &[0, 1]), "{:?}", broker.taken());
+    relay.drain(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(counts(&world).await, OutboxCounts::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_may_have_nothing_in_flight_sends_one_by_one() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|_, _, _| Fate::Receipt);
+    let mut config = RelayConfig::default();
+    config.in_flight_count_max = 0;
+    world.add(&orders(3, 2)).await;
+    let relay = Relay::builder(world.database.outbox(), Arc::new(broker.clone())).config(config).build();
+    relay.start(&Health::new()).await.unwrap();
+    eventually("all of them", || broker.taken_count() == 6).await;
+    relay.close().await.unwrap();
+}

@@ -176,6 +176,11 @@ impl Backlog {
         }
     }
 
+    /// These rows are still in the store and must not be sent.
+    pub(super) fn remember(&mut self, shard: u16, ids: &[i64]) {
+        self.shards[usize::from(shard)].known.extend(ids);
+    }
+
     /// The shard is not owned any more: forgets its rows. A message on its way stays the only one
     /// of its key until its receipt is in.
     pub(super) fn forget_shard(&mut self, shard: u16) {

@@ -20,10 +20,17 @@ use crate::{
     Error, ErrorKind, Health, Result,
     app::Component,
     broker::{Broker, Receipt},
-    consume::trouble::TroubleBoard,
+    consume::{
+        trouble::{TroubleBoard, backoff},
+        unwind::unwound,
+    },
     flow::{BrokerService, PublishBatch},
     registry::Instance,
 };
+
+/// The first and the longest wait before a relay that panicked runs again.
+const RESTART_DELAY_INITIAL: Duration = Duration::from_millis(500);
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(30);
 
 /// How a [`Relay`] works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +113,12 @@ impl<P> RelayBuilder<P> {
 /// while its key waits. A crash sends again what had a receipt and was not removed yet: the
 /// consumers' inbox knows it.
 ///
-/// Its health is not serving while the store, or every send, has failed for 10 s.
+/// Refused for good means that the fault is the message's (`InvalidArgument`, `OutOfRange`,
+/// `DataLoss`). Missing rights or credentials are not: such messages are tried again until they
+/// are mended.
+///
+/// Its health is not serving while the store's shards, its reads or its deletions, or every send,
+/// have failed for 10 s.
 ///
 /// A key that cannot be sent and has more than 4,096 rows holds up the rest of its shard.
 pub struct Relay<P> {
@@ -162,10 +174,11 @@ where
         }
         let publish = self.publish.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let board = TroubleBoard::new(health, &self.name);
-        let worker = Worker::new(self.store.clone(), publish, self.config.clone(), board);
+        let (store, config, troubled) = (self.store.clone(), self.config.clone(), board.clone());
+        let worker = move || Worker::new(store.clone(), publish.clone(), config.clone(), board.clone());
         let (stop, abandoned) = (self.stop.clone(), self.abandoned.clone());
         *running = Some(tokio::spawn(async move {
-            abandoned.run_until_cancelled(worker.run(stop)).await;
+            abandoned.run_until_cancelled(keep_running(worker, troubled, stop)).await;
         }));
         Ok(())
     }
@@ -191,6 +204,28 @@ where
     async fn close(&self) -> Result<()> {
         self.abandoned.cancel();
         self.end(Duration::from_secs(5)).await.map(drop)
+    }
+}
+
+/// Runs a worker until the stop; one that panics (in the store, say) is followed by another after
+/// a wait, during which the relay is not serving. What it had not removed is sent again.
+async fn keep_running<P>(mut worker: impl FnMut() -> Worker<P>, board: TroubleBoard, stop: CancellationToken)
+where
+    P: Service<PublishBatch, Response = Vec<Result<Receipt>>, Error = Error> + Clone + Send + 'static,
+    P::Future: Send,
+{
+    let mut panic_count = 0_u32;
+    loop {
+        let worker = worker();
+        let run = unwound("relay.run", async { Ok(worker.run(stop.clone()).await) });
+        let Err(error) = run.await else { return };
+        panic_count = panic_count.saturating_add(1);
+        tracing::error!(panic_count, error = %error.report(), "relay panicked, starting it again");
+        let _trouble = board.trouble(error.report());
+        let wait = backoff(panic_count, RESTART_DELAY_INITIAL, RESTART_DELAY_MAX);
+        if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            return;
+        }
     }
 }
 

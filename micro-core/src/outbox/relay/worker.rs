@@ -15,7 +15,7 @@ use crate::{
     Error, ErrorKind, Result,
     broker::{Message, Receipt},
     consume::{
-        trouble::{Trouble, TroubleBoard},
+        trouble::{Trouble, TroubleBoard, backoff},
         unwind::unwound,
     },
     flow::PublishBatch,
@@ -71,7 +71,9 @@ pub(super) struct Worker<P> {
     poll_interval: Duration,
     poll_at: Instant,
     own_at: Instant,
-    store_watch: FailureWatch,
+    own_watch: FailureWatch,
+    read_watch: FailureWatch,
+    delete_watch: FailureWatch,
     publish_watch: FailureWatch,
 }
 
@@ -107,7 +109,9 @@ where
     P: Service<PublishBatch, Response = Vec<Result<Receipt>>, Error = Error> + Clone + Send + 'static,
     P::Future: Send,
 {
-    pub(super) fn new(store: Arc<dyn OutboxStore>, publish: P, config: RelayConfig, board: TroubleBoard) -> Self {
+    pub(super) fn new(store: Arc<dyn OutboxStore>, publish: P, mut config: RelayConfig, board: TroubleBoard) -> Self {
+        // With none it would read and send nothing, silently.
+        config.in_flight_count_max = config.in_flight_count_max.max(1);
         let now = Instant::now();
         Self {
             store,
@@ -120,7 +124,11 @@ where
             poll_interval: POLL_INTERVAL_MIN,
             poll_at: now,
             own_at: now,
-            store_watch: FailureWatch::new(board.clone(), "outbox store"),
+            // A watch each: a shard that is owned says nothing about whether it can be read, nor a
+            // read about whether a deletion works.
+            own_watch: FailureWatch::new(board.clone(), "outbox shards"),
+            read_watch: FailureWatch::new(board.clone(), "outbox reads"),
+            delete_watch: FailureWatch::new(board.clone(), "outbox deletions"),
             publish_watch: FailureWatch::new(board, "publish"),
         }
     }
@@ -150,8 +158,7 @@ where
         self.delete(now);
         self.read().await;
         self.send();
-        self.store_watch.look();
-        self.publish_watch.look();
+        self.watches_mut().into_iter().for_each(FailureWatch::look);
     }
 
     /// Waits until something is due or happens.
@@ -177,9 +184,14 @@ where
         let reads = (0..SHARD_COUNT).filter(|shard| !is_full && self.wants_read(*shard));
         let reads = reads.map(|shard| self.slots[usize::from(shard)].read_at.unwrap_or_else(Instant::now));
         let lasting = [Some(self.poll_at), Some(self.own_at), self.backlog.wakes_at()];
-        let watches = [self.store_watch.looks_at(), self.publish_watch.looks_at()];
+        let watches = [&self.own_watch, &self.read_watch, &self.delete_watch, &self.publish_watch];
+        let watches = watches.map(FailureWatch::looks_at);
         let deletes = self.slots.iter().filter(|slot| slot.may_delete()).filter_map(|slot| slot.delete_at);
         lasting.into_iter().chain(watches).flatten().chain(reads).chain(deletes).min().expect("poll_at is always there")
+    }
+
+    fn watches_mut(&mut self) -> [&mut FailureWatch; 4] {
+        [&mut self.own_watch, &mut self.read_watch, &mut self.delete_watch, &mut self.publish_watch]
     }
 
     /// Takes the shards that are free.
@@ -197,10 +209,10 @@ where
                     slot.owned = owned;
                     slot.read_at = None;
                 }
-                Err(error) => return self.store_watch.failed(&error),
+                Err(error) => return self.own_watch.failed(&error),
             }
         }
-        self.store_watch.succeeded();
+        self.own_watch.succeeded();
     }
 
     fn mark_dirty(&mut self, shards: ShardSet) {
@@ -247,15 +259,18 @@ where
                 if new_count > 0 {
                     self.poll_interval = POLL_INTERVAL_MIN;
                 }
-                self.store_watch.succeeded();
+                self.read_watch.succeeded();
             }
-            Err(error) => self.lose(shard, &error),
+            Err(error) => {
+                self.read_watch.failed(&error);
+                self.lose(shard);
+            }
         }
     }
 
     /// Hands messages to the broker, at most a wave of them.
     fn send(&mut self) {
-        let room = self.config.in_flight_count_max.max(1).saturating_sub(self.on_their_way.len());
+        let room = self.config.in_flight_count_max.saturating_sub(self.on_their_way.len());
         for _ in 0..room.min(self.config.wave_count_max.max(1)) {
             let Some(departure) = self.backlog.depart() else { return };
             let receipt_timeout = self.config.receipt_timeout;
@@ -276,9 +291,11 @@ where
             Ok(_) => {
                 self.publish_watch.succeeded();
                 self.backlog.settled(&key, id);
+                // Its shard may have been lost and taken again meanwhile, and the row not read yet.
+                self.backlog.remember(shard, &[id]);
                 self.slots[usize::from(shard)].note_sent(id);
             }
-            Err(error) if error.is_permanent() => {
+            Err(error) if is_refusal(&error) => {
                 self.slots[usize::from(shard)].refused.push((key, id, error));
                 self.park_refused(shard).await;
             }
@@ -303,8 +320,9 @@ where
                 continue;
             };
             if let Err(failure) = owned.park(id, &error).await {
+                self.delete_watch.failed(&failure);
                 self.backlog.failed(&key);
-                return self.lose(shard, &failure);
+                return self.lose(shard);
             }
             tracing::warn!(shard, id, kind = %error.kind(), error = %error.report(), "outbox row parked");
             self.backlog.settled(&key, id);
@@ -340,21 +358,31 @@ where
         match result {
             Ok(()) => {
                 self.backlog.forget(shard, &ids);
-                self.store_watch.succeeded();
+                self.delete_watch.succeeded();
             }
-            Err(error) => self.lose(shard, &error),
+            Err(error) => {
+                self.delete_watch.failed(&error);
+                // They have their receipts: what cannot be deleted now must not be sent again.
+                slot.sent.extend(ids);
+                self.lose(shard);
+            }
         }
         self.park_refused(shard).await;
     }
 
     /// A shard whose store failed may belong to somebody else by now: it is given back and asked
-    /// for again.
-    fn lose(&mut self, shard: u16, error: &Error) {
-        self.store_watch.failed(error);
-        let slot = std::mem::take(&mut self.slots[usize::from(shard)]);
-        slot.refused.iter().for_each(|(key, _, _)| self.backlog.failed(key));
+    /// for again. Which of its rows have a receipt is remembered: they are deleted, not sent, when
+    /// it is owned again.
+    fn lose(&mut self, shard: u16) {
+        let slot = &mut self.slots[usize::from(shard)];
+        let Slot { sent, delete_at, refused, .. } = std::mem::take(slot);
+        refused.iter().for_each(|(key, _, _)| self.backlog.failed(key));
         self.backlog.forget_shard(shard);
-        self.own_at = self.own_at.min(Instant::now() + POLL_INTERVAL_MIN);
+        self.backlog.remember(shard, &sent);
+        (slot.sent, slot.delete_at) = (sent, delete_at);
+        let failure_count = self.read_watch.count().max(self.delete_watch.count());
+        let delay = backoff(failure_count, POLL_INTERVAL_MIN, OWN_INTERVAL);
+        self.own_at = self.own_at.min(Instant::now() + delay);
     }
 
     /// Sends what is there, once, and takes the receipts as long as they come.
@@ -402,6 +430,13 @@ impl Slot {
     fn may_delete(&self) -> bool {
         !self.sent.is_empty() && self.owned.is_some()
     }
+}
+
+/// Whether the broker refuses this very message, whoever sends it and whenever. Other permanent
+/// kinds (credentials, rights, a setting) are faults of the deployment that every message meets:
+/// parking them would set the whole outbox aside for good.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::OutOfRange | ErrorKind::DataLoss)
 }
 
 /// One message's way to its receipt.
@@ -466,6 +501,11 @@ impl FailureWatch {
             tracing::warn!(what = self.what, count = failing.count, kind = %error.kind(), error = %report, "relay fails, trying again");
         }
         failing.last = report;
+    }
+
+    /// How often it failed since the last success.
+    fn count(&self) -> u32 {
+        self.failing.as_ref().map_or(0, |failing| u32::try_from(failing.count).unwrap_or(u32::MAX))
     }
 
     /// Says so on the board once it has lasted too long.
