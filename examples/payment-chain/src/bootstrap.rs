@@ -212,16 +212,12 @@ impl Folder {
                 Error::new(ErrorKind::Internal, "bootstrap.folder", "no temporary folder").with_source(error)
             });
         };
-        let Some(path) = url.strip_prefix("sqlite:") else {
-            // Never the URL itself: it may hold a password.
-            let scheme = url.split(':').next().unwrap_or_default().to_owned();
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                "bootstrap.database",
-                "this version has no such backend: expected sqlite:FOLDER",
-            )
-            .with_context("scheme", scheme));
-        };
+        let path = url.strip_prefix("sqlite:").filter(|path| !path.is_empty()).ok_or_else(|| {
+            // The scheme alone: the rest may hold a password.
+            let message = "this version has no such database: expected sqlite:FOLDER";
+            Error::new(ErrorKind::InvalidArgument, "bootstrap.database", message)
+                .with_context("scheme", backends::scheme(url))
+        })?;
         let path = PathBuf::from(path);
         std::fs::create_dir_all(&path).map_err(|error| {
             Error::new(ErrorKind::InvalidArgument, "bootstrap.database", "the folder cannot be made")

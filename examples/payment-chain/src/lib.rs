@@ -56,6 +56,9 @@ async fn drive_and_judge(chain: &Chain, options: &Options, stop: CancellationTok
     let poison = poisoner.await.map_err(|error| {
         Error::new(ErrorKind::Internal, "payment_chain.poison", "the poisoner panicked").with_source(error)
     })??;
+    settle(chain, &poison).await?;
+    // The last records were published again while their orders settled: what these duplicates do
+    // must be done before it is judged.
     chain.broker.settle().await;
     let left_over = settle(chain, &poison).await?;
     let seconds = began.elapsed().as_secs_f64();
@@ -63,7 +66,7 @@ async fn drive_and_judge(chain: &Chain, options: &Options, stop: CancellationTok
     let mut report = Report { left_over, resumed: resumed.is_some(), seconds, ..Report::default() };
     let accepted: BTreeSet<i64> = chain.log.acknowledged_orders()?;
     verdict::judge(&chain.orders, &chain.products, chain.log.seed(), &accepted, &mut report).await?;
-    judge_dead_letters(chain, &poison, &mut report).await?;
+    verdict::judge_dead_letters(&chain.dead_letter_ids().await?, &poison, &mut report);
     add_times(chain, &answers, &mut report);
     report.clean = report.broken().is_empty();
     if let Some(failure) = answers.first_failure {
@@ -106,17 +109,6 @@ async fn settle(chain: &Chain, poison: &HashSet<String>) -> Result<u64> {
         }
         tokio::time::sleep(SETTLE_POLL).await;
     }
-}
-
-async fn judge_dead_letters(chain: &Chain, poison: &HashSet<String>, report: &mut Report) -> Result<()> {
-    let letters = chain.dead_letter_ids().await?;
-    let strangers = letters.iter().filter(|id| !id.starts_with(mischief::POISON_PREFIX)).count();
-    let missing = poison.iter().filter(|id| !letters.contains(*id)).count();
-    report.poison = poison.len() as u64;
-    report.dead_letters = letters.iter().filter(|id| poison.contains(*id)).count() as u64;
-    report.dead_letter_mismatches = (strangers + missing) as u64;
-    report.dead_letters += strangers as u64;
-    Ok(())
 }
 
 fn add_times(chain: &Chain, answers: &Answers, report: &mut Report) {

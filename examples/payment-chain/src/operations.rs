@@ -42,7 +42,12 @@ impl OperationLog {
     /// file cannot be read or written.
     pub fn open(folder: &Path, seed: Seed) -> Result<Self> {
         let path = folder.join("callbacks.log");
-        let resumed = if path.exists() { Some(read(&path, seed)?) } else { None };
+        let resumed = if path.exists() {
+            cut_torn_line(&path).map_err(|error| io(&path, error))?;
+            Some(read(&path, seed)?)
+        } else {
+            None
+        };
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(|error| io(&path, error))?;
         if resumed.is_none() {
             let line = serde_json::to_string(&seed).expect("three numbers are JSON");
@@ -96,12 +101,71 @@ fn read(path: &Path, seed: Seed) -> Result<BTreeSet<i64>> {
         .with_context("found", header)
         .with_context("asked", serde_json::to_string(&seed).expect("three numbers are JSON")));
     }
-    // The last line may be cut off where the process was killed; what does not parse was not acknowledged.
-    Ok(lines.map_while(std::result::Result::ok).filter_map(|line| line.trim().parse().ok()).collect())
+    lines
+        .map(|line| {
+            let line = line.map_err(|error| io(path, error))?;
+            line.parse().map_err(|error| {
+                Error::new(ErrorKind::DataLoss, "operations.open", "a line is not the number of an order")
+                    .with_context("file", path.display())
+                    .with_source(error)
+            })
+        })
+        .collect()
+}
+
+/// Removes what stands behind the last line break: a write that was cut off was not counted, and
+/// half a number is another number.
+fn cut_torn_line(path: &Path) -> std::io::Result<()> {
+    let bytes = std::fs::read(path)?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
+    if whole < bytes.len() {
+        OpenOptions::new().write(true).open(path)?.set_len(whole as u64)?;
+    }
+    Ok(())
 }
 
 fn io(path: &Path, error: std::io::Error) -> Error {
     Error::new(ErrorKind::Internal, "operations.open", "the operation log cannot be used")
         .with_context("file", path.display())
         .with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEED: Seed = Seed { orders: 200, skus: 1, stock: 1 };
+
+    #[test]
+    fn what_was_acknowledged_is_there_in_the_next_run_and_half_a_line_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = OperationLog::open(folder.path(), SEED).unwrap();
+        assert_eq!(log.resumed(), None);
+        for order_id in [7, 123] {
+            log.acknowledged(order_id).unwrap();
+        }
+        let path = folder.path().join("callbacks.log");
+        let length = std::fs::metadata(&path).unwrap().len();
+        // Killed within the write of "123\n": order 12 must not be taken for acknowledged.
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 2).unwrap();
+
+        let log = OperationLog::open(folder.path(), SEED).unwrap();
+        assert_eq!(log.resumed(), Some(&BTreeSet::from([7])));
+        log.acknowledged(45).unwrap();
+        assert_eq!(log.acknowledged_orders().unwrap(), BTreeSet::from([7, 45]));
+    }
+
+    #[test]
+    fn a_file_that_is_no_log_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for (text, message) in [("", "not the seed"), ("nonsense\n", "not the seed")] {
+            std::fs::write(folder.path().join("callbacks.log"), text).unwrap();
+            let error = OperationLog::open(folder.path(), SEED).err().unwrap();
+            assert!(error.report().contains(message), "{}", error.report());
+        }
+        let seed = serde_json::to_string(&SEED).unwrap();
+        std::fs::write(folder.path().join("callbacks.log"), format!("{seed}\n1\nx\n")).unwrap();
+        let error = OperationLog::open(folder.path(), SEED).err().unwrap();
+        assert!(error.report().contains("not the number of an order"), "{}", error.report());
+    }
 }

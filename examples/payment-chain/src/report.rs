@@ -27,10 +27,14 @@ pub struct Report {
     pub doubled: u64,
     /// I4: deductions of orders that nobody paid.
     pub ghosts: u64,
+    /// I1: orders refused though all their goods were there to the end.
+    pub needless_refusals: u64,
     /// I3: SKUs whose stock is not what the ledger says, or is negative.
     pub stock_mismatches: u64,
-    /// I5: status changes that arrived out of order.
+    /// I5: status changes that arrived out of order, or after a gap.
     pub out_of_order: u64,
+    /// I5: settled orders of whose status changes some never arrived.
+    pub missing_transitions: u64,
     /// I7: dead letters of this run.
     pub dead_letters: u64,
     /// I7: dead letters that are no poison, and poison that is no dead letter.
@@ -70,10 +74,12 @@ impl Report {
     pub fn broken(&self) -> Vec<String> {
         let counts = [
             (self.lost, "I1 no loss: accepted orders did not settle properly"),
+            (self.needless_refusals, "I1 no loss: orders were refused though there was enough stock"),
             (self.doubled, "I2 no double: orders were deducted more than once"),
             (self.stock_mismatches, "I3 conservation: SKUs whose stock differs from the ledger, or is negative"),
             (self.ghosts, "I4 no phantom: deductions of orders that nobody paid"),
             (self.out_of_order, "I5 order: status changes arrived out of order"),
+            (self.missing_transitions, "I5 order: settled orders of whose status changes some never arrived"),
             (self.left_over, "I6 liveness: outbox rows, parked deliveries or orders were left over"),
             (self.dead_letter_mismatches, "I7 dead letters: they are not the injected poison"),
             (self.failed_callbacks, "I12 callbacks failed"),

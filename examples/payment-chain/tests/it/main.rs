@@ -1,5 +1,7 @@
 //! The main job as a user runs it: the program, its last line, its exit code.
 
+mod verdict;
+
 use std::{
     io::{BufRead, BufReader},
     path::Path,
@@ -33,6 +35,8 @@ fn run(arguments: &[&str]) -> (Value, bool) {
 fn assert_clean(report: &Value, is_success: bool) {
     for name in [
         "lost",
+        "needless_refusals",
+        "missing_transitions",
         "doubled",
         "ghosts",
         "out_of_order",
@@ -56,6 +60,30 @@ fn ten_thousand_orders_with_duplicates_and_poison_are_clean() {
     assert_eq!(report["dead_letters"], 100);
     assert!(report["callbacks"].as_u64().unwrap() > 10_000, "no callback was sent twice: {report}");
     assert!(report["duplicate_records"].as_u64().unwrap() > 500, "{report}");
+}
+
+#[test]
+fn the_last_line_has_every_figure_by_its_name() {
+    let (report, is_success) = run(&["--orders", "40", "--skus", "1", "--stock", "30", "--poison-percent", "10"]);
+    assert_clean(&report, is_success);
+    let count = |name: &str| report[name].as_i64().unwrap_or_else(|| panic!("{name} is no whole number in {report}"));
+    let counts = ["orders", "accepted", "paid", "refused", "deducted_units", "stock_before", "stock_after", "poison"]
+        .map(|name| (name, count(name)));
+    assert_eq!(counts.map(|(_, count)| count), [40, 40, 30, 10, 30, 30, 0, 4], "{counts:?}: one SKU, a unit an order");
+    assert_eq!(["lost", "doubled", "ghosts", "out_of_order", "dead_letters"].map(count), [0, 0, 0, 0, 4]);
+    for name in [
+        "seconds",
+        "orders_per_second",
+        "callback_p50_ms",
+        "callback_p95_ms",
+        "callback_p99_ms",
+        "settled_p95_ms",
+        "rss_mib",
+    ] {
+        assert!(report[name].as_f64().is_some_and(|value| value > 0.0), "{name} in {report}");
+    }
+    let quantiles = ["callback_p50_ms", "callback_p95_ms", "callback_p99_ms"].map(|name| report[name].as_f64());
+    assert!(quantiles.is_sorted(), "{quantiles:?}");
 }
 
 #[test]
@@ -185,9 +213,43 @@ fn a_backend_that_is_not_compiled_in_is_named() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(stderr.contains(url.split(':').next().unwrap()), "{stderr}");
     }
-    let secret =
-        payment_chain(&["--orders", "1", "--database", "mysql://app:canary-7f3a@127.0.0.1/x"]).output().unwrap();
-    assert!(!secret.status.success());
-    let text = [secret.stdout, secret.stderr].concat();
-    assert!(!String::from_utf8_lossy(&text).contains("canary-7f3a"), "the password is shown");
+}
+
+#[test]
+fn a_secret_in_a_url_is_never_shown() {
+    for (option, url) in [
+        ("--database", "mysql://app:canary-7f3a@127.0.0.1/x"),
+        ("--database", "app:canary-7f3a@tcp(127.0.0.1:3306)/x"),
+        ("--database", "host=127.0.0.1 password=canary-7f3a"),
+        ("--database", "password=canary-7f3a host=127.0.0.1:5432"),
+        ("--registry", "consul://:canary-7f3a@127.0.0.1:8500"),
+        ("--registry", "static:app:canary-7f3a@127.0.0.1"),
+        ("--broker", "kafka://app:canary-7f3a@127.0.0.1:9092"),
+        ("--broker", "canary-7f3a"),
+    ] {
+        let output = payment_chain(&["--orders", "1", option, url]).env("RUST_LOG", "trace").output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{option} {url}");
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!text.contains("canary-7f3a"), "{option} {url} shows the secret: {text}");
+        let said: Vec<&str> = text.lines().filter(|line| line.starts_with("payment-chain: ")).collect();
+        assert_eq!(said.len(), 1, "one line says what is wrong: {text}");
+    }
+}
+
+#[test]
+fn arguments_that_cannot_be_are_refused_with_what_was_expected() {
+    for (arguments, expected) in [
+        (["--orders", "0"], "1..=10000000"),
+        (["--concurrency", "none"], "invalid digit"),
+        (["--poison-percent", "101"], "expected a number from 0 to 100"),
+        (["--duplicate-percent", "NaN"], "expected a number from 0 to 100"),
+        (["--database", "sqlite:"], "expected sqlite:FOLDER"),
+        (["--database", "sqlite:/proc/no/such/folder"], "the folder cannot be made"),
+        (["--broker", "memory"], "not a URL"),
+    ] {
+        let output = payment_chain(&arguments).output().unwrap();
+        assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
+    }
 }
