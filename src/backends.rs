@@ -59,8 +59,14 @@ pub async fn database(url: &str) -> Result<micro_tx::SqlDatabase> {
     }
 }
 
-fn scheme(url: &str) -> &str {
-    url.split_once(':').map_or("", |(scheme, _)| scheme)
+/// The scheme of a URL: what of it can be shown in an error. Empty for text that has none, such as
+/// a connection string of other kinds, whose beginning may be a secret.
+pub fn scheme(url: &str) -> &str {
+    let is_scheme = |scheme: &&str| {
+        scheme.starts_with(|letter: char| letter.is_ascii_alphabetic())
+            && scheme.chars().all(|letter| letter.is_ascii_alphanumeric() || "+-.".contains(letter))
+    };
+    url.split_once(':').map(|(scheme, _)| scheme).filter(is_scheme).unwrap_or_default()
 }
 
 fn unknown(url: &str, operation: &'static str, known: &'static str) -> Error {
@@ -88,6 +94,14 @@ mod tests {
         let text = error.report();
         assert!(text.contains("scheme=kafka") && text.contains("known=memory:"), "{text}");
         assert!(!text.contains("canary-4711"), "{text}");
+    }
+
+    #[test]
+    fn what_stands_before_a_colon_is_not_always_a_scheme() {
+        assert_eq!(scheme("etcd+https://a"), "etcd+https");
+        for text in ["", "canary", ":canary", "password=canary host=a:1", "4711:canary", "/canary:1", "ca nary:"] {
+            assert_eq!(scheme(text), "", "{text}");
+        }
     }
 
     #[tokio::test]

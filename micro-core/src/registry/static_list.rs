@@ -54,7 +54,7 @@ impl FromStr for StaticRegistry {
                 None => part,
             };
             let instance = instance(service, address)
-                .map_err(|error| error.with_context("part", part).with_context("number", index + 1))?;
+                .map_err(|error| error.with_context("part", shown(part)).with_context("number", index + 1))?;
             let known = services.entry(instance.service.clone()).or_default();
             known.retain(|other| other.id != instance.id);
             known.push(instance);
@@ -62,6 +62,11 @@ impl FromStr for StaticRegistry {
         services.values_mut().for_each(|instances| instances.sort_by(|a, b| a.id.cmp(&b.id)));
         Ok(Self { services })
     }
+}
+
+/// What of a part can be shown: where there is an `@`, it may be a URL with a password.
+fn shown(part: &str) -> &str {
+    part.rsplit_once('@').map_or(part, |(_, behind)| behind)
 }
 
 fn instance(service: Option<&str>, address: &str) -> Result<Instance> {
@@ -134,10 +139,12 @@ mod tests {
             ("order=a:1;product=a", "(part=product=a, number=2)"),
             ("order=a:1,", "(part=, number=2)"),
             ("order=a:99999", "(part=order=a:99999, number=1)"),
+            ("app:canary@a:1", "(part=a:1, number=1)"),
         ] {
             let error = text.parse::<StaticRegistry>().expect_err(text);
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{text}");
             assert!(error.to_string().contains(part), "{text}: {error}");
+            assert!(!error.report().contains("canary"), "{error:?}");
         }
     }
 
