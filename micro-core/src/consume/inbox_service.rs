@@ -252,7 +252,28 @@ impl Inbox {
 
     /// One transaction over `entries`; rolled back when it fails.
     async fn attempt(&self, entries: &[Entry<'_>], attempts: u32) -> Result<(), Failure> {
-        self.transaction(async |tx| self.work(tx, entries, attempts).await).await
+        self.handled(entries.len(), async |tx| self.work(tx, entries, attempts).await).await
+    }
+
+    /// As [`transaction`](Self::transaction), of work that calls handlers: what they wrote and the
+    /// commit refuses (a deferred constraint, a transaction they broke) is their failure, not the
+    /// store's, which would be tried again for ever.
+    pub(crate) async fn handled<F>(&self, entry_count: usize, work: F) -> Result<(), Failure>
+    where
+        F: AsyncFnOnce(&mut Tx) -> Result<(), Failure>,
+    {
+        let mut is_worked = false;
+        let outcome = self.transaction(async |tx| {
+            work(tx).await?;
+            is_worked = true;
+            Ok(())
+        });
+        match outcome.await {
+            Err(Failure::Store(error)) if is_worked && is_refused_commit(&error) => {
+                Err(Failure::Handler { failed: 0..entry_count, error })
+            }
+            outcome => outcome,
+        }
     }
 
     async fn work(&self, tx: &mut Tx, entries: &[Entry<'_>], attempts: u32) -> Result<(), Failure> {
@@ -484,12 +505,19 @@ fn split(range: Range<usize>, failed: Range<usize>, error: Error, pieces: &mut V
         return;
     }
     let mut single = Piece::of(failed.clone());
-    if failed.len() == 1 {
+    // An aborted transaction may be the doing of those before it: tried alone, it is its own.
+    if failed.len() == 1 && error.kind() != ErrorKind::Aborted {
         single.attempts = 1;
         single.failure = Some(error);
     }
     let parts = [Piece::of(failed.end..range.end), single, Piece::of(range.start..failed.start)];
     pieces.extend(parts.into_iter().filter(|piece| !piece.range.is_empty()));
+}
+
+/// Whether a commit failed because of what is in the transaction. Other kinds are those of a
+/// database that cannot be reached or is full: they say nothing about the deliveries.
+fn is_refused_commit(error: &Error) -> bool {
+    error.is_permanent() || matches!(error.kind(), ErrorKind::Aborted | ErrorKind::Internal)
 }
 
 fn queue(delivery: &Delivery) -> (&str, Option<&Bytes>) {

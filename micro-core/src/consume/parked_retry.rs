@@ -10,6 +10,7 @@ use super::{
     dead_letters::one_line,
     inbox_service::{Entry, Failure, Inbox},
     policy::Verdict,
+    unwind::unwound,
 };
 use crate::{Error, Result, parked::ParkedRow};
 
@@ -28,7 +29,7 @@ impl Inbox {
         let mut interval = POLL_INTERVAL_MIN;
         let mut failure_count = 0_u32;
         loop {
-            match stop.run_until_cancelled(self.retry_due()).await {
+            match stop.run_until_cancelled(unwound("consumer.retry", self.retry_due())).await {
                 None => return,
                 Some(Ok(try_count)) => {
                     failure_count = 0;
@@ -88,7 +89,7 @@ impl Inbox {
     /// Removes the row and calls its handler in one transaction. Somebody else may have been
     /// faster; a type that is ignored by now has no entry and is just removed.
     async fn try_row(&self, row: &ParkedRow, entry: Option<&Entry<'_>>, attempts: u32) -> Result<(), Failure> {
-        self.transaction(async |tx| {
+        self.handled(1, async |tx| {
             let is_ours = self.stores.parked.remove(tx, row.id).await?;
             match entry {
                 Some(entry) if is_ours => self.handle(tx, entry, attempts).await,

@@ -72,10 +72,10 @@ impl ParkedStore for MemoryParked {
     async fn remove(&self, tx: &mut Tx, id: i64) -> Result<bool> {
         let transaction = tx.downcast::<MemoryTransaction>(self.database.id, "parked.remove")?;
         let changes = &mut transaction.changes.parked;
-        if changes.added.remove(&id).is_some() {
-            return Ok(true);
+        if !changes.is_free(&self.database.state().parked, id) {
+            return Ok(false);
         }
-        Ok(self.database.state().parked.entries.contains_key(&id) && changes.removed.insert(id))
+        Ok(changes.added.remove(&id).is_some() || changes.removed.insert(id))
     }
 
     async fn postpone(
@@ -90,15 +90,14 @@ impl ParkedStore for MemoryParked {
         let due_at = delay.map(|delay| Instant::now() + delay);
         let postponement = Postponement { attempts, cause: cause.to_owned(), due_at };
         let changes = &mut transaction.changes.parked;
-        if let Some(entry) = changes.added.get_mut(&id) {
-            entry.postpone(postponement);
-            return Ok(true);
+        if !changes.is_free(&self.database.state().parked, id) {
+            return Ok(false);
         }
-        let is_known = self.database.state().parked.entries.contains_key(&id) && !changes.removed.contains(&id);
-        if is_known {
-            changes.postponed.insert(id, postponement);
+        match changes.added.get_mut(&id) {
+            Some(entry) => entry.postpone(postponement),
+            None => drop(changes.postponed.insert(id, postponement)),
         }
-        Ok(is_known)
+        Ok(true)
     }
 
     async fn release(&self, tx: &mut Tx, group: &str, delivery: &Delivery) -> Result<bool> {
@@ -224,6 +223,15 @@ pub(crate) struct ParkedChanges {
     added: BTreeMap<i64, Entry>,
     postponed: BTreeMap<i64, Postponement>,
     removed: BTreeSet<i64>,
+}
+
+impl ParkedChanges {
+    /// Whether the row is there, as this transaction sees it, and not held.
+    fn is_free(&self, committed: &ParkedRows, id: i64) -> bool {
+        let postponed_to = self.postponed.get(&id).map(|postponement| postponement.due_at);
+        let entry = self.added.get(&id).or_else(|| committed.entries.get(&id));
+        !self.removed.contains(&id) && entry.is_some_and(|entry| postponed_to.unwrap_or(entry.due_at).is_some())
+    }
 }
 
 impl ParkedRows {

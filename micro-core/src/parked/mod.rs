@@ -23,7 +23,8 @@ use crate::{Error, ErrorKind, Result, Tx, broker::Delivery};
 /// - `is_blocked_names_the_keys_that_have_rows`, those of the same transaction included.
 /// - `remove_answers_true_once`: of two transactions that remove a row, one gets `true`.
 /// - `a_held_key_is_not_due_until_it_is_released`: a row without a delay keeps its key from being
-///   tried; `release` removes it and the next of the key is the head.
+///   tried; `release` removes it and the next of the key is the head. Until then `remove` and
+///   `postpone` answer `false` for it: somebody who read it before it was held must not try it.
 #[async_trait]
 pub trait ParkedStore: Send + Sync + 'static {
     /// Appends a delivery to the queue of its key, to be tried in `delay` from now; without a
@@ -36,11 +37,11 @@ pub trait ParkedStore: Send + Sync + 'static {
     /// The heads that are due, at most `limit`, the longest due first.
     async fn due(&self, group: &str, limit: usize) -> Result<Vec<ParkedRow>>;
 
-    /// Removes a row; `false` when it is gone already.
+    /// Removes a row; `false` when it is gone already, or held.
     async fn remove(&self, tx: &mut Tx, id: i64) -> Result<bool>;
 
     /// Sets a row's attempts, cause and next try; `None` holds the key until it is released.
-    /// `false` when the row is gone.
+    /// `false` when the row is gone, or held already.
     async fn postpone(&self, tx: &mut Tx, id: i64, attempts: u32, cause: &str, delay: Option<Duration>)
     -> Result<bool>;
 

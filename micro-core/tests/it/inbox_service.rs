@@ -464,3 +464,35 @@ async fn a_handler_that_hangs_is_a_failure_and_holds_up_its_lane_only_so_long() 
     assert_eq!(world.applied("a"), [2]);
     assert_eq!(letters(&world).await[0].kind, ErrorKind::DeadlineExceeded);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_became_a_held_dead_letter_is_not_tried_by_who_read_it_before() {
+    let world = World::new();
+    // Parked at its first failure. Of two that try it then, the first is told that it fails for
+    // good, the second that it fails for now.
+    let calls = std::sync::atomic::AtomicU32::new(0);
+    let ledger = Ledger::new(move |_, _, _| match calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        0 | 2 => Act::Fail(ErrorKind::Unavailable),
+        1 => Act::Fail(ErrorKind::FailedPrecondition),
+        _ => Act::Apply,
+    });
+    let none = RetryPolicy { retry_count_max: 0, ..RetryPolicy::default() };
+    let delays = [Duration::ZERO, Duration::from_secs(10), Duration::from_secs(10)];
+    let policy = policy().with_immediate(none).with_delayed(delays);
+    let service = world.inbox(&ledger, policy.with_after_dead_letter(AfterDeadLetter::ParkKey));
+    settle(&service, [delivery(&Paid::new("a", 1), 0)]).await.unwrap();
+    // Both read the row before either has its turn.
+    let turn = world.database.transactions().begin().await.unwrap();
+    let (first, second, ()) = tokio::join!(service.retry_due(), service.retry_due(), async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        turn.rollback().await.unwrap();
+    });
+    (first.unwrap(), second.unwrap());
+    assert_eq!(ledger.call_count("a", 1), 3);
+    assert_eq!(letters(&world).await.len(), 1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    service.retry_due().await.unwrap();
+    assert!(world.applied("a").is_empty(), "a dead letter was tried again: replaying it would apply it twice");
+    assert!(service.dead_letters().replay(&letters(&world).await[0].event_id).await.unwrap());
+    assert_eq!(world.applied("a"), [1]);
+}

@@ -33,6 +33,8 @@ pub enum ParkedFault {
     RemovesAgain,
     /// Holds no key.
     HoldsNothing,
+    /// Says of a held row that it was postponed.
+    PostponesHeld,
     /// Releases no key and says that it did.
     ReleasesNothing,
 }
@@ -122,7 +124,8 @@ impl ParkedStore for BrokenParked {
         if self.has(ParkedFault::TakesForeignTx) {
             return Ok(true);
         }
-        self.parked.postpone(tx, id, attempts, cause, self.delay(delay)).await
+        let is_postponed = self.parked.postpone(tx, id, attempts, cause, self.delay(delay)).await?;
+        Ok(is_postponed || self.has(ParkedFault::PostponesHeld))
     }
 
     async fn release(&self, tx: &mut Tx, group: &str, delivery: &Delivery) -> Result<bool> {

@@ -172,6 +172,9 @@ pub async fn a_held_key_is_not_due_until_it_is_released(fixture: &impl DatabaseF
     let holding = transactions.run(async |tx| parked.postpone(tx, row.id, 5, "held", None).await).await;
     assert!(holding.expect("a row is held"), "a row that is there is held");
     assert_eq!(offsets(&due(fixture, &group).await), [0; 0], "a held key is due");
+    let again = transactions.run(async |tx| parked.postpone(tx, row.id, 6, "stale", Some(Duration::ZERO)).await).await;
+    assert!(!again.expect("a held row is no error"), "a held row was postponed");
+    assert!(!remove(fixture, row.id).await, "a held row was removed");
 
     let release = async |delivery: &Delivery| {
         let released = transactions.run(async |tx| parked.release(tx, &group, delivery).await).await;

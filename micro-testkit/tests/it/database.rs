@@ -243,6 +243,7 @@ mod can_fail {
             ParkedFault::RemovesAgain => "a row was removed twice";
         a_held_key_is_not_due_until_it_is_released:
             ParkedFault::HoldsNothing => "a held key is due",
+            ParkedFault::PostponesHeld => "a held row was postponed",
             ParkedFault::ReleasesNothing => "a delivery that only waits was released";
         a_dead_letter_is_unique_by_group_and_event_id:
             DeadLetterFault::RepeatsLetters => "the second letter of an event answers false",

@@ -55,8 +55,10 @@ impl SqlParked {
             insert: database.prefixed(&insert),
             blocked: Widths::new("(?, ?, ?)", blocked),
             due: database.prefixed(&due),
-            remove: database.prefixed("DELETE FROM micro_parked WHERE id = ?"),
-            postpone: database.prefixed("UPDATE micro_parked SET attempts = ?, cause = ?, due_at = ? WHERE id = ?"),
+            remove: database.prefixed("DELETE FROM micro_parked WHERE id = ? AND due_at IS NOT NULL"),
+            postpone: database.prefixed(
+                "UPDATE micro_parked SET attempts = ?, cause = ?, due_at = ? WHERE id = ? AND due_at IS NOT NULL",
+            ),
             release: database.prefixed(release),
             count: database.prefixed("SELECT count(*) FROM micro_parked WHERE consumer_group = ?"),
             database,

@@ -3,4 +3,5 @@
 mod cancel;
 mod conformance;
 mod database;
+mod inbox_service;
 mod sqlite;

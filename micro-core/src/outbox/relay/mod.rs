@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -217,7 +218,7 @@ where
     let mut panic_count = 0_u32;
     loop {
         let worker = worker();
-        let run = unwound("relay.run", async { Ok(worker.run(stop.clone()).await) });
+        let run = unwound("relay.run", worker.run(stop.clone()).map(Ok));
         let Err(error) = run.await else { return };
         panic_count = panic_count.saturating_add(1);
         tracing::error!(panic_count, error = %error.report(), "relay panicked, starting it again");
