@@ -34,6 +34,14 @@ impl Dialect {
         }
     }
 
+    /// A table of one column, `value`, with the texts of a JSON array that is bound to its `?`.
+    pub(crate) const fn text_list(self) -> &'static str {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite => "json_each(?)",
+        }
+    }
+
     /// Checks that the statement has a `?` for each value: a database that binds NULL to the rest,
     /// as SQLite does, would hide the mistake.
     pub(crate) fn checked(self, operation: &'static str, statement: &str, values: &[Value]) -> Result<()> {

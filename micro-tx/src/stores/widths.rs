@@ -2,10 +2,10 @@
 
 /// How many rows one statement takes. Each width is a text that every connection prepares once;
 /// with a text for every count the statement cache would overflow.
-const WIDTHS: [usize; 3] = [64, 8, 1];
+const WIDTHS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 
 /// One statement text a width.
-pub(crate) struct Widths([String; 3]);
+pub(crate) struct Widths([String; WIDTHS.len()]);
 
 impl Widths {
     /// The texts, made by `text` from how often `row` is repeated, comma-separated.
@@ -55,7 +55,7 @@ mod tests {
         let parts: Vec<_> = widths.cut(&items).collect();
         assert_eq!(parts.iter().flat_map(|(_, part)| part.iter().copied()).collect::<Vec<_>>(), items);
         let texts: Vec<_> = parts.iter().map(|(text, _)| (*text).to_owned()).collect();
-        assert_eq!(texts, [text(64), text(8), text(8), text(1), text(1)]);
+        assert_eq!(texts, [text(64), text(16), text(2)]);
     }
 
     #[test]
@@ -70,8 +70,8 @@ mod tests {
         };
         assert_eq!(sizes(0), []);
         assert_eq!(sizes(1), [(text(1), 1, 0)]);
-        assert_eq!(sizes(2), [(text(8), 8, 1)]);
-        assert_eq!(sizes(9), [(text(64), 64, 8)]);
-        assert_eq!(sizes(66), [(text(64), 64, 63), (text(8), 8, 65)]);
+        assert_eq!(sizes(3), [(text(4), 4, 2)]);
+        assert_eq!(sizes(9), [(text(16), 16, 8)]);
+        assert_eq!(sizes(67), [(text(64), 64, 63), (text(4), 4, 66)]);
     }
 }
