@@ -42,6 +42,14 @@ impl Dialect {
         }
     }
 
+    /// As [`text_list`](Self::text_list), with integers.
+    pub(crate) const fn integer_list(self) -> &'static str {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite => "json_each(?)",
+        }
+    }
+
     /// Checks that the statement has a `?` for each value: a database that binds NULL to the rest,
     /// as SQLite does, would hide the mistake.
     pub(crate) fn checked(self, operation: &'static str, statement: &str, values: &[Value]) -> Result<()> {

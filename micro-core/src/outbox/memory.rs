@@ -1,6 +1,9 @@
 //! The outbox in memory: not durable, for tests, examples and a first service.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 
@@ -80,10 +83,12 @@ struct MemoryOutboxShard {
 
 #[async_trait]
 impl OutboxShard for MemoryOutboxShard {
-    async fn unsent(&mut self, limit: usize) -> Result<Vec<OutboxRow>> {
+    async fn unsent(&mut self, known: &[i64], limit: usize) -> Result<Vec<OutboxRow>> {
         let shard = self.lease.shard();
         let state = self.database.state();
         let rows = state.outbox.unsent.range((shard, i64::MIN)..=(shard, i64::MAX));
+        let known: HashSet<i64> = known.iter().copied().collect();
+        let rows = rows.filter(|((_, id), _)| !known.contains(id));
         Ok(rows.take(limit).map(|((_, id), message)| row(*id, message)).collect())
     }
 

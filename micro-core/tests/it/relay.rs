@@ -377,9 +377,9 @@ impl OutboxStore for FailingOutbox {
 
 #[async_trait]
 impl OutboxShard for FailingShard {
-    async fn unsent(&mut self, limit: usize) -> Result<Vec<OutboxRow>> {
+    async fn unsent(&mut self, known: &[i64], limit: usize) -> Result<Vec<OutboxRow>> {
         maybe_fail(self.failure_in)?;
-        self.inner.unsent(limit).await
+        self.inner.unsent(known, limit).await
     }
 
     // Slow, as among many writers, and fails before or after its work.

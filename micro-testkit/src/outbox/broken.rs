@@ -22,6 +22,8 @@ pub enum OutboxFault {
     Reverses,
     /// Hands a row out once, whether it was sent or not.
     HasACursor,
+    /// Hands out rows that are known.
+    ForgetsKnown,
     /// Hands every second row out in the next shard.
     Scatters,
     /// Gives a shard to everybody who asks.
@@ -132,8 +134,9 @@ impl BrokenShard {
 
 #[async_trait]
 impl OutboxShard for BrokenShard {
-    async fn unsent(&mut self, limit: usize) -> Result<Vec<OutboxRow>> {
-        let mut rows = self.inner().unsent(limit).await?;
+    async fn unsent(&mut self, known: &[i64], limit: usize) -> Result<Vec<OutboxRow>> {
+        let known = if self.fault == Some(OutboxFault::ForgetsKnown) { &[] } else { known };
+        let mut rows = self.inner().unsent(known, limit).await?;
         match self.fault {
             Some(OutboxFault::Reverses) => rows.reverse(),
             Some(OutboxFault::HasACursor) => {
@@ -183,7 +186,7 @@ struct NoShard;
 
 #[async_trait]
 impl OutboxShard for NoShard {
-    async fn unsent(&mut self, _limit: usize) -> Result<Vec<OutboxRow>> {
+    async fn unsent(&mut self, _known: &[i64], _limit: usize) -> Result<Vec<OutboxRow>> {
         Ok(Vec::new())
     }
 

@@ -29,6 +29,7 @@ macro_rules! outbox_conformance {
             unsent_rows_come_in_the_order_they_were_added
             rows_of_one_key_share_a_shard
             a_shard_has_one_owner
+            known_rows_are_left_out
             sent_rows_are_gone_and_parked_rows_are_kept_with_their_cause
             committed_misses_no_commit
         );
@@ -93,6 +94,20 @@ async fn later_commits_are_not_skipped(fixture: &impl DatabaseFixture, shard: &m
     first.commit().await.expect("the earlier transaction commits");
     let rows = unsent(shard, 10).await;
     assert!(rows.iter().any(|row| row.message == early), "a row that was committed later was skipped: {rows:?}");
+}
+
+/// Rows that are known are not read again, and do not count for the limit.
+pub async fn known_rows_are_left_out(fixture: &impl DatabaseFixture) {
+    let topic = unique("topic");
+    let messages: Vec<_> = (0..10).map(|number| message(&topic, "key", number)).collect();
+    add(fixture, &messages).await;
+    let mut shard = own(fixture, fixture.outbox().shard_of(&messages[0])).await;
+    let ids: Vec<_> = unsent(&mut *shard, 1000).await.iter().map(|row| row.id).collect();
+    let known: Vec<_> = ids[..4].iter().chain(&ids[6..8]).copied().collect();
+    let rows = shard.unsent(&known, 3).await.expect("unsent rows are read");
+    let expected = [&messages[4], &messages[5], &messages[8]];
+    assert!(rows.iter().map(|row| &row.message).eq(expected), "the oldest unknown rows are read: {rows:?}");
+    assert!(shard.unsent(&ids, 1000).await.expect("no row is read").is_empty(), "every row is known");
 }
 
 /// All rows of a key are in the shard of the key, and in no other.
@@ -177,7 +192,7 @@ async fn own(fixture: &impl DatabaseFixture, shard: u16) -> Box<dyn OutboxShard>
 }
 
 async fn unsent(shard: &mut dyn OutboxShard, limit: usize) -> Vec<OutboxRow> {
-    shard.unsent(limit).await.expect("unsent rows are read")
+    shard.unsent(&[], limit).await.expect("unsent rows are read")
 }
 
 async fn unsent_everywhere(fixture: &impl DatabaseFixture) -> Vec<Message> {

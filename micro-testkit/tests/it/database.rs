@@ -198,6 +198,8 @@ mod can_fail {
         unsent_rows_come_in_the_order_they_were_added:
             OutboxFault::Reverses => "out of order",
             OutboxFault::HasACursor => "out of order";
+        known_rows_are_left_out:
+            OutboxFault::ForgetsKnown => "the oldest unknown rows are read";
         rows_of_one_key_share_a_shard:
             OutboxFault::Scatters => "a row is in the shard of another key",
             OutboxFault::LosesRows => "every row is in one shard";

@@ -99,15 +99,18 @@ struct SqlOutboxShard {
 
 impl SqlOutboxShard {
     fn new(database: SqlDatabase, lease: ShardLease) -> Self {
-        let select = "SELECT id, topic, message_key, headers, body FROM micro_outbox \
-            WHERE shard = ? AND parked_at IS NULL ORDER BY id LIMIT ?";
+        let list = database.dialect().integer_list();
+        let select = format!(
+            "SELECT id, topic, message_key, headers, body FROM micro_outbox \
+             WHERE shard = ? AND parked_at IS NULL AND id NOT IN (SELECT value FROM {list}) ORDER BY id LIMIT ?"
+        );
         let delete = |ids: &str| {
             database.prefixed("DELETE FROM micro_outbox WHERE parked_at IS NULL AND shard = ? AND id IN (") + ids + ")"
         };
         let park = "UPDATE micro_outbox SET parked_at = ?, parked_cause = ? \
             WHERE id = ? AND shard = ? AND parked_at IS NULL";
         Self {
-            select: database.prefixed(select),
+            select: database.prefixed(&select),
             delete: Widths::new("?", delete),
             park: database.prefixed(park),
             lease,
@@ -118,8 +121,9 @@ impl SqlOutboxShard {
 
 #[async_trait]
 impl OutboxShard for SqlOutboxShard {
-    async fn unsent(&mut self, count_max: usize) -> Result<Vec<OutboxRow>> {
-        let values = [self.lease.shard().into(), limit(count_max)];
+    async fn unsent(&mut self, known: &[i64], count_max: usize) -> Result<Vec<OutboxRow>> {
+        let known = serde_json::to_string(known).expect("numbers are JSON");
+        let values = [self.lease.shard().into(), known.into(), limit(count_max)];
         let rows = self.database.fetch_all_as("outbox.unsent", &self.select, &values).await?;
         rows.iter().map(|row| Ok(OutboxRow { id: row.get("id")?, message: delivery::read_message(row)? })).collect()
     }

@@ -164,6 +164,11 @@ impl Backlog {
         self.shards[usize::from(shard)].ready_count > 0
     }
 
+    /// The ids of the rows read and not yet removed.
+    pub(super) fn known(&self, shard: u16) -> Vec<i64> {
+        self.shards[usize::from(shard)].known.iter().copied().collect()
+    }
+
     pub(super) fn known_count(&self, shard: u16) -> usize {
         self.shards[usize::from(shard)].known.len()
     }

@@ -40,12 +40,6 @@ const DELETE_PAUSE_FACTOR: u32 = 5;
 /// The most rows of one shard that are kept in memory.
 const KNOWN_COUNT_MAX: usize = 4_096;
 
-/// A read that brought so many more known rows than new ones is not repeated for so many times its
-/// own duration, all shards together a quarter of the time: rows that cannot be sent must not keep
-/// the database busy.
-const WASTED_READ_COUNT_MIN: usize = 64;
-const WASTED_READ_PAUSE_FACTOR: u32 = 4 * SHARD_COUNT as u32;
-
 /// How long the store or every send may fail before the relay is not serving.
 const TROUBLE_AFTER: Duration = Duration::from_secs(10);
 
@@ -85,8 +79,6 @@ struct Slot {
     is_away: bool,
     /// There may be rows that were not read.
     is_dirty: bool,
-    /// Not to be read before.
-    read_at: Option<Instant>,
     /// Rows with a receipt that are still in the store.
     sent: Vec<i64>,
     /// Not to delete before.
@@ -181,13 +173,14 @@ where
         if self.backlog.has_ready() && !is_full {
             return Instant::now();
         }
-        let reads = (0..SHARD_COUNT).filter(|shard| !is_full && self.wants_read(*shard));
-        let reads = reads.map(|shard| self.slots[usize::from(shard)].read_at.unwrap_or_else(Instant::now));
+        if !is_full && (0..SHARD_COUNT).any(|shard| self.wants_read(shard)) {
+            return Instant::now();
+        }
         let lasting = [Some(self.poll_at), Some(self.own_at), self.backlog.wakes_at()];
         let watches = [&self.own_watch, &self.read_watch, &self.delete_watch, &self.publish_watch];
         let watches = watches.map(FailureWatch::looks_at);
         let deletes = self.slots.iter().filter(|slot| slot.may_delete()).filter_map(|slot| slot.delete_at);
-        lasting.into_iter().chain(watches).flatten().chain(reads).chain(deletes).min().expect("poll_at is always there")
+        lasting.into_iter().chain(watches).flatten().chain(deletes).min().expect("poll_at is always there")
     }
 
     fn watches_mut(&mut self) -> [&mut FailureWatch; 4] {
@@ -207,7 +200,6 @@ where
                 Ok(owned) => {
                     slot.is_dirty = owned.is_some();
                     slot.owned = owned;
-                    slot.read_at = None;
                 }
                 Err(error) => return self.own_watch.failed(&error),
             }
@@ -233,29 +225,22 @@ where
             if self.on_their_way.len() >= self.config.in_flight_count_max {
                 return;
             }
-            let is_due = self.slots[usize::from(shard)].read_at.is_none_or(|at| at <= Instant::now());
-            if is_due && self.wants_read(shard) {
+            if self.wants_read(shard) {
                 self.read_shard(shard).await;
             }
         }
     }
 
     async fn read_shard(&mut self, shard: u16) {
-        let known_count = self.backlog.known_count(shard);
-        // The known rows are the oldest and are read again: the new ones stand behind them.
-        let limit = known_count + self.config.wave_count_max.max(1);
+        let limit = self.config.wave_count_max.max(1);
+        let known = self.backlog.known(shard);
         let slot = &mut self.slots[usize::from(shard)];
         let Some(owned) = slot.owned.as_mut() else { return };
-        let started_at = Instant::now();
-        match owned.unsent(limit).await {
+        match owned.unsent(&known, limit).await {
             Ok(rows) => {
                 let read_count = rows.len();
                 let new_count = self.backlog.add(shard, rows);
                 slot.is_dirty = read_count >= limit;
-                let stuck_count = known_count.saturating_sub(slot.sent.len());
-                let is_wasted = stuck_count >= new_count + WASTED_READ_COUNT_MIN;
-                slot.read_at =
-                    is_wasted.then(|| Instant::now() + started_at.elapsed().saturating_mul(WASTED_READ_PAUSE_FACTOR));
                 if new_count > 0 {
                     self.poll_interval = POLL_INTERVAL_MIN;
                 }
