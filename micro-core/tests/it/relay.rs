@@ -501,11 +501,11 @@ impl FaultyShard {
 
 #[async_trait]
 impl OutboxShard for FaultyShard {
-    async fn unsent(&mut self, limit: usize) -> Result<Vec<OutboxRow>> {
+    async fn unsent(&mut self, known: &[i64], limit: usize) -> Result<Vec<OutboxRow>> {
         self.check(Fault::Reads)?;
         let panics = self.fault.lock().unwrap().take_if(|fault| *fault == Fault::Panics).is_some();
         assert!(!panics, "the store panics");
-        self.inner.unsent(limit).await
+        self.inner.unsent(known, limit).await
     }
 
     async fn sent(&mut self, ids: &[i64]) -> Result<()> {
