@@ -152,7 +152,7 @@ struct Running {
 
 impl Consumer<InboxService> {
     /// A consumer of the inbox's group and of the topics its handlers name; it also tries the
-    /// group's parked deliveries when they are due.
+    /// group's parked deliveries when they are due, and purges the inbox.
     pub fn builder(broker: Arc<dyn Broker>, inbox: InboxService) -> ConsumerBuilder<InboxService> {
         ConsumerBuilder {
             broker,
@@ -235,7 +235,11 @@ where
             partitions: HashMap::new(),
         };
         let stop = self.stop.clone();
-        let retry = self.inbox.clone().map(|inbox| tokio::spawn(async move { inbox.retry_until(stop).await }));
+        let retry = self.inbox.clone().map(|inbox| {
+            tokio::spawn(async move {
+                tokio::join!(inbox.retry_until(stop.clone()), inbox.purge_until(stop));
+            })
+        });
         *running = Some(Running { receive: tokio::spawn(receiver.run(subscription)), retry });
         Ok(())
     }

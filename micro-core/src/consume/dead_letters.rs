@@ -19,9 +19,6 @@ use crate::{
 /// The longest cause that is kept, in bytes: it also travels as a record header.
 const CAUSE_BYTES_MAX: usize = 2_048;
 
-/// How many dead letters of a group are looked through for one of an id.
-const SCAN_COUNT_MAX: usize = 100_000;
-
 /// The dead letters of one group.
 ///
 /// An event id here is [`DeadLetter::event_id`]: `<topic>:<event id>`.
@@ -72,8 +69,7 @@ impl DeadLetters {
     }
 
     async fn find(&self, event_id: &str) -> Result<Option<DeadLetter>> {
-        let letters = self.list(SCAN_COUNT_MAX).await?;
-        Ok(letters.into_iter().find(|letter| letter.event_id == event_id))
+        self.inbox.stores.dead_letters.find(&self.inbox.group, event_id).await
     }
 
     async fn remove(&self, letter: &DeadLetter, is_handled: bool) -> Result<bool> {

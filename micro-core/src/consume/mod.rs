@@ -74,6 +74,7 @@ mod batch;
 mod consumer;
 mod dead_letters;
 mod handler;
+mod inbox_purge;
 mod inbox_service;
 mod lanes;
 mod parked_retry;

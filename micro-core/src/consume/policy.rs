@@ -26,6 +26,10 @@ pub struct DeliveryPolicy {
     /// Whether a copy of each dead letter goes to `<Topic>DLQ` through the outbox, its envelope's
     /// type ending in `DLQ`; default no. A topic that ends in `DLQ` never gets one.
     pub copy_to_dead_letter_topic: bool,
+    /// How long the inbox knows an event that was handled; default 7 days. An event that comes
+    /// again later has its effect again, so keep it longer than the broker keeps its messages. The
+    /// inbox belongs to the database: of several groups there, the shortest retention holds.
+    pub inbox_retention: Duration,
 }
 
 impl Default for DeliveryPolicy {
@@ -37,6 +41,7 @@ impl Default for DeliveryPolicy {
             after_dead_letter: AfterDeadLetter::Skip,
             unknown_type: UnknownType::DeadLetter,
             copy_to_dead_letter_topic: false,
+            inbox_retention: Duration::from_secs(7 * 24 * 60 * 60),
         }
     }
 }
@@ -81,6 +86,13 @@ impl DeliveryPolicy {
     #[must_use]
     pub fn with_copy_to_dead_letter_topic(mut self, is_copied: bool) -> Self {
         self.copy_to_dead_letter_topic = is_copied;
+        self
+    }
+
+    /// Sets how long the inbox knows an event that was handled.
+    #[must_use]
+    pub fn with_inbox_retention(mut self, retention: Duration) -> Self {
+        self.inbox_retention = retention;
         self
     }
 

@@ -151,6 +151,11 @@ impl DeadLetterStore for MemoryDeadLetters {
         Ok(letters.into_iter().take(limit).map(|(_, letter)| letter.clone()).collect())
     }
 
+    async fn find(&self, group: &str, event_id: &str) -> Result<Option<DeadLetter>> {
+        let name = (group.to_owned(), event_id.to_owned());
+        Ok(self.database.state().dead_letters.0.get(&name).map(|(_, letter)| letter.clone()))
+    }
+
     async fn count(&self, group: &str) -> Result<u64> {
         Ok(self.database.state().dead_letters.0.keys().filter(|(known, _)| known == group).count() as u64)
     }

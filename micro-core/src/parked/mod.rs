@@ -87,6 +87,7 @@ pub struct ParkedRow {
 /// - `a_dead_letter_is_unique_by_group_and_event_id`: writing it again changes nothing and answers
 ///   `false`.
 /// - `a_dead_letter_keeps_its_delivery_cause_attempts_and_origin`.
+/// - `a_dead_letter_is_found_by_group_and_event_id`.
 /// - `a_removed_dead_letter_is_gone`.
 #[async_trait]
 pub trait DeadLetterStore: Send + Sync + 'static {
@@ -95,6 +96,9 @@ pub trait DeadLetterStore: Send + Sync + 'static {
 
     /// The oldest dead letters of a group, at most `limit`.
     async fn list(&self, group: &str, limit: usize) -> Result<Vec<DeadLetter>>;
+
+    /// The dead letter of an event; `None` when there is none.
+    async fn find(&self, group: &str, event_id: &str) -> Result<Option<DeadLetter>>;
 
     /// How many a group has.
     async fn count(&self, group: &str) -> Result<u64>;

@@ -14,6 +14,7 @@ use micro_core::{
     app::Component as _,
     broker::{Broker as _, MemoryBroker, RevokeGuard, SubscriptionEvent, TopicPartition},
     consume::{Consumer, DeliveryBatch, DeliveryPolicy},
+    inbox::InboxStore as _,
     parked::DeadLetterStore as _,
     transaction::RetryPolicy,
 };
@@ -21,7 +22,9 @@ use proptest::prelude::*;
 use tokio::sync::Semaphore;
 use tower::service_fn;
 
-use crate::world::{Act, Ledger, ORDERS, Paid, ScriptedBroker, World, delivered, delivery, eventually, message};
+use crate::world::{
+    Act, Ledger, ORDERS, Paid, ScriptedBroker, World, delivered, delivery, eventually, message, settle,
+};
 
 fn policy() -> DeliveryPolicy {
     DeliveryPolicy::default()
@@ -388,4 +391,30 @@ proptest! {
         let applied = runtime.block_on(live_through(fates, lane_count, batch_count_max));
         prop_assert_eq!(applied, expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_inbox_forgets_what_is_older_than_its_retention_and_nothing_else() {
+    let (world, ledger) = (World::new(), Ledger::applying());
+    let day = Duration::from_secs(24 * 60 * 60);
+    let inbox = world.inbox(&ledger, DeliveryPolicy::default());
+    let old: Vec<_> = (0..2_500).map(|seq| delivery(&Paid::new("old", seq), seq.into())).collect();
+    settle(&inbox, old.clone()).await.unwrap();
+    tokio::time::sleep(3 * day).await;
+    let young = delivery(&Paid::new("young", 1), 2_500);
+    settle(&inbox, [young.clone()]).await.unwrap();
+    tokio::time::sleep(4 * day - Duration::from_secs(600)).await;
+
+    let consumer = Consumer::builder(Arc::new(ScriptedBroker::new()), inbox.clone()).build();
+    consumer.start(&Health::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    settle(&inbox, old.clone()).await.unwrap();
+    assert_eq!(ledger.call_count("old", 7), 1, "an id was forgotten before 7 days");
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    consumer.close().await.unwrap();
+    let left = world.database.inbox().purge(7 * day, usize::MAX).await.unwrap();
+    assert_eq!(left, 0, "old ids are still there");
+    settle(&inbox, [young, old[0].clone(), old[2_499].clone()]).await.unwrap();
+    assert_eq!((ledger.call_count("young", 1), ledger.call_count("old", 0)), (1, 2));
+    assert_eq!(ledger.call_count("old", 2_499), 2);
 }

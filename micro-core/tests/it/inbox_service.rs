@@ -487,7 +487,7 @@ async fn a_row_that_became_a_held_dead_letter_is_not_tried_by_who_read_it_before
         tokio::time::sleep(Duration::from_millis(1)).await;
         turn.rollback().await.unwrap();
     });
-    (first.unwrap(), second.unwrap());
+    first.and(second).unwrap();
     assert_eq!(ledger.call_count("a", 1), 3);
     assert_eq!(letters(&world).await.len(), 1);
     tokio::time::sleep(Duration::from_secs(60)).await;

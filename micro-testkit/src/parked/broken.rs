@@ -156,6 +156,8 @@ pub enum DeadLetterFault {
     ForgetsCauses,
     /// Keeps another origin.
     ForgetsOrigins,
+    /// Finds the oldest letter whatever is looked for.
+    FindsTheFirst,
     /// Removes nothing and says that it did.
     RemovesNothing,
 }
@@ -202,6 +204,13 @@ impl DeadLetterStore for BrokenDeadLetters {
 
     async fn list(&self, group: &str, limit: usize) -> Result<Vec<DeadLetter>> {
         self.dead_letters.list(group, limit).await
+    }
+
+    async fn find(&self, group: &str, event_id: &str) -> Result<Option<DeadLetter>> {
+        match self.fault {
+            Some(DeadLetterFault::FindsTheFirst) => Ok(self.list(group, 1).await?.pop()),
+            _ => self.dead_letters.find(group, event_id).await,
+        }
     }
 
     async fn count(&self, group: &str) -> Result<u64> {

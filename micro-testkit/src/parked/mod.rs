@@ -35,6 +35,7 @@ macro_rules! parked_conformance {
             a_held_key_is_not_due_until_it_is_released
             a_dead_letter_is_unique_by_group_and_event_id
             a_dead_letter_keeps_its_delivery_cause_attempts_and_origin
+            a_dead_letter_is_found_by_group_and_event_id
             a_removed_dead_letter_is_gone
         );
     };
@@ -231,6 +232,27 @@ pub async fn a_dead_letter_keeps_its_delivery_cause_attempts_and_origin(fixture:
     assert_eq!(fixture.dead_letters().list(&group, 1).await.expect("letters are read").len(), 1, "list has a limit");
 }
 
+/// That one, of that group, once it is committed.
+pub async fn a_dead_letter_is_found_by_group_and_event_id(fixture: &impl DatabaseFixture) {
+    let [group, other, topic] = ["group", "other", "topic"].map(unique);
+    let letters = [1, 2].map(|offset| letter(&group, &delivery(&topic, "key", offset), 1));
+    let dead_letters = fixture.dead_letters();
+    let find = async |group: &str, letter: &DeadLetter| {
+        let found = dead_letters.find(group, &letter.event_id).await.expect("letters are looked for");
+        found.map(|letter| letter.delivery)
+    };
+    assert_eq!(find(&group, &letters[1]).await, None, "a letter is found before it is written");
+    for letter in &letters {
+        assert!(add(fixture, letter).await, "a letter is written");
+    }
+    assert_eq!(
+        find(&group, &letters[1]).await.as_ref(),
+        Some(&letters[1].delivery),
+        "the letter of the event is found"
+    );
+    assert_eq!(find(&other, &letters[1]).await, None, "a letter of another group is found");
+}
+
 /// Gone once, by its names; a rollback brings it back.
 pub async fn a_removed_dead_letter_is_gone(fixture: &impl DatabaseFixture) {
     let [group, topic] = ["group", "topic"].map(unique);
@@ -251,6 +273,8 @@ pub async fn a_removed_dead_letter_is_gone(fixture: &impl DatabaseFixture) {
     }
     assert_eq!(dead_letter_count(fixture, &group).await, 0, "a removed letter is counted");
     assert!(list(fixture, &group).await.is_empty(), "a removed letter is listed");
+    let found = dead_letters.find(&group, &letter.event_id).await.expect("letters are looked for");
+    assert!(found.is_none(), "a removed letter is found");
     assert!(add(fixture, &letter).await, "a letter that was removed can be written again");
 }
 

@@ -253,6 +253,8 @@ mod can_fail {
         a_dead_letter_keeps_its_delivery_cause_attempts_and_origin:
             DeadLetterFault::ForgetsCauses => "a letter keeps its kind and cause",
             DeadLetterFault::ForgetsOrigins => "a letter keeps its delivery and origin";
+        a_dead_letter_is_found_by_group_and_event_id:
+            DeadLetterFault::FindsTheFirst => "the letter of the event is found";
         a_removed_dead_letter_is_gone:
             DeadLetterFault::RemovesNothing => "a letter is removed once";
     );

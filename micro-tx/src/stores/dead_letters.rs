@@ -14,6 +14,7 @@ pub(crate) struct SqlDeadLetters {
     database: SqlDatabase,
     insert: String,
     list: String,
+    find: String,
     count: String,
     remove: String,
 }
@@ -26,11 +27,13 @@ impl SqlDeadLetters {
              ON CONFLICT DO NOTHING"
         );
         let list = format!("SELECT {columns} FROM micro_dead_letters WHERE consumer_group = ? ORDER BY id LIMIT ?");
+        let find = format!("SELECT {columns} FROM micro_dead_letters WHERE consumer_group = ? AND event_id = ?");
         let count = "SELECT count(*) FROM micro_dead_letters WHERE consumer_group = ?";
         let remove = "DELETE FROM micro_dead_letters WHERE consumer_group = ? AND event_id = ?";
         Self {
             insert: database.prefixed(&insert),
             list: database.prefixed(&list),
+            find: database.prefixed(&find),
             count: database.prefixed(count),
             remove: database.prefixed(remove),
             database,
@@ -57,6 +60,12 @@ impl DeadLetterStore for SqlDeadLetters {
     async fn list(&self, group: &str, count_max: usize) -> Result<Vec<DeadLetter>> {
         let values = [group.into(), limit(count_max)];
         self.database.fetch_all_as("dead_letters.list", &self.list, &values).await?.iter().map(read).collect()
+    }
+
+    async fn find(&self, group: &str, event_id: &str) -> Result<Option<DeadLetter>> {
+        let rows =
+            self.database.fetch_all_as("dead_letters.find", &self.find, &[group.into(), event_id.into()]).await?;
+        rows.first().map(read).transpose()
     }
 
     async fn count(&self, group: &str) -> Result<u64> {
