@@ -4,14 +4,17 @@ use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use micro_core::{Error, ErrorKind, Result};
+
 use sqlx::{
-    Arguments as _, AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, Row as _, Sqlite,
-    SqliteConnection, SqlitePool, TypeInfo as _, ValueRef as _,
+    Arguments as _, AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, Row as _,
+    SqlSafeStr as _, Sqlite, SqliteConnection, SqlitePool, TypeInfo as _, ValueRef as _,
     pool::PoolConnection,
     sqlite::{
         SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+        SqliteTransactionManager,
     },
 };
+use sqlx_core::transaction::TransactionManager as _;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
@@ -82,11 +85,11 @@ impl SqliteConnections {
         let mut writer = self.writer("tx.begin").await?;
         writer.is_clean = false;
         let mut tx = SqliteTx { writer: Some(writer), is_broken: false };
-        match execute(tx.connection(), "tx.begin", "BEGIN IMMEDIATE", &[]).await {
-            Ok(_) => Ok(tx),
-            // The drop of `tx` makes sure that nothing is open.
-            Err(error) => Err(error),
-        }
+        // By sqlx's own command, which is one message to its worker; a statement is several. Where
+        // it fails, the drop of `tx` makes sure that nothing is open.
+        let begun = SqliteTransactionManager::begin(tx.connection(), Some("BEGIN IMMEDIATE".into_sql_str()));
+        begun.await.map_err(|error| from_sqlx("tx.begin", error))?;
+        Ok(tx)
     }
 
     /// Runs one statement on the writer's connection, outside a transaction.
@@ -184,16 +187,20 @@ impl Writer {
         }
     }
 
-    /// Undoes what is open, or closes the connection if that fails.
+    /// Undoes what is open, savepoints included, or closes the connection if that fails.
     async fn reset(mut self) {
-        match execute(self.connection(), "tx.rollback", "ROLLBACK", &[]).await {
-            Ok(_) => self.is_clean = true,
-            Err(error) if is_nothing_open(&error) => self.is_clean = true,
-            Err(error) => {
-                tracing::warn!(error = %error.report(), "rollback failed, closing the connection");
-                self.close().await;
+        loop {
+            if let Err(error) = SqliteTransactionManager::rollback(self.connection()).await {
+                // SQLite undoes some transactions by itself; then there is nothing to roll back.
+                tracing::debug!(%error, "rollback failed, closing the connection");
+                return self.close().await;
+            }
+            // Read after the answer: a BEGIN that nobody waited for is counted by then.
+            if SqliteTransactionManager::get_transaction_depth(self.connection()) == 0 {
+                break;
             }
         }
+        self.is_clean = true;
     }
 
     /// Closes the connection and waits for the statement it may still run; the next turn opens
@@ -223,11 +230,6 @@ impl Drop for Writer {
             _ => drop(self.turn.take()),
         }
     }
-}
-
-/// SQLite's answer to a ROLLBACK after an error that had undone the transaction by itself.
-fn is_nothing_open(error: &Error) -> bool {
-    std::error::Error::source(error).is_some_and(|cause| cause.to_string().contains("no transaction is active"))
 }
 
 /// An open transaction on SQLite. Dropped, it is rolled back by a spawned task; without a runtime
@@ -271,7 +273,8 @@ impl SqliteTx {
 
     pub(crate) async fn commit(mut self) -> Result<()> {
         self.enter("tx.commit")?;
-        execute(self.connection(), "tx.commit", "COMMIT", &[]).await?;
+        let committed = SqliteTransactionManager::commit(self.connection()).await;
+        committed.map_err(|error| from_sqlx("tx.commit", error))?;
         // The writer goes back clean; every other way out leaves it to the drop.
         if let Some(mut writer) = self.writer.take() {
             writer.is_clean = true;
