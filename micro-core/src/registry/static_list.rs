@@ -73,6 +73,10 @@ fn instance(service: Option<&str>, address: &str) -> Result<Instance> {
     let expected = "expected name=host:port, further ones separated by , or ;";
     let refused = || Error::new(ErrorKind::InvalidArgument, "registry.parse", expected);
     let service = service.filter(|name| !name.is_empty()).ok_or_else(refused)?;
+    if address.contains('@') {
+        // Without the cause, which would repeat what stands before the `@`.
+        return Err(refused());
+    }
     let instance = Instance::new(service, address).with_id(format!("{service}-{address}"));
     instance.validate().map_err(|cause| refused().with_source(cause))?;
     Ok(instance)
@@ -140,6 +144,7 @@ mod tests {
             ("order=a:1,", "(part=, number=2)"),
             ("order=a:99999", "(part=order=a:99999, number=1)"),
             ("app:canary@a:1", "(part=a:1, number=1)"),
+            ("order=app:canary@a:1", "(part=a:1, number=1)"),
         ] {
             let error = text.parse::<StaticRegistry>().expect_err(text);
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{text}");

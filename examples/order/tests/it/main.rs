@@ -3,4 +3,6 @@
 mod calls;
 mod chain;
 mod events;
+mod program;
 mod shop;
+mod sigterm;

@@ -224,6 +224,7 @@ fn a_secret_in_a_url_is_never_shown() {
         ("--database", "password=canary-7f3a host=127.0.0.1:5432"),
         ("--registry", "consul://:canary-7f3a@127.0.0.1:8500"),
         ("--registry", "static:app:canary-7f3a@127.0.0.1"),
+        ("--registry", "static:order=app:canary-7f3a@127.0.0.1:1"),
         ("--broker", "kafka://app:canary-7f3a@127.0.0.1:9092"),
         ("--broker", "canary-7f3a"),
     ] {

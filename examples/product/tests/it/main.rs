@@ -4,3 +4,4 @@ mod catalogue;
 mod deduct;
 mod desk;
 mod give_back;
+mod program;

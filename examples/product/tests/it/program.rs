@@ -1,0 +1,58 @@
+//! The program as its users run it: what it says to arguments that cannot be, and what it keeps to
+//! itself.
+
+use std::process::{Command, Output};
+
+fn product(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_product")).args(arguments).env("RUST_LOG", "trace").output().unwrap()
+}
+
+fn lines_of_the_program(output: &Output) -> Vec<String> {
+    let text = String::from_utf8_lossy(&output.stderr);
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn what_cannot_be_is_one_line_that_says_what_was_expected() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().join("product.db").display());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (arguments, expected) in [
+        (["--registry", "consul://127.0.0.1:8500"], "scheme=consul, known=memory: static:"),
+        (["--registry", "static:no-address"], "expected name=host:port"),
+        (["--broker", "kafka://127.0.0.1:9092"], "scheme=kafka, known=memory:"),
+        (["--database", "mysql://127.0.0.1/x"], "scheme=mysql, known=sqlite:FILE"),
+        (["--database", "sqlite:/no/such/folder/x.db"], "the database file cannot be opened"),
+        (["--listen", "nonsense"], "expected a free host:port (address=nonsense)"),
+        (["--listen", &address], "expected a free host:port"),
+    ] {
+        // An option may be given once.
+        let mut all = arguments.to_vec();
+        if arguments[0] != "--database" {
+            all.extend(["--database", &database]);
+        }
+        let output = product(&all);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = lines_of_the_program(&output);
+        assert!(said.len() == 1 && said[0].starts_with("product: ") && said[0].contains(expected), "{said:?}");
+    }
+}
+
+#[test]
+fn a_secret_in_a_url_is_never_shown() {
+    for (option, url) in [
+        ("--registry", "consul://:canary-7f3a@127.0.0.1:8500"),
+        ("--registry", "static:app:canary-7f3a@127.0.0.1"),
+        ("--broker", "kafka://app:canary-7f3a@127.0.0.1:9092"),
+        ("--database", "mysql://app:canary-7f3a@127.0.0.1/x"),
+        ("--database", "app:canary-7f3a@tcp(127.0.0.1:3306)/x"),
+        ("--database", "password=canary-7f3a host=127.0.0.1:5432"),
+        ("--database", "sqlite:x.db?password=canary-7f3a"),
+    ] {
+        let output = product(&[option, url]);
+        assert_eq!(output.status.code(), Some(1), "{option} {url}");
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!text.contains("canary-7f3a"), "{option} {url}: {text}");
+    }
+}
