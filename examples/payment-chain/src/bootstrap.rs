@@ -137,15 +137,15 @@ impl Chain {
             unsettled += database.parked().count(inbox.group()).await?;
         }
         if unsettled == 0 {
-            let letters = self.dead_letter_ids().await?;
+            let letters: HashSet<String> = self.dead_letter_ids().await?.into_iter().collect();
             unsettled = poison.iter().filter(|id| !letters.contains(*id)).count() as u64;
         }
         Ok(unsettled)
     }
 
-    /// The event ids of all dead letters of both services.
-    pub async fn dead_letter_ids(&self) -> Result<HashSet<String>> {
-        let mut ids = HashSet::new();
+    /// The event ids of all dead letters of both services' groups.
+    pub async fn dead_letter_ids(&self) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
         for (inbox, _) in &self.inboxes {
             let letters = inbox.dead_letters().list(DEAD_LETTER_COUNT_MAX).await?;
             ids.extend(letters.into_iter().map(|letter| letter.delivery.event_id()));

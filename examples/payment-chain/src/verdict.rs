@@ -73,14 +73,17 @@ pub async fn judge(
     Ok(())
 }
 
-/// Compares the event ids of all dead letters with those of the poison of this run. Poison of
-/// earlier runs may be among the letters: it was judged by them.
-pub fn judge_dead_letters(letters: &HashSet<String>, poison: &HashSet<String>, report: &mut Report) {
+/// Compares the event ids of all dead letters with those of the poison of this run: each is a dead
+/// letter once, and nothing else is one. Poison of earlier runs may be among the letters: it was
+/// judged by them.
+pub fn judge_dead_letters(letters: &[String], poison: &HashSet<String>, report: &mut Report) {
     let strangers = letters.iter().filter(|id| !id.starts_with(POISON_PREFIX)).count() as u64;
-    let found = letters.intersection(poison).count() as u64;
+    let of_poison: Vec<&String> = letters.iter().filter(|id| poison.contains(*id)).collect();
+    let found = of_poison.iter().collect::<HashSet<_>>().len();
     report.poison = poison.len() as u64;
-    report.dead_letters = found + strangers;
-    report.dead_letter_mismatches = strangers + (report.poison - found);
+    report.dead_letters = of_poison.len() as u64 + strangers;
+    let (missing, repeated) = (poison.len() - found, of_poison.len() - found);
+    report.dead_letter_mismatches = strangers + (missing + repeated) as u64;
 }
 
 async fn ledger(products: &SqlDatabase) -> Result<Ledger> {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    broker::{Message, header},
+    broker::{Delivery, Message, header},
     event::{BaseEvent, unix_millis},
     parked::DeadLetter,
 };
@@ -135,6 +135,14 @@ pub(crate) fn dead_letter_copy(letter: &DeadLetter) -> Option<Message> {
     headers.set(header::ORIGIN_TIMESTAMP, origin);
     let topic = format!("{}{DEAD_LETTER_SUFFIX}", original.topic);
     Some(Message { topic: topic.into(), key: original.key.clone(), headers, body })
+}
+
+/// Whether this is the copy of a record that no handler ever saw (it could not be decoded, or its
+/// type was unknown): the group that made the copy keeps it, and a second dead letter of what
+/// nobody can read says nothing more.
+pub(crate) fn is_refused_copy(delivery: &Delivery) -> bool {
+    let Message { topic, headers, .. } = &delivery.message;
+    topic.ends_with(DEAD_LETTER_SUFFIX) && headers.get_str(header::ATTEMPTS) == Some("0")
 }
 
 /// The text in one line, without control characters, at most [`CAUSE_BYTES_MAX`] long.

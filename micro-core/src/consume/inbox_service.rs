@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use super::{
     AfterDeadLetter, DeliveryBatch, DeliveryPolicy, Router, UnknownType,
-    dead_letters::{DeadLetters, dead_letter_copy, one_line},
+    dead_letters::{DeadLetters, dead_letter_copy, is_refused_copy, one_line},
     policy::Verdict,
     router::{Route, Run, RunFailure},
 };
@@ -289,6 +289,10 @@ impl Inbox {
                 continue;
             }
             if let Err(error) = runs.push(tx, index, entry, attempts).await? {
+                if is_refused_copy(entry.delivery) {
+                    tracing::debug!(group = %self.group, event_id = entry.delivery.inbox_id(), "a dead letter already");
+                    continue;
+                }
                 self.give_up(tx, entry.delivery, 0, &error).await?;
                 if self.policy.after_dead_letter == AfterDeadLetter::ParkKey && self.hold(tx, entry, &error).await? {
                     held.insert(queue(entry.delivery));

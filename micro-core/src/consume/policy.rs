@@ -24,7 +24,9 @@ pub struct DeliveryPolicy {
     /// What becomes of an event type without a handler; default a dead letter.
     pub unknown_type: UnknownType,
     /// Whether a copy of each dead letter goes to `<Topic>DLQ` through the outbox, its envelope's
-    /// type ending in `DLQ`; default no. A topic that ends in `DLQ` never gets one.
+    /// type ending in `DLQ`; default no. A topic that ends in `DLQ` never gets one. The copy of a
+    /// record that could not be decoded or had no handler is a dead letter once: a group that reads
+    /// the copy and can do nothing with it either just acks it.
     pub copy_to_dead_letter_topic: bool,
     /// How long the inbox knows an event that was handled; default 7 days. An event that comes
     /// again later has its effect again, so keep it longer than the broker keeps its messages. The

@@ -380,6 +380,33 @@ async fn the_copy_of_bytes_that_are_no_envelope_keeps_them() {
 }
 
 #[tokio::test]
+async fn the_copy_of_a_record_that_nobody_can_read_is_no_second_dead_letter() {
+    let (world, ledger) = (World::new(), Ledger::applying());
+    let copying = policy().with_copy_to_dead_letter_topic(true).with_after_dead_letter(AfterDeadLetter::ParkKey);
+    let router = Router::new().on::<Paid>(ledger.clone()).on::<PaidDeadLetter>(ledger.clone());
+    let service = InboxService::new("stock", world.stores(), router, copying).unwrap();
+    let junk = Message::keyed(ORDERS, "j", vec![0xff, 0xff]);
+    let bad_payload = seal_payload(ORDERS, "OnPaid", "p", Bytes::from("no slash"), "order", "v1");
+    let unknown = seal_payload(ORDERS, "OnMoon", "m", Bytes::new(), "order", "v1");
+    settle(&service, [delivered(junk, 1), delivered(bad_payload, 2), delivered(unknown, 3)]).await.unwrap();
+    let copies = outgoing(&world).await;
+    assert_eq!((copies.len(), letters(&world).await.len(), parked_count(&world).await), (3, 3, 3));
+
+    let after = [delivery(&PaidDeadLetter::new("j", 1), 9)];
+    settle(&service, copies.iter().cloned().zip(4..).map(|(copy, offset)| delivered(copy, offset)).chain(after))
+        .await
+        .unwrap();
+    assert_eq!((letters(&world).await.len(), parked_count(&world).await), (3, 3), "acked, and no key is held");
+    assert_eq!(world.applied("j"), [1], "what comes behind them goes on");
+
+    // What a handler has seen, and what somebody else put there, is kept here.
+    let seen = copies[1].clone().with_header(header::ATTEMPTS, "1").with_header(header::EVENT_ID, "seen");
+    let foreign = Message::keyed("OrderEventDLQ", "f", vec![0xff]);
+    settle(&service, [delivered(seen, 20), delivered(foreign, 21)]).await.unwrap();
+    assert_eq!(letters(&world).await.len(), 5);
+}
+
+#[tokio::test]
 async fn a_service_that_cannot_be_meant_is_refused() {
     let (world, ledger) = (World::new(), Ledger::applying());
     let kind = |stores, router, policy| InboxService::new("stock", stores, router, policy).err().map(|e| e.kind());

@@ -3,6 +3,7 @@
 use micro_core::{
     ErrorKind,
     broker::{Message, header},
+    event::seal_payload,
 };
 use order::interfaces::wire::{
     OnInventoryDeductSuccessDlq, OnPaymentSuccessDlq, order_event::OnPaymentSuccess,
@@ -107,5 +108,22 @@ async fn an_undecodable_record_does_not_kill_the_process() {
         shop.order_inbox.dead_letters().count().await.unwrap() >= 2
     })
     .await;
+    shop.close().await;
+}
+
+/// Its copy comes to both services on the dead letter topic: neither makes another one of it.
+#[tokio::test]
+async fn a_record_that_nobody_can_read_is_one_dead_letter() {
+    let shop = Shop::with_stock(&[]).await;
+    shop.publish(Message::keyed("ProductEvent", "1", vec![0xff; 9])).await;
+    shop.publish(seal_payload("ProductEvent", "OnSomethingUnheardOf", "1", vec![1].into(), "", "")).await;
+    until_dead_letters(&shop, &[ErrorKind::DataLoss, ErrorKind::Unimplemented]).await;
+    shop.settle().await;
+    let copies = shop.published("ProductEventDLQ");
+    assert_eq!(copies.len(), 2);
+    assert_eq!(copies[0].body, vec![0xff; 9], "as it came");
+    assert!(copies.iter().all(|copy| copy.headers.get_str(header::ERROR).is_some_and(|cause| !cause.is_empty())));
+    assert_eq!(shop.order_inbox.dead_letters().count().await.unwrap(), 2);
+    assert_eq!(shop.product_inbox.dead_letters().count().await.unwrap(), 0);
     shop.close().await;
 }

@@ -207,12 +207,14 @@ fn dead_letters_are_the_poison_and_nothing_else() {
     let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<HashSet<String>>();
     let judge = |letters: &[&str], poison: &[&str]| {
         let mut report = Report::default();
-        verdict::judge_dead_letters(&ids(letters), &ids(poison), &mut report);
+        let letters: Vec<String> = letters.iter().map(|id| (*id).to_owned()).collect();
+        verdict::judge_dead_letters(&letters, &ids(poison), &mut report);
         (report.poison, report.dead_letters, report.dead_letter_mismatches, promises(&report))
     };
     assert_eq!(judge(&["poison-1", "poison-2"], &["poison-1", "poison-2"]), (2, 2, 0, vec![]));
     assert_eq!(judge(&["poison-0", "poison-1"], &["poison-1"]), (1, 1, 0, vec![]), "poison of an earlier run");
     assert_eq!(judge(&["poison-1"], &["poison-1", "poison-2"]), (2, 1, 1, vec!["I7 1".to_owned()]));
+    assert_eq!(judge(&["poison-1", "poison-1"], &["poison-1"]), (1, 2, 1, vec!["I7 1".to_owned()]));
     assert_eq!(judge(&["a real event"], &[]), (0, 1, 1, vec!["I7 1".to_owned()]));
     assert_eq!(judge(&["a real event"], &["poison-1"]), (1, 1, 2, vec!["I7 2".to_owned()]));
 }
