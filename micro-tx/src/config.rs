@@ -96,12 +96,17 @@ pub(crate) fn checked_prefix(prefix: &str) -> Result<&str> {
 /// The URL without its password and without the values of its query that look like one.
 pub(crate) fn redacted(url: &str) -> String {
     let (address, query) = url.split_once('?').map_or((url, None), |(address, query)| (address, Some(query)));
+    // A password with a bare ? cuts the URL in the middle of itself: nothing of it can be shown.
+    if query.is_some_and(|query| query.contains('@')) {
+        return format!("{}:***", url.split(':').next().unwrap_or_default());
+    }
     let mut text = redacted_address(address);
     for (index, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
         text.push(if index == 0 { '?' } else { '&' });
         match pair.split_once('=') {
             Some((name, _)) if !is_harmless(name) => text.push_str(&format!("{name}=***")),
-            _ => text.push_str(pair),
+            Some(_) => text.push_str(pair),
+            None => text.push_str("***"),
         }
     }
     text
@@ -144,6 +149,8 @@ mod tests {
         for url in [
             "mysql://order:canary@db:3306/orders",
             "mysql://order:ca:n@canary@db:3306/orders",
+            "mysql://order:a@canary?canary@db/orders",
+            "sqlite:orders.db?canary",
             "sqlite:orders.db?password=canary",
             "sqlite:orders.db?mode=rwc&key=canary",
             "postgres://order:canary@db/orders?sslmode=require",

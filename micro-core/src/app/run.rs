@@ -121,13 +121,22 @@ impl App {
     /// The first component's that did not start, or the registry's, with the component's name;
     /// what had started is stopped again.
     pub async fn start(self) -> Result<RunningApp> {
+        self.start_unless(std::future::pending()).await.map(|started| started.expect("nothing else can end it"))
+    }
+
+    /// Starts; `None` when `shutdown` came first, and what had started is stopped again.
+    async fn start_unless(self, shutdown: impl Future<Output = ()>) -> Result<Option<RunningApp>> {
         self.health.set(&self.name, HealthStatus::NotServing("starting".to_owned()));
         let mut running = RunningApp { registrations: Vec::new(), started: 0, app: self };
-        match running.bring_up().await {
+        let brought_up = tokio::select! {
+            brought_up = running.bring_up() => brought_up,
+            () = shutdown => return running.stop().await.map(|()| None),
+        };
+        match brought_up {
             Ok(()) => {
                 running.app.health.set(&running.app.name, HealthStatus::Serving);
                 tracing::info!(app = %running.app.name, components = running.started, "started");
-                Ok(running)
+                Ok(Some(running))
             }
             Err(error) => {
                 if let Err(stop) = running.stop().await {
@@ -138,9 +147,11 @@ impl App {
         }
     }
 
-    /// Starts, waits for `shutdown` and stops. No signal is listened to unless `shutdown` does.
+    /// Starts, waits for `shutdown` and stops. No signal is listened to unless `shutdown` does. A
+    /// shutdown ends a start that takes long, too.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let running = self.start().await?;
+        let mut shutdown = std::pin::pin!(shutdown);
+        let Some(running) = self.start_unless(shutdown.as_mut()).await? else { return Ok(()) };
         shutdown.await;
         running.stop().await
     }
@@ -378,6 +389,44 @@ mod tests {
         assert!(error.report().contains("component=server") && error.report().contains("no database"), "{error:?}");
         let log = log.lock().unwrap().join(", ");
         assert!(log.ends_with("close server, close store") && !log.contains("never"), "{log}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shutdown_ends_a_start_that_hangs() {
+        struct Hanging;
+
+        #[async_trait]
+        impl Component for Hanging {
+            fn name(&self) -> &str {
+                "hanging"
+            }
+
+            async fn start(&self, _: &Health) -> Result<()> {
+                std::future::pending().await
+            }
+
+            fn instances(&self) -> Vec<Instance> {
+                Vec::new()
+            }
+
+            async fn drain(&self, _: Duration) -> Result<()> {
+                Ok(())
+            }
+
+            async fn flush(&self, _: Duration) -> Result<()> {
+                Ok(())
+            }
+
+            async fn close(&self) -> Result<()> {
+                Ok(())
+            }
+        }
+
+        let log = Log::default();
+        let app = App::builder("test").component(Probe::new("store", &log)).component(Hanging).build();
+        let running = app.run_until(tokio::time::sleep(Duration::from_secs(1)));
+        tokio::time::timeout(Duration::from_secs(60), running).await.expect("it ends").unwrap();
+        assert_eq!(log.lock().unwrap().join(", "), "start store, drain store, flush store, close store");
     }
 
     #[tokio::test(start_paused = true)]

@@ -153,7 +153,7 @@ impl Tx {
         let hooks = std::mem::take(&mut self.after_commit);
         shielded("tx.commit", async move {
             inner.commit().await?;
-            hooks.into_iter().for_each(|hook| hook());
+            hooks.into_iter().for_each(run_hook);
             Ok(())
         })
         .await
@@ -186,6 +186,13 @@ impl Drop for Tx {
                 }
             });
         }
+    }
+}
+
+/// The commit stands whatever a hook does: one that panics fails neither it nor the other hooks.
+fn run_hook(hook: AfterCommit) {
+    if std::panic::catch_unwind(AssertUnwindSafe(hook)).is_err() {
+        tracing::error!("an after-commit hook panicked");
     }
 }
 
@@ -296,6 +303,17 @@ mod tests {
         drop(call);
         go.send(()).expect("the work lives");
         end.await.expect("the work came to its end");
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_panics_fails_neither_the_commit_nor_the_next_hook() {
+        let is_run = Arc::new(AtomicBool::new(false));
+        let mut tx = MemoryDatabase::new().transactions().begin().await.unwrap();
+        tx.after_commit(|| panic!("no such luck"));
+        let flag = is_run.clone();
+        tx.after_commit(move || flag.store(true, Ordering::SeqCst));
+        tx.commit().await.unwrap();
+        assert!(is_run.load(Ordering::SeqCst));
     }
 
     #[tokio::test]

@@ -22,6 +22,10 @@ keeps_its_contract! {
     registry: "../../../micro-core/src/registry/mod.rs", "../../src/registry/mod.rs";
     codec: "../../../micro-core/src/codec.rs", "../../src/codec.rs";
     selector: "../../../micro-core/src/selector.rs", "../../src/selector.rs";
+    transaction: "../../../micro-core/src/transaction/mod.rs", "../../src/transaction/mod.rs";
+    outbox: "../../../micro-core/src/outbox/mod.rs", "../../src/outbox/mod.rs";
+    inbox: "../../../micro-core/src/inbox/mod.rs", "../../src/inbox/mod.rs";
+    parked: "../../../micro-core/src/parked/mod.rs", "../../src/parked/mod.rs";
 }
 
 /// The names that begin the bullets of every `# Contract` in a port's source.
@@ -42,17 +46,22 @@ fn promised(source: &str) -> BTreeSet<&str> {
     names
 }
 
-/// The public functions of a suite's source.
+/// The public functions of a suite's source, but for generic helpers.
 fn tested(source: &str) -> BTreeSet<&str> {
     source
         .lines()
         .filter_map(|line| line.strip_prefix("pub async fn ")?.split_once('('))
         .map(|(name, _)| name)
+        .filter(|name| !name.contains('<'))
         .collect()
 }
 
 /// The names a suite's macro lists.
 fn listed(source: &str) -> BTreeSet<&str> {
-    let lists = source.split("$fixture;").skip(1).map(|rest| rest.split(')').next().unwrap_or_default());
+    let lists = source
+        .split("$fixture;")
+        .flat_map(|part| part.split("$fixture,"))
+        .skip(1)
+        .map(|rest| rest.split(')').next().unwrap_or_default());
     lists.flat_map(str::split_whitespace).filter(|word| !word.starts_with('$')).collect()
 }
