@@ -125,7 +125,19 @@ impl OutboxShard for SqlOutboxShard {
         let known = serde_json::to_string(known).expect("numbers are JSON");
         let values = [self.lease.shard().into(), known.into(), limit(count_max)];
         let rows = self.database.fetch_all_as("outbox.unsent", &self.select, &values).await?;
-        rows.iter().map(|row| Ok(OutboxRow { id: row.get("id")?, message: delivery::read_message(row)? })).collect()
+        let mut unsent = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let id = row.get("id")?;
+            match delivery::read_message(row) {
+                Ok(message) => unsent.push(OutboxRow { id, message }),
+                // One row that somebody else spoiled must not hold up all that follow it.
+                Err(error) => {
+                    tracing::warn!(id, error = %error.report(), "outbox row cannot be read back, parking it");
+                    self.park(id, &error).await?;
+                }
+            }
+        }
+        Ok(unsent)
     }
 
     async fn sent(&mut self, ids: &[i64]) -> Result<()> {

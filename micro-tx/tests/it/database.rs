@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use micro_core::{Error, ErrorKind, TransactionManager as _, TransactionManagerExt as _, transaction::MemoryDatabase};
+use micro_core::{
+    Error, ErrorKind, TransactionManager as _, TransactionManagerExt as _, broker::Message, outbox::OutboxCounts,
+    transaction::MemoryDatabase,
+};
 use micro_tx::{SqlConfig, SqlDatabase, SqlTxExt as _, Value};
 
 use crate::sqlite::File;
@@ -212,4 +215,20 @@ async fn the_relay_and_the_parked_retries_read_by_index() {
         let plan: Vec<_> = plan.iter().map(|row| row.get::<String>("detail").unwrap()).collect();
         assert!(plan.len() == 1 && plan[0].contains(index), "{plan:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outbox_row_that_cannot_be_read_is_parked_and_the_others_are_unsent() {
+    let file = File::new();
+    let database = file.database().await;
+    let outbox = database.outbox();
+    let messages: Vec<_> = (0..3).map(|number| Message::keyed("t", "key", vec![number])).collect();
+    database.run(async |tx| outbox.add(tx, &messages).await).await.unwrap();
+    let spoil = "UPDATE micro_outbox SET headers = 'no json' WHERE body = ?";
+    assert_eq!(database.execute(spoil, &[vec![1_u8].into()]).await.unwrap(), 1);
+
+    let mut shard = outbox.own(outbox.shard_of(&messages[0])).await.unwrap().unwrap();
+    let unsent: Vec<_> = shard.unsent(&[], 10).await.unwrap().into_iter().map(|row| row.message).collect();
+    assert_eq!(unsent, [messages[0].clone(), messages[2].clone()]);
+    assert_eq!(outbox.counts().await.unwrap(), OutboxCounts { unsent: 2, parked: 1 });
 }
