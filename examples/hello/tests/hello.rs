@@ -81,6 +81,23 @@ fn calling_through_memory_says_why_nothing_can_be_there() {
     assert!(text(&output.stderr).contains("expected static:NAME=HOST:PORT"), "{output:?}");
 }
 
+#[test]
+fn what_cannot_be_is_one_line_without_the_secret_in_it() {
+    for (job, arguments, expected) in [
+        ("call", ["--registry", "consul://:canary-7f3a@127.0.0.1:8500"], "scheme=consul"),
+        ("call", ["--registry", "static:hello.Greeter=app:canary-7f3a@127.0.0.1:1"], "expected name=host:port"),
+        ("serve", ["--registry", "canary-7f3a"], "not a URL"),
+        ("serve", ["--address", "nonsense"], "expected a free host:port"),
+        ("serve", ["--name", ""], "the service name is empty"),
+    ] {
+        let output = Command::new(PROGRAM).arg(job).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains(expected) && said.lines().count() == 1, "{said}");
+        assert!(!said.contains("canary-7f3a") && output.stdout.is_empty(), "{said}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_server_that_is_told_to_end_ends_well() {

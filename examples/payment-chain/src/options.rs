@@ -27,7 +27,7 @@ pub struct Options {
     /// Poison records (bad bytes, unknown types) on top, in percent of the orders.
     #[arg(long, default_value_t = 1.0, value_parser = percent)]
     pub poison_percent: f64,
-    /// Where the services find each other: memory:, static:NAME=HOST:PORT.
+    /// Where the services announce themselves and are found: memory:.
     #[arg(long, default_value = "memory:")]
     pub registry: String,
     /// What carries their events: memory:.

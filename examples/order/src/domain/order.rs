@@ -7,6 +7,9 @@ use super::{Money, PayStatus, PaymentState, ShipStatus, StatusChange};
 /// How many characters a `pay_error` keeps: the width of its column.
 pub const PAY_ERROR_CHARS_MAX: usize = 500;
 
+/// How many characters an order's code has at most: the width of its column.
+const ORDER_CODE_CHARS_MAX: usize = 100;
+
 /// The payment provider's word for success.
 const PAYMENT_SUCCEEDED: &str = "0000";
 
@@ -73,7 +76,7 @@ impl Payment {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` when it names no order.
+    /// `InvalidArgument` when it names no order, or what cannot be the code of one.
     pub fn new(order_code: String, trade_no: String, status_code: String) -> Result<Self> {
         if order_code.is_empty() {
             return Err(Error::new(
@@ -81,6 +84,17 @@ impl Payment {
                 "order.pay_notify",
                 "OutTradeNo is empty: expected the code of an order",
             ));
+        }
+        let length = order_code.chars().count();
+        if length > ORDER_CODE_CHARS_MAX {
+            // Without the code itself: it would not fit into an answer.
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "order.pay_notify",
+                "OutTradeNo is longer than any order's code",
+            )
+            .with_context("length", length)
+            .with_context("length_max", ORDER_CODE_CHARS_MAX));
         }
         Ok(Self { order_code, trade_no, status_code })
     }

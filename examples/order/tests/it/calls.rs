@@ -53,8 +53,11 @@ async fn get_order_by_id_fills_every_field() {
 async fn a_callback_that_makes_no_sense_is_refused_and_writes_nothing() {
     let shop = Shop::with_stock(&[10]).await;
     shop.place(1, &[]).await;
+    let endless = "9".repeat(100_000);
     for (code, kind, text) in [
         ("", Code::InvalidArgument, "OutTradeNo is empty"),
+        (endless.as_str(), Code::InvalidArgument, "OutTradeNo is longer than any order's code (length=100000"),
+        ("' OR 1=1 --", Code::NotFound, "no such order"),
         ("OC9", Code::NotFound, "no such order (order_code=OC9)"),
         ("OC1", Code::FailedPrecondition, "the order has no details (order_id=1)"),
     ] {
