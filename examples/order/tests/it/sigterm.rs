@@ -50,7 +50,7 @@ async fn sigterm_under_load_answers_every_accepted_request_and_keeps_its_events(
     let client = connect(&address).await;
 
     let next = Arc::new(AtomicI64::new(1));
-    let (accepted_one, mut accepted_ones) = tokio::sync::mpsc::unbounded_channel();
+    let (accepted_one, mut accepted_ones) = tokio::sync::mpsc::channel(CALLER_COUNT);
     let mut callers = JoinSet::new();
     for _ in 0..CALLER_COUNT {
         callers.spawn(call_until_refused(client.clone(), next.clone(), accepted_one.clone()));
@@ -106,7 +106,7 @@ async fn check_rows(url: &str, accepted: &BTreeSet<i64>) {
 async fn call_until_refused(
     mut client: OrderClient<GrpcClient>,
     next: Arc<AtomicI64>,
-    accepted: tokio::sync::mpsc::UnboundedSender<i64>,
+    accepted: tokio::sync::mpsc::Sender<i64>,
 ) -> Option<(Code, String)> {
     loop {
         let order_id = next.fetch_add(1, Ordering::Relaxed);
@@ -121,7 +121,7 @@ async fn call_until_refused(
         match client.pay_notify(request).await {
             Ok(reply) => {
                 assert_eq!(reply.into_inner().status_code, "0000");
-                accepted.send(order_id).expect("the test reads until the callers end");
+                accepted.send(order_id).await.expect("the test reads until the callers end");
             }
             Err(status) => return Some((status.code(), status.message().to_owned())),
         }
