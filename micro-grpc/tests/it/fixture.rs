@@ -67,7 +67,7 @@ pub struct Running {
 
 pub fn builder(greeter: Greeter) -> GrpcServerBuilder {
     let service = greeter_server::GreeterServer::new(greeter).max_decoding_message_size(64 << 20);
-    GrpcServer::builder(SERVICE).add_service(service).reflection(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    GrpcServer::builder(SERVICE).add_service(service)
 }
 
 pub async fn run(server: GrpcServer, registry: &MemoryRegistry) -> Running {

@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use micro_core::{HealthStatus, app::Component as _, registry::MemoryRegistry};
-use micro_grpc::{GrpcClient, GrpcServer};
+use micro_grpc::{GrpcClient, GrpcClientConfig, GrpcServer};
+use prost::Message as _;
+use prost_types::{
+    DescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto,
+};
 use tokio::{io::AsyncReadExt as _, net::TcpStream, time::Instant};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
@@ -11,7 +15,11 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use crate::fixture::{Greeter, SERVICE, builder, client, config, eventually, hello, run, serve};
+use crate::fixture::{
+    Greeter, SERVICE, builder, client, config, eventually, hello,
+    proto::{HelloRequest, greeter_client::GreeterClient},
+    run, serve,
+};
 
 async fn channel(registry: &MemoryRegistry) -> GrpcClient {
     GrpcClient::builder(Arc::new(registry.clone())).service(SERVICE).connect().await.unwrap()
@@ -36,19 +44,62 @@ async fn health_follows_the_application_and_is_watched() {
 }
 
 #[tokio::test]
-async fn reflection_lists_the_services() {
+async fn reflection_lists_the_users_own_service() {
+    let method = MethodDescriptorProto {
+        name: Some("Hello".into()),
+        input_type: Some(".test.HelloRequest".into()),
+        output_type: Some(".test.HelloReply".into()),
+        ..Default::default()
+    };
+    let message = |name: &str| DescriptorProto { name: Some(name.into()), ..Default::default() };
+    let file = FileDescriptorProto {
+        name: Some("greeter.proto".into()),
+        package: Some("test".into()),
+        message_type: vec![message("HelloRequest"), message("HelloReply")],
+        service: vec![ServiceDescriptorProto { name: Some("Greeter".into()), method: vec![method], options: None }],
+        syntax: Some("proto3".into()),
+        ..Default::default()
+    };
+    let descriptors = FileDescriptorSet { file: vec![file] }.encode_to_vec();
     let registry = MemoryRegistry::new();
-    let _running = serve("one", &registry).await;
+    let _running = run(builder(Greeter::default()).reflection(descriptors).build().unwrap(), &registry).await;
+    let services = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "test.Greeter"];
+    assert_eq!(reflected_services(&registry).await, services);
+}
+
+async fn reflected_services(registry: &MemoryRegistry) -> Vec<String> {
     let request = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
-    let mut reflection = ServerReflectionClient::new(channel(&registry).await);
+    let mut reflection = ServerReflectionClient::new(channel(registry).await);
     let mut answers = reflection.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
-    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
-    assert!(names.iter().any(|name| name == "grpc.health.v1.Health"), "{names:?}");
+    let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_wait_until_one_ends() {
+    let mut config = config();
+    config.connection_count_max = 1;
+    // The silent connection must end because we end it, not because it is silent.
+    config.handshake_timeout = Duration::from_secs(60);
+    let registry = MemoryRegistry::new();
+    let running = run(builder(Greeter::default()).config(config).build().unwrap(), &registry).await;
+    let first = TcpStream::connect(running.server.local_addr().unwrap()).await.unwrap();
+    let mut one = GrpcClientConfig::default();
+    one.connection_count = 1;
+    let client = GrpcClient::builder(Arc::new(registry)).service(SERVICE).config(one).connect().await.unwrap();
+    let client = GreeterClient::new(client);
+
+    let mut request = tonic::Request::new(HelloRequest { name: "John".into() });
+    request.set_timeout(Duration::from_millis(200));
+    assert_eq!(client.clone().hello(request).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    drop(first);
+    eventually(|| async { hello(&client, "John").await.is_ok() }).await;
 }
 
 #[tokio::test]
