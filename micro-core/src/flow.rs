@@ -124,7 +124,11 @@ impl<B> Operation for http::Request<B> {
     }
 
     fn metadata(&self, name: &str) -> Option<&str> {
-        let header = self.headers().get(name).and_then(|value| value.to_str().ok());
+        let header = match is_traceparent(name) {
+            true => self.headers().get(&TRACEPARENT_NAME),
+            false => self.headers().get(name),
+        };
+        let header = header.and_then(|value| value.to_str().ok());
         header.or_else(|| self.extensions().get::<Metadata>().and_then(|metadata| metadata.get(name)))
     }
 
@@ -134,7 +138,13 @@ impl<B> Operation for http::Request<B> {
         if let Some(metadata) = self.extensions_mut().get_mut::<Metadata>() {
             metadata.insert(name, value);
         }
-        if let (Ok(name), Ok(value)) = (name.parse::<http::HeaderName>(), value.parse::<http::HeaderValue>()) {
+        let Ok(mut value) = value.parse::<http::HeaderValue>() else { return };
+        if is_traceparent(name) {
+            // Another value each time: in HTTP/2's table of known headers it would only push out
+            // those that come again.
+            value.set_sensitive(true);
+            self.headers_mut().insert(&TRACEPARENT_NAME, value);
+        } else if let Ok(name) = name.parse::<http::HeaderName>() {
             self.headers_mut().insert(name, value);
         }
     }
@@ -142,6 +152,13 @@ impl<B> Operation for http::Request<B> {
     fn deadline(&self) -> Option<Instant> {
         self.extensions().get::<Metadata>().and_then(Metadata::deadline)
     }
+}
+
+/// The one name that is looked for in every call; known, it need not be read each time.
+static TRACEPARENT_NAME: http::HeaderName = http::HeaderName::from_static("traceparent");
+
+fn is_traceparent(name: &str) -> bool {
+    name.eq_ignore_ascii_case(TRACEPARENT_NAME.as_str())
 }
 
 /// What the head of the answer says: a gRPC status in the headers ("trailers-only"), or else the
@@ -154,7 +171,8 @@ impl<B> Outcome for http::Response<B> {
 
 /// Reads `grpc-status` from headers or trailers: `None` where it is missing, else the outcome.
 pub fn grpc_outcome(headers: &http::HeaderMap) -> Option<Option<ErrorKind>> {
-    let status = headers.get("grpc-status")?;
+    static GRPC_STATUS: http::HeaderName = http::HeaderName::from_static("grpc-status");
+    let status = headers.get(&GRPC_STATUS)?;
     let code = status.to_str().ok().and_then(|code| code.parse().ok());
     Some(code.map_or(Some(ErrorKind::Unknown), ErrorKind::from_code))
 }

@@ -1,6 +1,7 @@
 //! A unary call of 100 bytes each way over loopback: an `App` with a `GrpcServer`, found in a registry
 //! and called by a `GrpcClient`, both with the stacks they have by default, against tonic alone.
-//! Prints ratios within one run: the variants take turns.
+//! Prints ratios within one run: the variants take turns. Beside the rates stands what a call costs
+//! all threads together in processor time, which others who use the machine disturb less.
 //!
 //! `cargo bench -p micro-grpc --bench unary`
 
@@ -115,23 +116,36 @@ async fn compare(clients: &Clients, callers: usize) {
     let (mut ours, mut tonic) = (Vec::new(), Vec::new());
     for pair in 0..WARM_UP_PAIRS + PAIRS {
         // A B B A: what changes with time falls on both alike.
-        let rates = if pair % 2 == 0 {
-            let first = rate(&clients.ours, callers).await;
-            (first, rate(&clients.tonic, callers).await)
+        let turns = if pair % 2 == 0 {
+            let first = turn(&clients.ours, callers).await;
+            (first, turn(&clients.tonic, callers).await)
         } else {
-            let first = rate(&clients.tonic, callers).await;
-            (rate(&clients.ours, callers).await, first)
+            let first = turn(&clients.tonic, callers).await;
+            (turn(&clients.ours, callers).await, first)
         };
         if pair >= WARM_UP_PAIRS {
-            ours.push(rates.0);
-            tonic.push(rates.1);
+            ours.push(turns.0);
+            tonic.push(turns.1);
         }
     }
-    show(callers, &ours, &tonic);
+    println!("{callers} callers");
+    show("rate", "calls a second", &ours, &tonic, |turn| turn.rate, |ours, tonic| ours / tonic);
+    if ours.iter().chain(&tonic).all(|turn| turn.cpu_micros > 0.0) {
+        show("processor time", "µs a call", &ours, &tonic, |turn| turn.cpu_micros, |ours, tonic| tonic / ours);
+    }
 }
 
-/// Calls a second that all callers together make in a turn, each waiting for its answer.
-async fn rate<C>(clients: &[GreeterClient<C>], callers: usize) -> f64
+/// What one turn came to.
+struct Turn {
+    /// Calls a second.
+    rate: f64,
+    /// Microseconds of processor time a call, of callers and servers together; 0 where the system
+    /// does not tell.
+    cpu_micros: f64,
+}
+
+/// All callers call for the length of a turn, each waiting for its answer.
+async fn turn<C>(clients: &[GreeterClient<C>], callers: usize) -> Turn
 where
     C: tonic::client::GrpcService<tonic::body::Body> + Clone + Send + 'static,
     C::Error: Into<codegen::StdError>,
@@ -140,6 +154,7 @@ where
     <C::ResponseBody as codegen::Body>::Error: Into<codegen::StdError> + Send,
 {
     let count = Arc::new(AtomicU64::new(0));
+    let cpu_before = cpu_time();
     let began = Instant::now();
     let calling: Vec<_> = (0..callers)
         .map(|caller| {
@@ -157,14 +172,33 @@ where
     for caller in calling {
         caller.await.expect("the caller does not panic");
     }
-    count.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()
+    let count = count.load(Ordering::Relaxed) as f64;
+    let cpu = cpu_time().saturating_sub(cpu_before);
+    Turn { rate: count / began.elapsed().as_secs_f64(), cpu_micros: cpu.as_secs_f64() * 1e6 / count }
 }
 
-fn show(callers: usize, ours: &[f64], tonic: &[f64]) {
-    let ratios = sorted(ours.iter().zip(tonic).map(|(ours, tonic)| ours / tonic));
-    let (ours, tonic) = (sorted(ours.iter().copied()), sorted(tonic.iter().copied()));
+/// The time that the threads of this process ran, as Linux tells it; zero elsewhere.
+fn cpu_time() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let nanos = threads.filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
+fn show(
+    what: &str,
+    unit: &str,
+    ours: &[Turn],
+    tonic: &[Turn],
+    value: impl Fn(&Turn) -> f64,
+    ratio: impl Fn(f64, f64) -> f64,
+) {
+    let ratios = sorted(ours.iter().zip(tonic).map(|(ours, tonic)| ratio(value(ours), value(tonic))));
+    let (ours, tonic) = (sorted(ours.iter().map(&value)), sorted(tonic.iter().map(&value)));
     println!(
-        "{callers} callers: {:.3} of tonic [quartiles {:.3} to {:.3}, all {:.3} to {:.3}], target 0.80 ({:.0} / {:.0} calls a second)",
+        "  {what}: {:.2} of tonic alone [quartiles {:.2} to {:.2}, all {:.2} to {:.2}], target 0.80 ({:.0} / {:.0} {unit})",
         at(&ratios, 0.5),
         at(&ratios, 0.25),
         at(&ratios, 0.75),

@@ -18,7 +18,7 @@ const VALUE_MAX: u128 = 99_999_999;
 ///
 /// Source: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>, "Timeout".
 pub(super) fn read(headers: &HeaderMap) -> Result<Option<Duration>> {
-    let Some(value) = headers.get(GRPC_TIMEOUT) else { return Ok(None) };
+    let Some(value) = headers.get(&GRPC_TIMEOUT) else { return Ok(None) };
     parse(value.as_bytes()).map(Some).ok_or_else(|| {
         Error::new(ErrorKind::Internal, "deadline", "malformed grpc-timeout, expected 1 to 8 digits and one of HMSmun")
     })
@@ -44,21 +44,30 @@ fn parse(value: &[u8]) -> Option<Duration> {
 /// Writes the header in the finest unit whose eight digits hold it, rounded down: a callee may
 /// give up early, not late.
 pub(crate) fn write(headers: &mut HeaderMap, timeout: Duration) {
-    headers.insert(GRPC_TIMEOUT, format(timeout));
+    headers.insert(&GRPC_TIMEOUT, format(timeout));
 }
 
 fn format(timeout: Duration) -> HeaderValue {
     let units = [
-        (timeout.as_nanos(), 'n'),
-        (timeout.as_micros(), 'u'),
-        (timeout.as_millis(), 'm'),
-        (u128::from(timeout.as_secs()), 'S'),
-        (u128::from(timeout.as_secs() / 60), 'M'),
-        (u128::from(timeout.as_secs() / 3600), 'H'),
+        (timeout.as_nanos(), b'n'),
+        (timeout.as_micros(), b'u'),
+        (timeout.as_millis(), b'm'),
+        (u128::from(timeout.as_secs()), b'S'),
+        (u128::from(timeout.as_secs() / 60), b'M'),
+        (u128::from(timeout.as_secs() / 3600), b'H'),
     ];
     let fitting = units.into_iter().find(|(number, _)| *number <= VALUE_MAX);
-    let (number, unit) = fitting.unwrap_or((VALUE_MAX, 'H'));
-    HeaderValue::from_str(&format!("{number}{unit}")).expect("digits and a letter are a header value")
+    let (number, unit) = fitting.unwrap_or((VALUE_MAX, b'H'));
+    // By hand, for every call writes one.
+    let mut rest = u32::try_from(number).expect("eight digits fit");
+    let mut text = [b'0', b'0', b'0', b'0', b'0', b'0', b'0', b'0', unit];
+    let mut first = text.len() - 1;
+    while rest > 0 || first == text.len() - 1 {
+        first -= 1;
+        text[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    HeaderValue::from_bytes(&text[first..]).expect("digits and a letter are a header value")
 }
 
 #[cfg(test)]

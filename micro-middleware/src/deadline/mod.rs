@@ -21,7 +21,7 @@ use std::time::Instant;
 use micro_core::{Error, ErrorKind};
 
 /// The header that carries what is left of a call's time.
-pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
+pub(crate) static GRPC_TIMEOUT: http::HeaderName = http::HeaderName::from_static("grpc-timeout");
 
 /// Now, by the clock that a test can hold.
 pub(crate) fn now() -> Instant {

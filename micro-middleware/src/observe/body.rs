@@ -26,8 +26,13 @@ pin_project! {
 }
 
 impl<B: Body, R: Record> ObservedBody<B, R> {
-    pub(super) fn new(headers: &HeaderMap, of_head: Option<ErrorKind>, inner: B, mut recording: Recording<R>) -> Self {
-        let has_status = headers.contains_key("grpc-status");
+    pub(super) fn new(
+        headers: &HeaderMap,
+        has_status: bool,
+        of_head: Option<ErrorKind>,
+        inner: B,
+        mut recording: Recording<R>,
+    ) -> Self {
         let is_grpc =
             headers.get(CONTENT_TYPE).is_some_and(|media_type| media_type.as_bytes().starts_with(b"application/grpc"));
         let without_trailers = match of_head {

@@ -6,7 +6,11 @@ mod future;
 pub use body::ObservedBody;
 pub use future::ResponseFuture;
 
-use micro_core::{ErrorKind, Result, broker::Receipt, flow::Outcome};
+use micro_core::{
+    ErrorKind, Result,
+    broker::Receipt,
+    flow::{Outcome, grpc_outcome},
+};
 
 /// What is recorded of one request.
 pub trait Record: Sized {
@@ -80,9 +84,10 @@ impl<B: http_body::Body> Observe for http::Response<B> {
     type Observed<R: Record> = http::Response<ObservedBody<B, R>>;
 
     fn observe<R: Record>(self, recording: Recording<R>) -> Self::Observed<R> {
-        let of_head = self.error_kind();
+        let of_status = grpc_outcome(self.headers());
+        let of_head = of_status.unwrap_or_else(|| self.error_kind());
         let (head, body) = self.into_parts();
-        let body = ObservedBody::new(&head.headers, of_head, body, recording);
+        let body = ObservedBody::new(&head.headers, of_status.is_some(), of_head, body, recording);
         http::Response::from_parts(head, body)
     }
 }

@@ -94,8 +94,12 @@ impl Replay {
 
 fn is_one_message(data: &[Bytes]) -> bool {
     let byte_count: usize = data.iter().map(Bytes::len).sum();
-    let prefix: Vec<u8> = data.iter().flatten().take(PREFIX_BYTES).copied().collect();
-    let Ok([_compressed, length @ ..]) = <[u8; PREFIX_BYTES]>::try_from(prefix) else { return false };
+    if byte_count < PREFIX_BYTES {
+        return false;
+    }
+    let mut prefix = [0; PREFIX_BYTES];
+    prefix.iter_mut().zip(data.iter().flatten()).for_each(|(to, from)| *to = *from);
+    let [_compressed, length @ ..] = prefix;
     byte_count - PREFIX_BYTES == u32::from_be_bytes(length) as usize
 }
 

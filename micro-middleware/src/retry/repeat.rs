@@ -59,7 +59,7 @@ where
         let mut attempt = kept.clone().map(RetryBody::from);
         // The callee counts from when it receives the attempt, so the time that the earlier ones
         // took must go off.
-        if let Some(deadline) = kept.deadline().filter(|_| kept.headers().contains_key(GRPC_TIMEOUT)) {
+        if let Some(deadline) = kept.deadline().filter(|_| kept.headers().contains_key(&GRPC_TIMEOUT)) {
             grpc_timeout::write(attempt.headers_mut(), deadline.saturating_duration_since(now()));
         }
         attempt

@@ -47,7 +47,7 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let span = open_span(&request, self.direction);
-        hand_on(&mut request, &span);
+        hand_on(&mut request, &span, self.direction);
         let recording = Recording::new(SpanRecord(span));
         let inner = recording.scope(|| self.inner.call(request));
         ResponseFuture::new(inner, recording)
@@ -68,8 +68,12 @@ fn open_span<Request: Operation>(request: &Request, direction: Direction) -> Spa
 }
 
 /// Writes the request's own context where its receiver looks for it.
-fn hand_on<Request: Operation>(request: &mut Request, span: &Span) {
+fn hand_on<Request: Operation>(request: &mut Request, span: &Span, direction: Direction) {
     let parent = request.metadata(TRACEPARENT).and_then(|text| text.parse::<TraceContext>().ok());
+    if span.is_disabled() && direction == Direction::In && parent.is_some() {
+        // It came in the place where its receiver looks for it.
+        return;
+    }
     let own = match parent {
         // Without a span of ours our id would name nothing: the parent's goes on, as the
         // specification wants it of those who take no part in the trace.
