@@ -113,16 +113,16 @@ impl Partition {
         let held_count = self.state().tracker.held_count();
         let partition = std::slice::from_ref(&self.id);
         let outcome = if !*is_paused && held_count >= unfinished_count_max {
-            *is_paused = true;
-            self.context.subscription.pause(partition).await
+            self.context.subscription.pause(partition).await.map(|()| true)
         } else if *is_paused && held_count <= unfinished_count_max / 2 {
-            *is_paused = false;
-            self.context.subscription.resume(partition).await
+            self.context.subscription.resume(partition).await.map(|()| false)
         } else {
-            Ok(())
+            return;
         };
-        if let Err(error) = outcome {
-            tracing::warn!(partition = ?self.id, error = %error.report(), "pause or resume");
+        match outcome {
+            Ok(now) => *is_paused = now,
+            // Asked again after the next batch: it must neither fill the memory nor stand for ever.
+            Err(error) => tracing::warn!(partition = ?self.id, error = %error.report(), "pause or resume"),
         }
     }
 
