@@ -112,18 +112,32 @@ impl Partition {
         let unfinished_count_max = self.context.config.unfinished_count_max;
         let held_count = self.state().tracker.held_count();
         let partition = std::slice::from_ref(&self.id);
-        let outcome = if !*is_paused && held_count >= unfinished_count_max {
-            self.context.subscription.pause(partition).await.map(|()| true)
+        if !*is_paused && held_count >= unfinished_count_max {
+            match self.context.subscription.pause(partition).await {
+                Ok(()) => *is_paused = true,
+                // Asked again with the next delivery or batch.
+                Err(error) => tracing::warn!(partition = ?self.id, error = %error.report(), "pause"),
+            }
         } else if *is_paused && held_count <= unfinished_count_max / 2 {
-            self.context.subscription.resume(partition).await.map(|()| false)
-        } else {
-            return;
-        };
-        match outcome {
-            Ok(now) => *is_paused = now,
-            // Asked again after the next batch: it must neither fill the memory nor stand for ever.
-            Err(error) => tracing::warn!(partition = ?self.id, error = %error.report(), "pause or resume"),
+            *is_paused = !self.resume().await;
         }
+    }
+
+    /// Resumes deliveries, however often that takes: nothing else would come that asks again.
+    /// `false` when the partition ended first.
+    async fn resume(&self) -> bool {
+        let mut failure_count = 0;
+        while let Err(error) = self.context.subscription.resume(std::slice::from_ref(&self.id)).await {
+            failure_count += 1;
+            tracing::warn!(partition = ?self.id, failure_count, error = %error.report(), "resume");
+            tokio::select! {
+                () = tokio::time::sleep(backoff(failure_count, RETRY_DELAY_INITIAL, RETRY_DELAY_MAX)) => {}
+                () = self.no_more.cancelled() => return false,
+                () = self.hand_over.cancelled() => return false,
+                () = self.gone.cancelled() => return false,
+            }
+        }
+        true
     }
 
     /// Finishes and acks everything that is queued.
