@@ -196,6 +196,22 @@ async fn a_slow_key_holds_up_the_ack_and_not_the_other_lanes_and_a_full_partitio
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_resume_that_failed_is_asked_for_again_though_nothing_else_comes() {
+    let broker = ScriptedBroker::new();
+    broker.refuse_resumes(2);
+    let (permits, finished) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let service = slow_service(permits.clone(), finished);
+    let consumer =
+        Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], service).unfinished_count_max(100).build();
+    consumer.start(&Health::new()).await.unwrap();
+    broker.deliver((0..150).map(|offset| delivery(&Paid::new("slow", 0), offset))).await;
+    eventually("the pause", || broker.flow() == ["pause"]).await;
+    permits.add_permits(150);
+    eventually("the resume", || broker.flow() == ["pause", "refused", "refused", "resume"]).await;
+    consumer.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_revoked_partition_finishes_and_acks_what_is_in_hand_and_forgets_the_rest() {
     let world = World::new();
     let (ledger, permits) = slow_ledger();

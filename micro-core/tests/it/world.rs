@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -239,6 +239,8 @@ pub(crate) struct ScriptedSubscription {
     events: tokio::sync::Mutex<mpsc::Receiver<SubscriptionEvent>>,
     acks: Mutex<Vec<i64>>,
     flow: Mutex<Vec<&'static str>>,
+    /// How often a resume is refused before one is taken.
+    resume_refusals: AtomicU32,
     closed: Notify,
 }
 
@@ -249,9 +251,15 @@ impl ScriptedBroker {
             events: tokio::sync::Mutex::new(events),
             acks: Mutex::default(),
             flow: Mutex::default(),
+            resume_refusals: AtomicU32::new(0),
             closed: Notify::new(),
         };
         Self { subscription: Arc::new(subscription), feed }
+    }
+
+    /// Refuses the next `count` resumes.
+    pub(crate) fn refuse_resumes(&self, count: u32) {
+        self.subscription.resume_refusals.store(count, Ordering::Relaxed);
     }
 
     pub(crate) async fn deliver(&self, deliveries: impl IntoIterator<Item = Delivery>) {
@@ -316,6 +324,12 @@ impl Subscription for ScriptedSubscription {
     }
 
     async fn resume(&self, _partitions: &[TopicPartition]) -> Result<()> {
+        let refused =
+            self.resume_refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if refused.is_ok() {
+            self.flow.lock().unwrap().push("refused");
+            return Err(Error::new(ErrorKind::Unavailable, "scripted.resume", "the broker is away"));
+        }
         self.flow.lock().unwrap().push("resume");
         Ok(())
     }
