@@ -9,8 +9,20 @@ pub use micro_core as core;
 pub use micro_grpc as grpc;
 #[cfg(feature = "middleware")]
 pub use micro_middleware as middleware;
-#[cfg(feature = "tx-sqlite")]
+#[cfg(any(feature = "tx-sqlite", feature = "tx-mysql", feature = "tx-postgres"))]
 pub use micro_tx as tx;
+
+/// Adapters of the broker port.
+#[cfg(feature = "broker-kafka")]
+pub mod broker {
+    pub use micro_broker_kafka as kafka;
+}
+
+/// Adapters of the registry port.
+#[cfg(feature = "registry-consul")]
+pub mod registry {
+    pub use micro_registry_consul as consul;
+}
 
 pub mod backends;
 pub mod signals;

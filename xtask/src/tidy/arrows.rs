@@ -52,6 +52,8 @@ enum Role {
     Facade,
     /// What is built on the facade.
     Application,
+    /// Starts real servers, for this tool and for tests.
+    Servers,
     /// This tool.
     Tool,
 }
@@ -69,6 +71,7 @@ impl Role {
             "micro-build" => Self::Build,
             "micro-rs" => Self::Facade,
             "xtask" => Self::Tool,
+            "dev-servers" => Self::Servers,
             _ if manifest.starts_with("examples/") => Self::Application,
             _ if adapters.contains(&name) || adapter_prefixes.iter().any(|prefix| name.starts_with(prefix)) => {
                 Self::Adapter
@@ -80,11 +83,14 @@ impl Role {
     /// Whether an arrow may point from this crate to that one, outside tests.
     fn may_use(self, other: Self) -> bool {
         match self {
-            Self::Core | Self::Build | Self::Tool => false,
+            Self::Core | Self::Build | Self::Servers => false,
+            Self::Tool => other == Self::Servers,
             Self::Testkit | Self::Middleware | Self::Adapter => other == Self::Core,
             Self::Grpc => matches!(other, Self::Core | Self::Middleware),
-            Self::Facade => !matches!(other, Self::Application | Self::Tool | Self::Testkit | Self::Build),
-            Self::Application => !matches!(other, Self::Tool | Self::Testkit),
+            Self::Facade => {
+                !matches!(other, Self::Application | Self::Tool | Self::Servers | Self::Testkit | Self::Build)
+            }
+            Self::Application => !matches!(other, Self::Tool | Self::Servers | Self::Testkit),
         }
     }
 
@@ -96,7 +102,7 @@ impl Role {
             // What it generates implements core's traits.
             Self::Build => other == Self::Core,
             // Two adapters stay strangers in their tests as well.
-            _ => other == Self::Testkit || other == Self::Build || self.may_use(other),
+            _ => matches!(other, Self::Testkit | Self::Servers | Self::Build) || self.may_use(other),
         }
     }
 
