@@ -1,1 +1,34 @@
 //! Starts the real servers that tests and benchmarks need: Kafka, Consul, MariaDB, PostgreSQL.
+//!
+//! They run natively, on loopback, from what the package registries serve; all they need stands
+//! under the workspace's `target/servers/` (or where `MICRO_SERVERS_DIR` says):
+//!
+//! - [`Servers`] are the ones that all tests of a checkout share: `cargo xtask servers up`.
+//! - [`shared`] is where a test gets the URL of one of those.
+//! - [`Server`] is a server of a test's own, which it may kill, pause and restart.
+//!
+//! Everything here blocks: an asynchronous test calls it through `spawn_blocking`.
+
+#![forbid(unsafe_code)]
+
+mod kind;
+mod server;
+mod servers;
+mod site;
+
+mod install;
+mod ports;
+mod probe;
+mod process;
+
+mod consul;
+mod kafka;
+mod mariadb;
+mod postgres;
+
+pub use crate::{
+    kind::Kind,
+    ports::free_port,
+    server::Server,
+    servers::{Servers, Shared, shared},
+};

@@ -1,6 +1,7 @@
-//! The project's tasks: `cargo xtask check`, `cargo xtask tidy`, `cargo xtask test`.
+//! The project's tasks: `cargo xtask check`, `cargo xtask tidy`, `cargo xtask test`, `cargo xtask servers`.
 
 mod check;
+mod servers;
 mod step;
 mod test;
 mod tidy;
@@ -20,28 +21,35 @@ struct Arguments {
     task: Task,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Task {
     /// Format, tidy rules, clippy, rustdoc, and each feature of the facade alone.
     Check,
     /// The tidy rules alone: a matter of seconds.
     Tidy,
-    /// Everything `check` does, then every test.
+    /// Everything `check` does, then every test on real servers.
     Test,
+    /// The real servers that tests and benchmarks share: Kafka, Consul, MariaDB, PostgreSQL.
+    #[command(subcommand)]
+    Servers(servers::Task),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let tree = match Tree::load() {
-        Ok(tree) => tree,
+    match arguments.task {
+        Task::Check => on_tree(check::run),
+        Task::Tidy => on_tree(tidy::run),
+        Task::Test => on_tree(test::run),
+        Task::Servers(task) => servers::run(task),
+    }
+}
+
+fn on_tree(task: fn(&Tree) -> ExitCode) -> ExitCode {
+    match Tree::load() {
+        Ok(tree) => task(&tree),
         Err(message) => {
             eprintln!("xtask: {message}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
-    };
-    match arguments.task {
-        Task::Check => check::run(&tree),
-        Task::Tidy => tidy::run(&tree),
-        Task::Test => test::run(&tree),
     }
 }

@@ -1,0 +1,49 @@
+//! The one table of ports, and free ones.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use crate::kind::Kind;
+
+/// Where a shared server listens unless something else does: the usual port and 10,000, so that a
+/// database of the user's own is neither in the way nor taken for ours.
+pub(crate) fn usual(kind: Kind) -> u16 {
+    match kind {
+        Kind::Kafka => 19_092,
+        Kind::Consul => 18_500,
+        Kind::Mariadb => 13_306,
+        Kind::Postgres => 15_432,
+    }
+}
+
+/// A port of this machine on which nothing listens.
+///
+/// It lies below the range from which the system takes the ports of outgoing connections, so that a
+/// server that was killed finds it free when it comes back.
+///
+/// # Panics
+///
+/// When in a thousand tries none is free.
+#[must_use]
+pub fn free_port() -> u16 {
+    (0..1000)
+        .map(|_| fastrand::u16(20_000..32_000))
+        .find(|port| is_free(*port))
+        .expect("some of twelve thousand ports are free")
+}
+
+pub(crate) fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_on_which_somebody_listens_is_not_free() {
+        let port = free_port();
+        assert!(is_free(port));
+        let _listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        assert!(!is_free(port));
+    }
+}

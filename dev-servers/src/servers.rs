@@ -1,0 +1,242 @@
+//! The servers that all tests of a checkout share.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    install::{self, lock},
+    kind::Kind,
+    ports::{free_port, is_free, usual},
+    probe::connect,
+    process::{is_running, stop},
+    server,
+    site::Site,
+};
+
+/// How many ports are tried where somebody else is quicker to take one.
+const PORT_TRIES_MAX: usize = 3;
+
+/// The URL of the server of this kind that tests share: what the kind's
+/// [variable](Kind::variable) says, else the one that `cargo xtask servers up` started.
+///
+/// # Errors
+///
+/// A text that says how to get the server where there is none.
+pub fn shared(kind: Kind) -> Result<String, String> {
+    if let Ok(url) = env::var(kind.variable()) {
+        return Ok(url);
+    }
+    match Servers::of_workspace().running(kind).filter(|record| connect(record.port).is_ok()) {
+        Some(record) => Ok(kind.url(record.port)),
+        None => Err(format!(
+            "no {kind} runs: `cargo xtask servers up {kind}` starts one, or name yours in {}, as in {}",
+            kind.variable(),
+            kind.url(usual(kind))
+        )),
+    }
+}
+
+/// The servers that all tests of a checkout share, and what was installed for them.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    tools: PathBuf,
+    runs: PathBuf,
+}
+
+/// A shared server that runs and answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shared {
+    /// What it is.
+    pub kind: Kind,
+    /// Where it is.
+    pub url: String,
+    /// Whether a commit is on the disk before it is acknowledged.
+    pub is_durable: bool,
+    /// Its process.
+    pub pid: u32,
+    /// Its data, settings and log.
+    pub folder: PathBuf,
+}
+
+impl Servers {
+    /// The ones of this checkout: under its `target/servers/`, or where `MICRO_SERVERS_DIR` says.
+    #[must_use]
+    pub fn of_workspace() -> Self {
+        let root = env::var_os("MICRO_SERVERS_DIR").map_or_else(
+            || {
+                let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+                workspace.expect("this crate's folder stands in the workspace's root").join("target/servers")
+            },
+            PathBuf::from,
+        );
+        Self { tools: root.join("tools"), runs: root.join("runs") }
+    }
+
+    /// Others in a folder of their own, from the same installation.
+    #[must_use]
+    pub fn in_folder(&self, runs: &Path) -> Self {
+        Self { tools: self.tools.clone(), runs: runs.to_owned() }
+    }
+
+    /// Why a server of this kind cannot be started without installing something first.
+    #[must_use]
+    pub fn missing(&self, kind: Kind) -> Option<String> {
+        kind.program().missing(&self.tools)
+    }
+
+    /// Installs what is missing, starts what does not run, and waits until all answer.
+    ///
+    /// What runs already is left alone, unless its durability is not the one asked for.
+    #[must_use]
+    pub fn up(&self, kinds: &[Kind], is_durable: bool) -> Vec<(Kind, Result<Shared, String>)> {
+        let held = match lock(&self.tools).and_then(|tools| Ok([tools, lock(&self.runs)?])) {
+            Ok(held) => held,
+            Err(error) => return kinds.iter().map(|kind| (*kind, Err(error.clone()))).collect(),
+        };
+        server::sweep(&self.runs);
+        // A failed installation shows itself below, kind by kind, by what is still missing.
+        let packages = install::debian_packages(kinds);
+        let all = thread::scope(|scope| {
+            let threads: Vec<_> =
+                kinds.iter().map(|kind| (*kind, scope.spawn(|| self.up_one(*kind, is_durable, &packages)))).collect();
+            threads.into_iter().map(|(kind, thread)| (kind, join(thread))).collect()
+        });
+        drop(held);
+        all
+    }
+
+    fn up_one(&self, kind: Kind, is_durable: bool, packages: &Result<(), String>) -> Result<Shared, String> {
+        if let Some(record) = self.running(kind) {
+            if record.is_durable == is_durable && kind.program().answers(record.port) {
+                return Ok(record.into_shared(kind));
+            }
+            self.stop(kind, &record);
+        }
+        kind.program().install(&self.tools)?;
+        if let Some(reason) = self.missing(kind) {
+            let cause = packages.as_ref().err().map(|error| format!("\n{error}"));
+            return Err(format!("{reason}{}", cause.unwrap_or_default()));
+        }
+        self.start(kind, is_durable)
+    }
+
+    fn start(&self, kind: Kind, is_durable: bool) -> Result<Shared, String> {
+        let before = self.record(kind).map(|record| record.port);
+        let candidates = [before, Some(usual(kind))].into_iter().flatten();
+        let port = candidates.into_iter().find(|port| is_free(*port)).unwrap_or_else(free_port);
+        let mut site = Site::new(kind, &self.tools, &self.folder(kind), port, is_durable)?;
+        let mut record = None;
+        with_other_ports(&mut site, |site| {
+            // Written before the server answers: if this process ends in between, the next finds it.
+            site.launch(|child| {
+                let started = Record { pid: child.id(), port: site.port, is_durable, folder: site.folder.clone() };
+                self.write_record(kind, &started)?;
+                record = Some(started);
+                Ok(())
+            })
+        })?;
+        Ok(record.expect("a launch that succeeds has called back").into_shared(kind))
+    }
+
+    /// Stops all that run, and what tests that were killed left running; their data stay.
+    ///
+    /// # Errors
+    ///
+    /// When another process that starts or stops them does not come to its end.
+    pub fn down(&self) -> Result<(), String> {
+        let _held = lock(&self.runs)?;
+        server::sweep(&self.runs);
+        thread::scope(|scope| {
+            for kind in Kind::ALL {
+                if let Some(record) = self.running(kind) {
+                    scope.spawn(move || self.stop(kind, &record));
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn stop(&self, kind: Kind, record: &Record) {
+        stop(record.pid, &record.mark(), kind.program().stop_signal());
+    }
+
+    /// Those that run and answer.
+    #[must_use]
+    pub fn status(&self) -> Vec<Shared> {
+        let answers = |kind: Kind| self.running(kind).filter(|record| kind.program().answers(record.port));
+        Kind::ALL.into_iter().filter_map(|kind| Some(answers(kind)?.into_shared(kind))).collect()
+    }
+
+    /// What is written of a server whose process is still there.
+    fn running(&self, kind: Kind) -> Option<Record> {
+        self.record(kind).filter(|record| is_running(record.pid, &record.mark()))
+    }
+
+    fn record(&self, kind: Kind) -> Option<Record> {
+        serde_json::from_slice(&fs::read(self.record_path(kind)).ok()?).ok()
+    }
+
+    fn write_record(&self, kind: Kind, record: &Record) -> Result<(), String> {
+        let text = serde_json::to_string(record).map_err(|error| error.to_string())?;
+        install::write(&self.record_path(kind), &text)
+    }
+
+    fn record_path(&self, kind: Kind) -> PathBuf {
+        self.runs.join(format!("{kind}.json"))
+    }
+
+    fn folder(&self, kind: Kind) -> PathBuf {
+        self.runs.join(kind.name())
+    }
+
+    pub(crate) fn tools(&self) -> &Path {
+        &self.tools
+    }
+
+    pub(crate) fn runs(&self) -> &Path {
+        &self.runs
+    }
+}
+
+/// Starts a server, and again on another port where somebody took its port since it was chosen.
+pub(crate) fn with_other_ports<T>(
+    site: &mut Site,
+    mut launch: impl FnMut(&Site) -> Result<T, String>,
+) -> Result<T, String> {
+    for _ in 1..PORT_TRIES_MAX {
+        match launch(site) {
+            Err(_) if !is_free(site.port) => site.port = free_port(),
+            outcome => return outcome,
+        }
+    }
+    launch(site)
+}
+
+fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T, String>>) -> Result<T, String> {
+    thread.join().unwrap_or_else(|_| Err("the thread that starts it panicked".to_owned()))
+}
+
+/// What is written of a started server.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    pid: u32,
+    port: u16,
+    is_durable: bool,
+    folder: PathBuf,
+}
+
+impl Record {
+    fn mark(&self) -> String {
+        format!("{}/", self.folder.display())
+    }
+
+    fn into_shared(self, kind: Kind) -> Shared {
+        Shared { kind, url: kind.url(self.port), is_durable: self.is_durable, pid: self.pid, folder: self.folder }
+    }
+}

@@ -1,0 +1,29 @@
+//! Real servers, started, killed, restarted and found again.
+
+mod own;
+mod shared;
+
+use std::time::{Duration, Instant};
+
+use dev_servers::{Kind, Servers};
+
+/// Whether the server can be started here; where not, the reason is printed or, under
+/// `MICRO_TEST_REQUIRE=1`, the test fails.
+fn is_there(kind: Kind) -> bool {
+    let Some(reason) = Servers::of_workspace().missing(kind) else { return true };
+    assert!(std::env::var("MICRO_TEST_REQUIRE").is_err(), "{kind} is missing and required: {reason}");
+    eprintln!("skipped, {kind} is missing: {reason}");
+    false
+}
+
+/// Polls until `state` holds; answers whether it did within ten seconds.
+fn eventually(mut state: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        if state() {
+            return true;
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    false
+}

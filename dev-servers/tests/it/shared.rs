@@ -1,0 +1,139 @@
+//! The servers that all tests share: here each test has such a set of its own.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    process::Command,
+};
+
+use dev_servers::{Kind, Servers};
+use tempfile::TempDir;
+
+use crate::{eventually, is_there};
+
+/// A set that is brought down with the test.
+struct Own {
+    servers: Servers,
+    folder: TempDir,
+}
+
+impl Own {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { servers: Servers::of_workspace().in_folder(folder.path()), folder }
+    }
+
+    fn up(&self, kind: Kind, is_durable: bool) -> dev_servers::Shared {
+        let [(started, outcome)] = &self.servers.up(&[kind], is_durable)[..] else { panic!("one was asked for") };
+        assert_eq!(*started, kind);
+        outcome.clone().unwrap()
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.servers.down().unwrap();
+    }
+}
+
+#[test]
+fn up_twice_is_up_once() {
+    if !is_there(Kind::Consul) {
+        return;
+    }
+    let own = Own::new();
+    let first = own.up(Kind::Consul, false);
+    assert_eq!(own.up(Kind::Consul, false), first);
+    assert_eq!(own.servers.status(), [first]);
+    own.servers.down().unwrap();
+    assert_eq!(own.servers.status(), []);
+}
+
+#[test]
+fn another_durability_restarts_the_server_and_keeps_its_data() {
+    if !is_there(Kind::Postgres) {
+        return;
+    }
+    let own = Own::new();
+    let fast = own.up(Kind::Postgres, false);
+    let ask = |statement: &str| {
+        let url = format!("{}/postgres", own.servers.status()[0].url);
+        let output = Command::new("psql").args(["-X", "-At", "-d", &url, "-c", statement]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(ask("show fsync"), "off");
+    ask("create table kept (id int)");
+    let durable = own.up(Kind::Postgres, true);
+    assert_ne!(durable.pid, fast.pid);
+    assert!(durable.is_durable);
+    assert_eq!(ask("show fsync"), "on");
+    assert_eq!(ask("select count(*) from kept"), "0");
+}
+
+#[test]
+fn a_port_that_is_taken_is_left_to_its_owner() {
+    if !is_there(Kind::Consul) {
+        return;
+    }
+    let own = Own::new();
+    let before = own.up(Kind::Consul, false);
+    own.servers.down().unwrap();
+    let port: u16 = before.url.rsplit(':').next().unwrap().parse().unwrap();
+    let _somebody = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let after = own.up(Kind::Consul, false);
+    assert_ne!(after.url, before.url);
+    assert_eq!(own.servers.status(), [after]);
+}
+
+#[test]
+fn a_server_that_died_is_not_in_the_status_and_comes_back() {
+    if !is_there(Kind::Consul) {
+        return;
+    }
+    let own = Own::new();
+    let dead = own.up(Kind::Consul, false);
+    assert!(Command::new("sh").args(["-c", &format!("kill -KILL {}", dead.pid)]).status().unwrap().success());
+    assert!(eventually(|| own.servers.status().is_empty()));
+    let again = own.up(Kind::Consul, false);
+    assert_ne!(again.pid, dead.pid);
+    assert_eq!(again.url, dead.url);
+}
+
+#[test]
+fn a_number_that_is_now_another_programs_is_left_alone() {
+    let own = Own::new();
+    let mut bystander = Command::new("sleep").arg("60").spawn().unwrap();
+    let folder = own.folder.path();
+    let record = format!(
+        r#"{{"pid":{},"port":1,"is_durable":false,"folder":"{}"}}"#,
+        bystander.id(),
+        folder.join("mariadb").display()
+    );
+    fs::write(folder.join("mariadb.json"), record).unwrap();
+    assert_eq!(own.servers.status(), []);
+    own.servers.down().unwrap();
+    assert!(bystander.try_wait().unwrap().is_none(), "it still runs");
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+}
+
+#[test]
+fn what_a_killed_test_left_behind_is_cleared_away() {
+    let own = Own::new();
+    let mut owner = Command::new("true").spawn().unwrap();
+    let dead = owner.id();
+    owner.wait().unwrap();
+    let left = own.folder.path().join(format!("own/{dead}-1-kafka"));
+    let kept = own.folder.path().join(format!("own/{}-1-kafka", std::process::id()));
+    for folder in [&left, &kept] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    // What counts is the folder in its command line.
+    fs::write(left.join("log"), "").unwrap();
+    let mut server = Command::new("tail").arg("-f").arg(left.join("log")).spawn().unwrap();
+    own.servers.down().unwrap();
+    server.wait().unwrap();
+    assert!(!left.exists());
+    assert!(kept.exists());
+}

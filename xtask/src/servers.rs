@@ -1,0 +1,88 @@
+//! `cargo xtask servers`: the real servers that tests and benchmarks share.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use dev_servers::{Kind, Servers, Shared};
+
+/// What to do with the servers.
+#[derive(Subcommand)]
+pub(crate) enum Task {
+    /// Installs what is missing, starts what does not run, waits until all answer.
+    Up(Up),
+    /// Stops all of them; their data stay.
+    Down,
+    /// Which of them run and answer.
+    Status {
+        /// One JSON object with the URL of each, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Up {
+    /// A commit is on the disk before it is acknowledged: for benchmarks and fault tests.
+    #[arg(long)]
+    durable: bool,
+    /// kafka, consul, mariadb, postgres; all of them when none is named.
+    kinds: Vec<Kind>,
+}
+
+/// Does it, and answers 1 where a server cannot be had.
+pub(crate) fn run(task: Task) -> ExitCode {
+    let servers = Servers::of_workspace();
+    match task {
+        Task::Up(Up { durable, kinds }) => {
+            let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
+            up(&servers, &kinds, durable)
+        }
+        Task::Down => down(&servers),
+        Task::Status { json: true } => {
+            println!("{}", json(&servers.status()));
+            ExitCode::SUCCESS
+        }
+        Task::Status { json: false } => {
+            print!("{}", table(&servers.status()));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn up(servers: &Servers, kinds: &[Kind], is_durable: bool) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for (kind, outcome) in servers.up(kinds, is_durable) {
+        if let Err(error) = outcome {
+            eprintln!("{kind}: {error}\n");
+            code = ExitCode::FAILURE;
+        }
+    }
+    print!("{}", table(&servers.status()));
+    code
+}
+
+fn down(servers: &Servers) -> ExitCode {
+    match servers.down() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `{"kafka":{"url":…},…}`, only those that run and answer.
+fn json(running: &[Shared]) -> serde_json::Value {
+    running.iter().map(|server| (server.kind.to_string(), serde_json::json!({ "url": server.url }))).collect()
+}
+
+fn table(running: &[Shared]) -> String {
+    let row = |kind: Kind| match running.iter().find(|server| server.kind == kind) {
+        Some(Shared { url, pid, is_durable, folder, .. }) => {
+            let durability = if *is_durable { "durable" } else { "fast" };
+            format!("{kind:<10}{url:<42}{durability:<9}pid {pid:<8} {}\n", folder.display())
+        }
+        None => format!("{kind:<10}does not run\n"),
+    };
+    Kind::ALL.into_iter().map(row).collect()
+}
