@@ -112,7 +112,7 @@ fn write_properties(site: &Site) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-fn properties(site: &Site, controller: u16) -> String {
+pub(crate) fn properties(site: &Site, controller: u16) -> String {
     let port = site.port;
     let mut all: Vec<(String, String)> = [
         ("process.roles", "broker,controller".to_owned()),

@@ -26,6 +26,9 @@ mod kafka;
 mod mariadb;
 mod postgres;
 
+#[cfg(test)]
+mod compose;
+
 pub use crate::{
     kind::Kind,
     ports::free_port,

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{self as this, Child},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -26,6 +26,8 @@ const OWN: &str = "own";
 #[derive(Debug)]
 pub struct Server {
     site: Site,
+    /// Named by its owner; empty where the server's user had to be given another one.
+    folder: PathBuf,
     url: String,
     child: Child,
 }
@@ -65,7 +67,7 @@ impl Server {
         let child = with_other_ports(&mut site, |site| site.launch(|_| Ok(()))).inspect_err(|_| {
             let _ = fs::remove_dir_all(&folder);
         })?;
-        Ok(Self { url: kind.url(site.port), site, child })
+        Ok(Self { url: kind.url(site.port), site, folder, child })
     }
 
     /// Where it is.
@@ -135,6 +137,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
         let _ = fs::remove_dir_all(&self.site.folder);
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

@@ -92,7 +92,7 @@ impl Servers {
 
     /// Installs what is missing, starts what does not run, and waits until all answer.
     ///
-    /// What runs already is left alone, unless its durability is not the one asked for.
+    /// What runs already is left alone, unless it is to be durable and is not.
     #[must_use]
     pub fn up(&self, kinds: &[Kind], is_durable: bool) -> Vec<(Kind, Result<Shared, String>)> {
         let held = match lock(&self.tools).and_then(|tools| Ok([tools, lock(&self.runs)?])) {
@@ -113,7 +113,7 @@ impl Servers {
 
     fn up_one(&self, kind: Kind, is_durable: bool, packages: &Result<(), String>) -> Result<Shared, String> {
         if let Some(record) = self.running(kind) {
-            if record.is_durable == is_durable && kind.program().answers(record.port) {
+            if (record.is_durable || !is_durable) && kind.program().answers(record.port) {
                 return Ok(record.into_shared(kind));
             }
             self.stop(kind, &record);
@@ -144,18 +144,18 @@ impl Servers {
         Ok(record.expect("a launch that succeeds has called back").into_shared(kind))
     }
 
-    /// Stops all that run, and what tests that were killed left running; their data stay.
+    /// Stops those of these kinds that run, and what tests that were killed left running; their data stay.
     ///
     /// # Errors
     ///
     /// When another process that starts or stops them does not come to its end.
-    pub fn down(&self) -> Result<(), String> {
+    pub fn down(&self, kinds: &[Kind]) -> Result<(), String> {
         let _held = lock(&self.runs)?;
         server::sweep(&self.runs);
         thread::scope(|scope| {
-            for kind in Kind::ALL {
-                if let Some(record) = self.running(kind) {
-                    scope.spawn(move || self.stop(kind, &record));
+            for kind in kinds {
+                if let Some(record) = self.running(*kind) {
+                    scope.spawn(move || self.stop(*kind, &record));
                 }
             }
         });
@@ -238,5 +238,21 @@ impl Record {
 
     fn into_shared(self, kind: Kind) -> Shared {
         Shared { kind, url: kind.url(self.port), is_durable: self.is_durable, pid: self.pid, folder: self.folder }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_installed_is_told_with_the_way_to_get_it() {
+        let empty = tempfile::tempdir().unwrap();
+        let servers = Servers { tools: empty.path().join("tools"), runs: empty.path().join("runs") };
+        for kind in [Kind::Kafka, Kind::Consul] {
+            let reason = servers.missing(kind).unwrap();
+            let way = format!("`cargo xtask servers up {kind}`");
+            assert!(reason.contains(&way) || reason.starts_with("java is not installed"), "{reason}");
+        }
     }
 }

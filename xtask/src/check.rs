@@ -23,15 +23,17 @@ pub(crate) fn passes(tree: &Tree) -> bool {
     let root = &tree.root;
     let is_formatted = cargo_step(root, "fmt", &["fmt", "--all", "--check"], &[]);
     let is_tidy = tidy::passes(tree);
-    let compiles =
-        cargo_step(root, "clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])
-            && cargo_step(
-                root,
-                "doc",
-                &["doc", "--quiet", "--workspace", "--no-deps"],
-                &[("RUSTDOCFLAGS", "-D warnings")],
-            )
-            && features_compile_alone(tree);
+    let compiles = cargo_step(
+        root,
+        "clippy",
+        &["clippy", "--quiet", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+        &[],
+    ) && cargo_step(
+        root,
+        "doc",
+        &["doc", "--quiet", "--workspace", "--all-features", "--no-deps"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    ) && features_compile_alone(tree);
     is_formatted && is_tidy && compiles
 }
 

@@ -10,8 +10,11 @@ use dev_servers::{Kind, Servers, Shared};
 pub(crate) enum Task {
     /// Installs what is missing, starts what does not run, waits until all answer.
     Up(Up),
-    /// Stops all of them; their data stay.
-    Down,
+    /// Stops them; their data stay.
+    Down {
+        /// kafka, consul, mariadb, postgres; all of them when none is named.
+        kinds: Vec<Kind>,
+    },
     /// Which of them run and answer.
     Status {
         /// One JSON object with the URL of each, for programs.
@@ -33,11 +36,8 @@ pub(crate) struct Up {
 pub(crate) fn run(task: Task) -> ExitCode {
     let servers = Servers::of_workspace();
     match task {
-        Task::Up(Up { durable, kinds }) => {
-            let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
-            up(&servers, &kinds, durable)
-        }
-        Task::Down => down(&servers),
+        Task::Up(Up { durable, kinds }) => up(&servers, &all_or(kinds), durable),
+        Task::Down { kinds } => down(&servers, &all_or(kinds)),
         Task::Status { json: true } => {
             println!("{}", json(&servers.status()));
             ExitCode::SUCCESS
@@ -47,6 +47,10 @@ pub(crate) fn run(task: Task) -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+fn all_or(kinds: Vec<Kind>) -> Vec<Kind> {
+    if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds }
 }
 
 fn up(servers: &Servers, kinds: &[Kind], is_durable: bool) -> ExitCode {
@@ -61,8 +65,8 @@ fn up(servers: &Servers, kinds: &[Kind], is_durable: bool) -> ExitCode {
     code
 }
 
-fn down(servers: &Servers) -> ExitCode {
-    match servers.down() {
+fn down(servers: &Servers, kinds: &[Kind]) -> ExitCode {
+    match servers.down(kinds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

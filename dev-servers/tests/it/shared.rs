@@ -32,7 +32,7 @@ impl Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        self.servers.down().unwrap();
+        self.servers.down(&Kind::ALL).unwrap();
     }
 }
 
@@ -45,12 +45,12 @@ fn up_twice_is_up_once() {
     let first = own.up(Kind::Consul, false);
     assert_eq!(own.up(Kind::Consul, false), first);
     assert_eq!(own.servers.status(), [first]);
-    own.servers.down().unwrap();
+    own.servers.down(&Kind::ALL).unwrap();
     assert_eq!(own.servers.status(), []);
 }
 
 #[test]
-fn another_durability_restarts_the_server_and_keeps_its_data() {
+fn a_server_that_becomes_durable_keeps_its_data() {
     if !is_there(Kind::Postgres) {
         return;
     }
@@ -69,6 +69,25 @@ fn another_durability_restarts_the_server_and_keeps_its_data() {
     assert!(durable.is_durable);
     assert_eq!(ask("show fsync"), "on");
     assert_eq!(ask("select count(*) from kept"), "0");
+    assert_eq!(own.up(Kind::Postgres, false), durable, "a durable server does for those who do not care");
+}
+
+/// Below a folder that only its owner may enter, such as root's own.
+#[cfg(unix)]
+#[test]
+fn postgres_runs_where_its_user_may_not_go() {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+
+    if !is_there(Kind::Postgres) {
+        return;
+    }
+    let own = Own::new();
+    fs::set_permissions(own.folder.path(), Permissions::from_mode(0o700)).unwrap();
+    let server = own.up(Kind::Postgres, false);
+    assert_eq!(own.servers.status(), std::slice::from_ref(&server));
+    own.servers.down(&Kind::ALL).unwrap();
+    // As root it had to go elsewhere, and what stands elsewhere is not removed with the test's folder.
+    fs::remove_dir_all(server.folder).unwrap();
 }
 
 #[test]
@@ -78,7 +97,7 @@ fn a_port_that_is_taken_is_left_to_its_owner() {
     }
     let own = Own::new();
     let before = own.up(Kind::Consul, false);
-    own.servers.down().unwrap();
+    own.servers.down(&Kind::ALL).unwrap();
     let port: u16 = before.url.rsplit(':').next().unwrap().parse().unwrap();
     let _somebody = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
     let after = own.up(Kind::Consul, false);
@@ -112,7 +131,7 @@ fn a_number_that_is_now_another_programs_is_left_alone() {
     );
     fs::write(folder.join("mariadb.json"), record).unwrap();
     assert_eq!(own.servers.status(), []);
-    own.servers.down().unwrap();
+    own.servers.down(&Kind::ALL).unwrap();
     assert!(bystander.try_wait().unwrap().is_none(), "it still runs");
     bystander.kill().unwrap();
     bystander.wait().unwrap();
@@ -132,7 +151,7 @@ fn what_a_killed_test_left_behind_is_cleared_away() {
     // What counts is the folder in its command line.
     fs::write(left.join("log"), "").unwrap();
     let mut server = Command::new("tail").arg("-f").arg(left.join("log")).spawn().unwrap();
-    own.servers.down().unwrap();
+    own.servers.down(&Kind::ALL).unwrap();
     server.wait().unwrap();
     assert!(!left.exists());
     assert!(kept.exists());
