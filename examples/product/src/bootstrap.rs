@@ -15,12 +15,10 @@ use micro_rs::middleware::stack::{consume_stack, publish_stack};
 use micro_tx::SqlDatabase;
 
 use crate::{
-    application::{
-        AddProduct, ApplyForRestock, CountSales, DeductStock, FindRestock, FindSkus, FindSuppliers, ReturnStock,
-    },
+    application::{AddProduct, DeductStock, FindSkus, ReturnStock},
     config::ProductConfig,
     infrastructure::{
-        persistence::{SqlCatalogue, SqlLedger, SqlQueries, SqlRestocks, SqlStocks},
+        persistence::{SqlCatalogue, SqlLedger, SqlStocks},
         schema,
     },
     interfaces::{
@@ -110,15 +108,9 @@ fn router(outbox: &Outbox) -> Router {
 }
 
 fn server(config: &ProductConfig, database: &SqlDatabase) -> Result<GrpcServer> {
-    let (transactions, queries) = (database.transactions(), SqlQueries::new(database.clone()));
-    let calls = ProductGrpc {
-        add_product: AddProduct::new(transactions.clone(), SqlCatalogue),
-        find_skus: FindSkus::new(queries.clone()),
-        apply_for_restock: ApplyForRestock::new(transactions, queries.clone(), SqlRestocks),
-        find_restock: FindRestock::new(queries.clone()),
-        count_sales: CountSales::new(queries.clone()),
-        find_suppliers: FindSuppliers::new(queries),
-    };
+    let transactions = database.transactions();
+    let add_product = AddProduct::new(transactions.clone(), SqlCatalogue);
+    let calls = ProductGrpc::new(add_product, FindSkus::new(transactions, SqlCatalogue));
     let mut grpc = config.grpc.clone();
     grpc.version.clone_from(&config.version);
     GrpcServer::builder(config.service.as_str())

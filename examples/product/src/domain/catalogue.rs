@@ -49,6 +49,8 @@ pub struct SkuDetail {
     pub product_id: i64,
     /// The ids of its specifications.
     pub spec_value_ids: String,
+    /// The text of its specifications.
+    pub spec_value_text: String,
     /// What one costs.
     pub price: Money,
     /// What one costs elsewhere.
@@ -95,8 +97,6 @@ pub struct SkuLevel {
     pub sku_no: String,
     /// Its name.
     pub name: String,
-    /// The text of its specifications.
-    pub spec_value_text: String,
     /// How many are there.
     pub stock: u32,
     /// At this stock a refill is due.
@@ -111,14 +111,9 @@ impl SkuLevel {
         if asked == 0 { self.stock_warn } else { asked }
     }
 
-    /// Whether the threshold is there at least.
+    /// Whether more than the threshold is there.
     pub fn is_sufficient(&self, asked: u32) -> bool {
-        self.stock >= self.threshold(asked)
-    }
-
-    /// Whether it can be sold.
-    pub fn is_on_shelf(&self) -> bool {
-        self.status == 1
+        self.stock > self.threshold(asked)
     }
 }
 
@@ -128,16 +123,8 @@ mod tests {
 
     #[test]
     fn threshold_0_is_the_skus_own() {
-        let level = SkuLevel {
-            sku_id: 1,
-            sku_no: "S".into(),
-            name: "S".into(),
-            spec_value_text: String::new(),
-            stock: 10,
-            stock_warn: 10,
-            status: 1,
-        };
-        assert_eq!((level.threshold(0), level.is_sufficient(0)), (10, true));
-        assert_eq!((level.threshold(11), level.is_sufficient(11)), (11, false));
+        let level = SkuLevel { sku_id: 1, sku_no: "S".into(), name: "S".into(), stock: 10, stock_warn: 10, status: 1 };
+        assert_eq!((level.threshold(0), level.is_sufficient(0)), (10, false));
+        assert_eq!((level.threshold(9), level.is_sufficient(9)), (9, true));
     }
 }
