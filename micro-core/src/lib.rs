@@ -5,6 +5,7 @@
 //! driver, so everything in it runs in a doctest.
 
 pub mod app;
+pub mod batch;
 pub mod broker;
 pub mod codec;
 pub mod consume;
