@@ -133,7 +133,7 @@ fn server(config: &OrderConfig, database: &SqlDatabase, outbox: &Outbox) -> Resu
     let transactions = database.transactions();
     let events = OutboxOrderEvents::new(outbox.clone());
     let pay_notify = PayNotify::new(transactions.clone(), SqlOrders, config.callback_retry);
-    let calls = OrderGrpc::new(pay_notify, FindOrder::new(transactions, SqlOrders), events);
+    let calls = OrderGrpc::new(pay_notify, FindOrder::new(transactions, SqlOrders), events, config.callback_batches);
     let mut grpc = config.grpc.clone();
     grpc.version.clone_from(&config.version);
     GrpcServer::builder(config.service.as_str())

@@ -2,6 +2,7 @@
 
 use micro_core::{
     app::AppConfig,
+    batch::BatcherConfig,
     consume::{ConsumerConfig, DeliveryPolicy},
     transaction::RetryPolicy,
 };
@@ -29,6 +30,8 @@ pub struct OrderConfig {
     pub delivery: DeliveryPolicy,
     /// How often a callback is tried again that lost against another one; default 3 times.
     pub callback_retry: RetryPolicy,
+    /// How callbacks that come at the same time share transactions; default up to 64 in each of 2.
+    pub callback_batches: BatcherConfig,
     /// How long each phase of the stop may take.
     pub app: AppConfig,
 }
@@ -44,6 +47,7 @@ impl Default for OrderConfig {
             consumer: ConsumerConfig::default(),
             delivery: DeliveryPolicy::default(),
             callback_retry: RetryPolicy::default(),
+            callback_batches: BatcherConfig::default(),
             app: AppConfig::default(),
         }
     }

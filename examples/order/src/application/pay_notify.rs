@@ -1,6 +1,6 @@
-//! Takes a payment callback: one transaction marks the order and records what others must learn.
+//! Takes payment callbacks: one transaction marks the orders and records what others must learn.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use micro_core::{
     Result, TransactionManager, TransactionManagerExt, Tx,
@@ -8,7 +8,7 @@ use micro_core::{
 };
 
 use super::{expect_changed, unknown_order};
-use crate::domain::{Order, OrderEvents, Orders, Payment, PaymentOutcome, StatusChange};
+use crate::domain::{AcceptedPayment, Order, OrderEvents, Orders, Payment, PaymentOutcome};
 
 const OPERATION: &str = "order.pay_notify";
 
@@ -19,47 +19,81 @@ pub struct PayNotify<O> {
     retry: RetryPolicy,
 }
 
+/// What the callbacks of a batch come to, before it is written.
+#[derive(Default)]
+struct Decisions {
+    outcomes: Vec<Result<PaymentOutcome>>,
+    declined: Vec<(i64, String)>,
+    accepted: Vec<AcceptedPayment>,
+}
+
 impl<O: Orders> PayNotify<O> {
-    /// The use case over these ports; `retry` repeats attempts that lost against another callback.
+    /// The use case over these ports; `retry` repeats attempts that lost against other callbacks.
     pub fn new(transactions: Arc<dyn TransactionManager>, orders: O, retry: RetryPolicy) -> Self {
         Self { transactions, orders, retry }
     }
 
-    /// Takes one callback and tells `events`. Called again for an order that was paid, it changes
-    /// nothing.
+    /// Takes callbacks in slice order, all in one transaction, and tells `events`. A callback of an
+    /// order that was paid changes nothing.
     ///
     /// # Errors
     ///
-    /// `NotFound` for an unknown order, `FailedPrecondition` for one without lines.
-    pub async fn take(&self, events: &impl OrderEvents, payment: &Payment) -> Result<PaymentOutcome> {
-        retrying(self.retry, || self.take_once(events, payment)).await
+    /// A callback's own: `NotFound` for an unknown order, `FailedPrecondition` for one without
+    /// lines. The outer one says that nothing was written.
+    pub async fn take(&self, events: &impl OrderEvents, payments: &[Payment]) -> Result<Vec<Result<PaymentOutcome>>> {
+        retrying(self.retry, || self.take_once(events, payments)).await
     }
 
-    async fn take_once(&self, events: &impl OrderEvents, payment: &Payment) -> Result<PaymentOutcome> {
+    async fn take_once(&self, events: &impl OrderEvents, payments: &[Payment]) -> Result<Vec<Result<PaymentOutcome>>> {
         self.transactions
             .run(async |tx| {
-                let order = self
-                    .orders
-                    .find_by_code(tx, &payment.order_code)
-                    .await?
-                    .ok_or_else(|| unknown_order(OPERATION).with_context("order_code", &payment.order_code))?;
-                let outcome = order.receive(payment)?;
-                match &outcome {
-                    PaymentOutcome::Accepted(change) => self.accept(tx, events, &order, *change).await?,
-                    PaymentOutcome::Declined(reason) => {
-                        expect_changed(OPERATION, self.orders.save_declined(tx, order.id, reason).await?, 1)?;
-                    }
-                    PaymentOutcome::Duplicate => {}
-                }
-                Ok(outcome)
+                let orders = self.orders.find_by_codes(tx, &codes(payments)).await?;
+                let decisions = decide(orders, payments);
+                self.write(tx, events, &decisions).await?;
+                Ok(decisions.outcomes)
             })
             .await
     }
 
-    async fn accept(&self, tx: &mut Tx, events: &impl OrderEvents, order: &Order, change: StatusChange) -> Result<()> {
-        // The business row first: its lock puts the outbox rows of one order in commit order.
-        expect_changed(OPERATION, self.orders.save_processing(tx, order.id).await?, 1)?;
-        events.payment_succeeded(tx, order).await?;
-        events.statuses_changed(tx, &[change]).await
+    async fn write(&self, tx: &mut Tx, events: &impl OrderEvents, decisions: &Decisions) -> Result<()> {
+        // Before the accepted ones: an order that was declined and then paid keeps no reason.
+        for (order_id, reason) in &decisions.declined {
+            expect_changed(OPERATION, self.orders.save_declined(tx, *order_id, reason).await?, 1)?;
+        }
+        if decisions.accepted.is_empty() {
+            return Ok(());
+        }
+        // The business rows first: their locks put the outbox rows of one order in commit order.
+        let mut ids: Vec<i64> = decisions.accepted.iter().map(|accepted| accepted.order.id).collect();
+        // Sorted, so that two transactions with the same orders wait for, and do not block, each other.
+        ids.sort_unstable();
+        expect_changed(OPERATION, self.orders.save_processing(tx, &ids).await?, ids.len())?;
+        events.payments_succeeded(tx, &decisions.accepted).await
     }
+}
+
+fn codes(payments: &[Payment]) -> Vec<&str> {
+    let mut codes: Vec<&str> = payments.iter().map(|payment| payment.order_code.as_str()).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    codes
+}
+
+fn decide(orders: Vec<Order>, payments: &[Payment]) -> Decisions {
+    let mut orders: HashMap<String, Order> = orders.into_iter().map(|order| (order.code.clone(), order)).collect();
+    let mut decisions = Decisions::default();
+    for payment in payments {
+        let outcome = match orders.get_mut(&payment.order_code) {
+            Some(order) => order.receive(payment).inspect(|outcome| match outcome {
+                PaymentOutcome::Accepted(change) => {
+                    decisions.accepted.push(AcceptedPayment { order: order.clone(), change: *change });
+                }
+                PaymentOutcome::Declined(reason) => decisions.declined.push((order.id, reason.clone())),
+                PaymentOutcome::Duplicate => {}
+            }),
+            None => Err(unknown_order(OPERATION).with_context("order_code", &payment.order_code)),
+        };
+        decisions.outcomes.push(outcome);
+    }
+    decisions
 }

@@ -60,6 +60,15 @@ pub struct Payment {
     pub status_code: String,
 }
 
+/// An order that a callback has just moved on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedPayment {
+    /// The order.
+    pub order: Order,
+    /// How its status changed.
+    pub change: StatusChange,
+}
+
 /// What a callback does to its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PaymentOutcome {
@@ -114,12 +123,12 @@ impl Order {
         PaymentState { order_id: self.id, status: self.pay_status }
     }
 
-    /// Decides what `payment` does.
+    /// Decides what `payment` does, and moves on when it is accepted.
     ///
     /// # Errors
     ///
     /// `FailedPrecondition` for an order without lines: there is nothing to deduct or to ship.
-    pub fn receive(&self, payment: &Payment) -> Result<PaymentOutcome> {
+    pub fn receive(&mut self, payment: &Payment) -> Result<PaymentOutcome> {
         let Some(change) = self.payment_state().begin() else { return Ok(PaymentOutcome::Duplicate) };
         if !payment.succeeded() {
             return Ok(PaymentOutcome::Declined(payment.reason()));
@@ -128,6 +137,7 @@ impl Order {
             return Err(Error::new(ErrorKind::FailedPrecondition, "order.pay_notify", "the order has no details")
                 .with_context("order_id", self.id));
         }
+        self.pay_status = change.to;
         Ok(PaymentOutcome::Accepted(change))
     }
 }
@@ -164,14 +174,14 @@ mod tests {
 
     #[test]
     fn only_a_successful_payment_moves_an_order() {
-        let unpaid = order(PayStatus::Unpaid, vec![line()]);
-        assert!(
-            matches!(unpaid.receive(&payment("0000")).unwrap(), PaymentOutcome::Accepted(change) if change.seq == 1)
-        );
+        let mut order = order(PayStatus::Unpaid, vec![line()]);
         for code in ["9999", "", "0", "00000"] {
-            let PaymentOutcome::Declined(reason) = unpaid.receive(&payment(code)).unwrap() else { panic!("{code}") };
+            let PaymentOutcome::Declined(reason) = order.receive(&payment(code)).unwrap() else { panic!("{code}") };
             assert!(reason.contains(code), "{reason}");
         }
+        let outcome = order.receive(&payment("0000")).unwrap();
+        assert!(matches!(outcome, PaymentOutcome::Accepted(change) if change.seq == 1), "{outcome:?}");
+        assert_eq!(order.receive(&payment("0000")).unwrap(), PaymentOutcome::Duplicate);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::HashMap, future::Future};
 
 use micro_core::{Result, Tx};
 
-use super::{AuditTrail, Order, PaymentState, StatusChange};
+use super::{AcceptedPayment, AuditTrail, Order, PaymentState, StatusChange};
 
 /// The stored orders. Every write is conditional on the status it starts from and answers how many
 /// orders it changed, so that a decision that was overtaken is seen.
@@ -15,14 +15,14 @@ pub trait Orders: Send + Sync + 'static {
     /// The order with its lines.
     fn find(&self, tx: &mut Tx, id: i64) -> impl Future<Output = Result<Option<Order>>> + Send;
 
-    /// The order with its lines, by its code.
-    fn find_by_code(&self, tx: &mut Tx, code: &str) -> impl Future<Output = Result<Option<Order>>> + Send;
+    /// The orders with their lines, by their codes; in no order, unknown ones left out.
+    fn find_by_codes(&self, tx: &mut Tx, codes: &[&str]) -> impl Future<Output = Result<Vec<Order>>> + Send;
 
     /// Where the payments of these orders stand; in no order, unknown ones left out.
     fn payment_states(&self, tx: &mut Tx, ids: &[i64]) -> impl Future<Output = Result<Vec<PaymentState>>> + Send;
 
-    /// 2 → 3, forgetting an earlier failure.
-    fn save_processing(&self, tx: &mut Tx, id: i64) -> impl Future<Output = Result<u64>> + Send;
+    /// 2 → 3, forgetting an earlier failure; `ids` are distinct.
+    fn save_processing(&self, tx: &mut Tx, ids: &[i64]) -> impl Future<Output = Result<u64>> + Send;
 
     /// Keeps the reason of a failed payment; the status stays 2.
     fn save_declined(&self, tx: &mut Tx, id: i64, reason: &str) -> impl Future<Output = Result<u64>> + Send;
@@ -45,8 +45,8 @@ pub trait AuditTrails: Send + Sync + 'static {
 
 /// The facts others may learn, if and only if the transaction commits.
 pub trait OrderEvents: Send + Sync + 'static {
-    /// The order is paid for: its goods may be deducted.
-    fn payment_succeeded(&self, tx: &mut Tx, order: &Order) -> impl Future<Output = Result<()>> + Send;
+    /// These orders are paid for, and their statuses changed: their goods may be deducted.
+    fn payments_succeeded(&self, tx: &mut Tx, accepted: &[AcceptedPayment]) -> impl Future<Output = Result<()>> + Send;
 
     /// These transitions happened.
     fn statuses_changed(&self, tx: &mut Tx, changes: &[StatusChange]) -> impl Future<Output = Result<()>> + Send;

@@ -1,6 +1,9 @@
 //! The gRPC service `Order`: requests to use cases, answers and errors back.
 
-use micro_core::{Metadata, Result};
+use micro_core::{
+    Metadata, Result,
+    batch::{BatchCall, Batcher, BatcherConfig},
+};
 use micro_grpc::{metadata_of, to_status};
 use tonic::{Request, Response, Status};
 
@@ -12,28 +15,52 @@ use super::{
 };
 use crate::{
     application::{FindOrder, PayNotify},
-    domain::{Order, OrderLine, Orders, Payment},
+    domain::{Order, OrderLine, Orders, Payment, PaymentOutcome},
 };
 
 /// Answers the calls of the order service.
-pub struct OrderGrpc<O, E> {
-    pay_notify: PayNotify<O>,
+pub struct OrderGrpc<O: Orders, E: OnBehalf> {
+    callbacks: Batcher<TakePayments<O, E>>,
     find_order: FindOrder<O>,
+}
+
+/// Takes the callbacks that come at the same time in one transaction.
+struct TakePayments<O, E> {
+    pay_notify: PayNotify<O>,
     events: E,
 }
 
+/// A callback, and the metadata of its call.
+struct Callback {
+    payment: Payment,
+    metadata: Metadata,
+}
+
 impl<O: Orders, E: OnBehalf> OrderGrpc<O, E> {
-    /// The calls over these use cases, which tell `events`.
-    pub fn new(pay_notify: PayNotify<O>, find_order: FindOrder<O>, events: E) -> Self {
-        Self { pay_notify, find_order, events }
+    /// The calls over these use cases, which tell `events`; `batches` says how callbacks share
+    /// transactions.
+    pub fn new(pay_notify: PayNotify<O>, find_order: FindOrder<O>, events: E, batches: BatcherConfig) -> Self {
+        Self { callbacks: Batcher::new(TakePayments { pay_notify, events }, batches), find_order }
     }
 
-    async fn take_payment(&self, metadata: &Metadata, request: PayNotifyRequest) -> Result<PayNotifyResponse> {
+    async fn take_payment(&self, metadata: Metadata, request: PayNotifyRequest) -> Result<PayNotifyResponse> {
         let payment = Payment::new(request.out_trade_no, request.trade_no, request.status_code)?;
         // Accepted, declined or a duplicate: the provider's message was taken either way, and it
         // need not send it again.
-        self.pay_notify.take(&self.events.of_call(metadata), &payment).await?;
+        self.callbacks.call(Callback { payment, metadata }).await?;
         Ok(PayNotifyResponse { status_code: "0000".to_owned(), msg: "SUCCESS".to_owned() })
+    }
+}
+
+#[tonic::async_trait]
+impl<O: Orders, E: OnBehalf> BatchCall for TakePayments<O, E> {
+    type Request = Callback;
+    type Response = PaymentOutcome;
+
+    async fn call(&self, callbacks: &[Callback]) -> Result<Vec<Result<PaymentOutcome>>> {
+        let calls = callbacks.iter().map(|callback| (callback.payment.order_code.as_str(), &callback.metadata));
+        let payments: Vec<Payment> = callbacks.iter().map(|callback| callback.payment.clone()).collect();
+        self.pay_notify.take(&self.events.of_calls(calls), &payments).await
     }
 }
 
@@ -46,7 +73,7 @@ impl<O: Orders, E: OnBehalf> OrderService for OrderGrpc<O, E> {
 
     async fn pay_notify(&self, request: Request<PayNotifyRequest>) -> Result<Response<PayNotifyResponse>, Status> {
         let metadata = metadata_of(&request);
-        self.take_payment(&metadata, request.into_inner()).await.map(Response::new).map_err(to_status)
+        self.take_payment(metadata, request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 }
 

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use micro_core::{Metadata, Result, Tx, event::Received, outbox::Outbox};
 
 use super::wire::{order_event, order_event::OrderStatusChanged};
-use crate::domain::{Order, OrderEvents, StatusChange};
+use crate::domain::{AcceptedPayment, Order, OrderEvents, StatusChange};
 
 /// Events that can be told on behalf of what caused them: they belong to its trace.
 pub trait OnBehalf: OrderEvents + Sized {
-    /// On behalf of a call that came with `metadata`.
+    /// On behalf of calls, each about the order of this code, that came with this metadata.
     #[must_use]
-    fn of_call(&self, metadata: &Metadata) -> Self;
+    fn of_calls<'a>(&self, calls: impl Iterator<Item = (&'a str, &'a Metadata)>) -> Self;
 
     /// On behalf of received events, each of the order that `order_id` reads from it.
     #[must_use]
@@ -22,54 +22,66 @@ pub trait OnBehalf: OrderEvents + Sized {
 #[derive(Clone)]
 pub struct OutboxOrderEvents {
     outbox: Outbox,
-    /// The outbox in the trace of what came for an order.
-    by_order: HashMap<i64, Outbox>,
+    /// The outbox in the trace of the event that came for an order, by the order's id.
+    by_id: HashMap<i64, Outbox>,
+    /// The outbox in the trace of the call that came for an order, by the order's code.
+    by_code: HashMap<String, Outbox>,
 }
 
 impl OutboxOrderEvents {
     /// Publishes through `outbox`.
     pub fn new(outbox: Outbox) -> Self {
-        Self { outbox, by_order: HashMap::new() }
-    }
-
-    fn outbox_of(&self, order_id: i64) -> &Outbox {
-        self.by_order.get(&order_id).unwrap_or(&self.outbox)
+        Self { outbox, by_id: HashMap::new(), by_code: HashMap::new() }
     }
 }
 
 impl OnBehalf for OutboxOrderEvents {
-    fn of_call(&self, metadata: &Metadata) -> Self {
-        Self::new(self.outbox.on_behalf_of(metadata))
+    fn of_calls<'a>(&self, calls: impl Iterator<Item = (&'a str, &'a Metadata)>) -> Self {
+        let by_code = calls.map(|(code, metadata)| (code.to_owned(), self.outbox.on_behalf_of(metadata)));
+        Self { by_code: by_code.collect(), ..Self::new(self.outbox.clone()) }
     }
 
     fn of_events<E>(&self, received: &[Received<E>], order_id: impl Fn(&E) -> i64) -> Self {
-        let by_order = received
+        let by_id = received
             .iter()
             .map(|received| (order_id(&received.event), self.outbox.on_behalf_of(&received.delivery.metadata())));
-        Self { outbox: self.outbox.clone(), by_order: by_order.collect() }
+        Self { by_id: by_id.collect(), ..Self::new(self.outbox.clone()) }
     }
 }
 
 impl OrderEvents for OutboxOrderEvents {
-    async fn payment_succeeded(&self, tx: &mut Tx, order: &Order) -> Result<()> {
-        let details = order.lines.iter().map(|line| order_event::OrderDetail {
-            product_id: line.product_id,
-            sku_id: line.sku_id,
-            quantity: line.quantity,
-        });
-        let event = order_event::OnPaymentSuccess { order_id: order.id, order_details: details.collect() };
-        self.outbox_of(order.id).add(tx, &event).await
+    async fn payments_succeeded(&self, tx: &mut Tx, accepted: &[AcceptedPayment]) -> Result<()> {
+        let mut messages = Vec::with_capacity(accepted.len() * 2);
+        for AcceptedPayment { order, change } in accepted {
+            let outbox = self.by_code.get(&order.code).unwrap_or(&self.outbox);
+            messages.push(outbox.seal(&paid(order))?);
+            messages.push(outbox.seal(&changed(change))?);
+        }
+        self.outbox.add_messages(tx, &messages).await
     }
 
     async fn statuses_changed(&self, tx: &mut Tx, changes: &[StatusChange]) -> Result<()> {
-        let messages = changes.iter().map(|change| {
-            self.outbox_of(change.order_id).seal(&OrderStatusChanged {
-                order_id: change.order_id,
-                seq: change.seq,
-                from_status: change.from.code(),
-                to_status: change.to.code(),
-            })
-        });
+        let messages = changes
+            .iter()
+            .map(|change| self.by_id.get(&change.order_id).unwrap_or(&self.outbox).seal(&changed(change)));
         self.outbox.add_messages(tx, &messages.collect::<Result<Vec<_>>>()?).await
+    }
+}
+
+fn paid(order: &Order) -> order_event::OnPaymentSuccess {
+    let details = order.lines.iter().map(|line| order_event::OrderDetail {
+        product_id: line.product_id,
+        sku_id: line.sku_id,
+        quantity: line.quantity,
+    });
+    order_event::OnPaymentSuccess { order_id: order.id, order_details: details.collect() }
+}
+
+fn changed(change: &StatusChange) -> OrderStatusChanged {
+    OrderStatusChanged {
+        order_id: change.order_id,
+        seq: change.seq,
+        from_status: change.from.code(),
+        to_status: change.to.code(),
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use micro_core::{Error, ErrorKind, Result, Tx, outbox::OutboxCounts, transaction::RetryPolicy};
 use order::{
     application::PayNotify,
-    domain::{Order, OrderEvents, Payment, PaymentOutcome, StatusChange},
+    domain::{AcceptedPayment, OrderEvents, Payment, PaymentOutcome, StatusChange},
     events::{OnPaymentSuccess, OrderDetail, OrderStatusChanged},
     infrastructure::persistence::SqlOrders,
     interfaces::publish::OutboxOrderEvents,
@@ -173,7 +173,7 @@ async fn a_rolled_back_transaction_sends_nothing() {
     let retry = RetryPolicy { retry_count_max: 1, delay_initial: Duration::ZERO, delay_max: Duration::ZERO };
     let pay_notify = PayNotify::new(shop.orders.transactions(), SqlOrders, retry);
     let payment = Payment::new("OC1".into(), "T1".into(), "0000".into()).unwrap();
-    let failed = pay_notify.take(&events, &payment).await.unwrap_err();
+    let failed = pay_notify.take(&events, &[payment]).await.unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
     assert_eq!(shop.order(1).await, (2, 1, false, String::new()));
     assert_eq!(shop.orders.outbox().counts().await.unwrap(), OutboxCounts::default());
@@ -192,21 +192,31 @@ async fn the_use_case_says_what_became_of_a_callback() {
     let events = OutboxOrderEvents::new(outbox);
     let pay_notify = PayNotify::new(shop.orders.transactions(), SqlOrders, RetryPolicy::default());
     let payment = |code: &str| Payment::new("OC1".into(), "T1".into(), code.into()).unwrap();
-    assert!(matches!(pay_notify.take(&events, &payment("9999")).await.unwrap(), PaymentOutcome::Declined(_)));
-    assert!(matches!(pay_notify.take(&events, &payment("0000")).await.unwrap(), PaymentOutcome::Accepted(_)));
-    assert_eq!(pay_notify.take(&events, &payment("0000")).await.unwrap(), PaymentOutcome::Duplicate);
+    let taken = async |payments: &[Payment]| -> Vec<PaymentOutcome> {
+        pay_notify.take(&events, payments).await.unwrap().into_iter().map(Result::unwrap).collect()
+    };
+    assert!(matches!(taken(&[payment("9999")]).await[..], [PaymentOutcome::Declined(_)]));
+    // Of one batch, in slice order.
+    let outcomes = taken(&[payment("8888"), payment("0000"), payment("0000"), payment("9999")]).await;
+    let [PaymentOutcome::Declined(_), PaymentOutcome::Accepted(_), rest @ ..] = &outcomes[..] else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!(rest, [PaymentOutcome::Duplicate, PaymentOutcome::Duplicate]);
+    assert_eq!(shop.order(1).await, (3, 1, false, String::new()));
+    assert_eq!(taken(&[payment("0000")]).await, [PaymentOutcome::Duplicate]);
     shop.close().await;
 }
 
-/// Events of which the second fails after the first was written.
+/// Events that fail after they were written.
 struct FailingEvents(OutboxOrderEvents);
 
 impl OrderEvents for FailingEvents {
-    async fn payment_succeeded(&self, tx: &mut Tx, order: &Order) -> Result<()> {
-        self.0.payment_succeeded(tx, order).await
+    async fn payments_succeeded(&self, tx: &mut Tx, accepted: &[AcceptedPayment]) -> Result<()> {
+        self.0.payments_succeeded(tx, accepted).await?;
+        Err(Error::new(ErrorKind::Unavailable, "test.payments_succeeded", "fails once it has written"))
     }
 
-    async fn statuses_changed(&self, _: &mut Tx, _: &[StatusChange]) -> Result<()> {
-        Err(Error::new(ErrorKind::Unavailable, "test.statuses_changed", "the second event fails"))
+    async fn statuses_changed(&self, tx: &mut Tx, changes: &[StatusChange]) -> Result<()> {
+        self.0.statuses_changed(tx, changes).await
     }
 }

@@ -3,7 +3,7 @@
 use micro_core::{Result, Tx};
 use micro_tx::{Row, SqlTxExt, Value};
 
-use super::pieces::{list, pieces};
+use super::pieces::{list, padded_pieces, pieces};
 use crate::domain::{Money, Order, OrderLine, Orders, PayStatus, PaymentState, ShipStatus};
 
 const COLUMNS: &str = "id, order_code, user_id, pay_status, ship_status, pay_error, price";
@@ -34,21 +34,25 @@ impl Orders for SqlOrders {
     }
 
     async fn find(&self, tx: &mut Tx, id: i64) -> Result<Option<Order>> {
-        let statement = format!("SELECT {COLUMNS} FROM orders WHERE id = ? AND deleted_at IS NULL");
-        let row = tx.sql()?.fetch_optional(&statement, &[id.into()]).await?;
-        with_lines(tx, row).await
+        let rows = tx.sql()?.fetch_all(&select("o.id = ?"), &[id.into()]).await?;
+        Ok(orders_of(&rows)?.pop())
     }
 
-    async fn find_by_code(&self, tx: &mut Tx, code: &str) -> Result<Option<Order>> {
-        let statement = format!("SELECT {COLUMNS} FROM orders WHERE order_code = ? AND deleted_at IS NULL");
-        let row = tx.sql()?.fetch_optional(&statement, &[code.into()]).await?;
-        with_lines(tx, row).await
+    async fn find_by_codes(&self, tx: &mut Tx, codes: &[&str]) -> Result<Vec<Order>> {
+        let sql = tx.sql()?;
+        let mut orders = Vec::with_capacity(codes.len());
+        for piece in padded_pieces(codes) {
+            let condition = format!("o.order_code IN ({})", list("?", piece.len()));
+            let codes: Vec<Value> = piece.iter().map(|code| Value::from(**code)).collect();
+            orders.extend(orders_of(&sql.fetch_all(&select(&condition), &codes).await?)?);
+        }
+        Ok(orders)
     }
 
     async fn payment_states(&self, tx: &mut Tx, ids: &[i64]) -> Result<Vec<PaymentState>> {
         let sql = tx.sql()?;
         let mut states = Vec::with_capacity(ids.len());
-        for piece in pieces(ids) {
+        for piece in padded_pieces(ids) {
             let statement = format!(
                 "SELECT id, pay_status FROM orders WHERE id IN ({}) AND deleted_at IS NULL",
                 list("?", piece.len())
@@ -60,10 +64,18 @@ impl Orders for SqlOrders {
         Ok(states)
     }
 
-    async fn save_processing(&self, tx: &mut Tx, id: i64) -> Result<u64> {
-        let statement = "UPDATE orders SET pay_status = 3, pay_error = '', updated_at = CURRENT_TIMESTAMP \
-                         WHERE id = ? AND pay_status <= 2 AND deleted_at IS NULL";
-        tx.sql()?.execute(statement, &[id.into()]).await
+    async fn save_processing(&self, tx: &mut Tx, ids: &[i64]) -> Result<u64> {
+        let sql = tx.sql()?;
+        let mut changed = 0;
+        for piece in padded_pieces(ids) {
+            let statement = format!(
+                "UPDATE orders SET pay_status = 3, pay_error = '', updated_at = CURRENT_TIMESTAMP \
+                 WHERE id IN ({}) AND pay_status <= 2 AND deleted_at IS NULL",
+                list("?", piece.len())
+            );
+            changed += sql.execute(&statement, &values(piece)).await?;
+        }
+        Ok(changed)
     }
 
     async fn save_declined(&self, tx: &mut Tx, id: i64, reason: &str) -> Result<u64> {
@@ -75,7 +87,7 @@ impl Orders for SqlOrders {
     async fn save_paid(&self, tx: &mut Tx, ids: &[i64]) -> Result<u64> {
         let sql = tx.sql()?;
         let mut changed = 0;
-        for piece in pieces(ids) {
+        for piece in padded_pieces(ids) {
             let statement = format!(
                 "UPDATE orders SET pay_status = 4, ship_status = 2, pay_time = CURRENT_TIMESTAMP, \
                  updated_at = CURRENT_TIMESTAMP WHERE id IN ({}) AND pay_status = 3 AND deleted_at IS NULL",
@@ -89,7 +101,7 @@ impl Orders for SqlOrders {
     async fn save_failed(&self, tx: &mut Tx, ids: &[i64], reason: &str) -> Result<u64> {
         let sql = tx.sql()?;
         let mut changed = 0;
-        for piece in pieces(ids) {
+        for piece in padded_pieces(ids) {
             let statement = format!(
                 "UPDATE orders SET pay_status = 5, ship_status = 1, pay_error = ?, updated_at = CURRENT_TIMESTAMP \
                  WHERE id IN ({}) AND pay_status = 3 AND deleted_at IS NULL",
@@ -103,13 +115,32 @@ impl Orders for SqlOrders {
     }
 }
 
-async fn with_lines(tx: &mut Tx, row: Option<Row>) -> Result<Option<Order>> {
-    let Some(row) = row else { return Ok(None) };
-    let id: i64 = row.get("id")?;
-    let statement = "SELECT id, product_id, sku_id, quantity, unit_price FROM order_details \
-                     WHERE order_id = ? AND deleted_at IS NULL ORDER BY id";
-    let lines = tx.sql()?.fetch_all(statement, &[id.into()]).await?;
-    Ok(Some(Order {
+/// Orders with their lines in one statement: a row for each line, or one for an order without.
+fn select(condition: &str) -> String {
+    format!(
+        "SELECT o.id, o.order_code, o.user_id, o.pay_status, o.ship_status, o.pay_error, o.price, \
+         d.id AS line_id, d.product_id, d.sku_id, d.quantity, d.unit_price \
+         FROM orders o LEFT JOIN order_details d ON d.order_id = o.id AND d.deleted_at IS NULL \
+         WHERE {condition} AND o.deleted_at IS NULL ORDER BY o.id, d.id"
+    )
+}
+
+fn orders_of(rows: &[Row]) -> Result<Vec<Order>> {
+    let mut orders: Vec<Order> = Vec::new();
+    for row in rows {
+        let id: i64 = row.get("id")?;
+        if orders.last().is_none_or(|last| last.id != id) {
+            orders.push(order(row, id)?);
+        }
+        if let Some(line_id) = row.get("line_id")? {
+            orders.last_mut().expect("pushed above").lines.push(line(row, line_id)?);
+        }
+    }
+    Ok(orders)
+}
+
+fn order(row: &Row, id: i64) -> Result<Order> {
+    Ok(Order {
         id,
         code: row.get("order_code")?,
         user_id: row.get("user_id")?,
@@ -117,13 +148,13 @@ async fn with_lines(tx: &mut Tx, row: Option<Row>) -> Result<Option<Order>> {
         ship_status: ShipStatus::from_code(row.get("ship_status")?)?,
         pay_error: row.get("pay_error")?,
         price: row.get::<String>("price")?.parse()?,
-        lines: lines.iter().map(line).collect::<Result<_>>()?,
-    }))
+        lines: Vec::new(),
+    })
 }
 
-fn line(row: &Row) -> Result<OrderLine> {
+fn line(row: &Row, id: i64) -> Result<OrderLine> {
     Ok(OrderLine {
-        id: row.get("id")?,
+        id,
         product_id: row.get("product_id")?,
         sku_id: row.get("sku_id")?,
         quantity: row.get("quantity")?,
@@ -157,6 +188,6 @@ fn line_values((order, line): &(&Order, &OrderLine)) -> [Value; 8] {
     ]
 }
 
-fn values(ids: &[i64]) -> Vec<Value> {
-    ids.iter().map(|id| Value::from(*id)).collect()
+fn values(ids: Vec<&i64>) -> Vec<Value> {
+    ids.into_iter().map(|id| Value::from(*id)).collect()
 }

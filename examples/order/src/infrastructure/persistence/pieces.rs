@@ -15,6 +15,17 @@ pub(super) fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
+/// The items in pieces as [`pieces`] has, but the last is filled up to its width by repeating its last
+/// item: for lists in which that makes no difference, as `IN (…)`. One statement does where
+/// [`pieces`] would need several.
+pub(super) fn padded_pieces<T>(items: &[T]) -> impl Iterator<Item = Vec<&T>> {
+    items.chunks(WIDTHS[0]).map(|chunk| {
+        let width = WIDTHS.into_iter().rev().find(|width| *width >= chunk.len()).expect("the largest is WIDTHS[0]");
+        let last = chunk.last().expect("chunks are not empty");
+        chunk.iter().chain(std::iter::repeat(last)).take(width).collect()
+    })
+}
+
 /// `part` as often as there are items, with commas between: `(?, ?), (?, ?)`.
 pub(super) fn list(part: &str, count: usize) -> String {
     vec![part; count].join(", ")
@@ -31,6 +42,19 @@ mod tests {
             let cut: Vec<&[usize]> = pieces(&items).collect();
             assert!(cut.iter().all(|piece| WIDTHS.contains(&piece.len())));
             assert_eq!(cut.concat(), items);
+        }
+    }
+
+    #[test]
+    fn padded_pieces_hold_every_item_and_repeat_only_the_last() {
+        for count in [0, 1, 3, 4, 63, 64, 100] {
+            let items: Vec<usize> = (0..count).collect();
+            let cut: Vec<Vec<&usize>> = padded_pieces(&items).collect();
+            assert_eq!(cut.len(), count.div_ceil(64));
+            assert!(cut.iter().all(|piece| WIDTHS.contains(&piece.len())));
+            let mut held: Vec<usize> = cut.concat().into_iter().copied().collect();
+            held.dedup();
+            assert_eq!(held, items);
         }
     }
 
