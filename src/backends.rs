@@ -4,8 +4,9 @@
 //! |---|---|---|---|
 //! | `memory:` | this process only | this process only | |
 //! | `static:product=127.0.0.1:9000,…` | a fixed list | | |
-//! | `kafka://host:9092,…?option=value` | | feature `broker-kafka` | |
 //! | `sqlite:path/to/file.db` | | | feature `tx-sqlite` |
+//! | `mysql://user:password@host:port/database`, `mariadb://…` | | | feature `tx-mysql` |
+//! | `postgres://user:password@host:port/database`, `postgresql://…` | | | feature `tx-postgres` |
 //!
 //! A URL that stands for the wrong port, or for a backend that is not compiled in, is an error that
 //! says what there is. Errors never show the user part of a URL.
@@ -35,13 +36,11 @@ pub async fn registry(url: &str) -> Result<Arc<dyn Registry>> {
 ///
 /// # Errors
 ///
-/// As [`registry`]; `Unavailable` or `Unauthenticated` when no connection can be made in time.
+/// As [`registry`].
 pub async fn broker(url: &str) -> Result<Arc<dyn Broker>> {
     match scheme(url) {
         "memory" => Ok(Arc::new(MemoryBroker::new())),
-        #[cfg(feature = "broker-kafka")]
-        "kafka" | "kafka+tls" => Ok(Arc::new(micro_broker_kafka::KafkaBroker::connect_url(url).await?)),
-        _ => Err(unknown(url, "backends.broker", "memory: kafka://HOST:PORT")),
+        _ => Err(unknown(url, "backends.broker", "memory:")),
     }
 }
 
@@ -50,16 +49,22 @@ pub async fn broker(url: &str) -> Result<Arc<dyn Broker>> {
 /// # Errors
 ///
 /// As [`registry`]; `Unavailable` when it cannot be reached.
-#[cfg(feature = "tx-sqlite")]
+#[cfg(any(feature = "tx-sqlite", feature = "tx-mysql", feature = "tx-postgres"))]
 pub async fn database(url: &str) -> Result<micro_tx::SqlDatabase> {
-    match scheme(url) {
-        "sqlite" => {
-            let database = micro_tx::SqlDatabase::connect_url(url).await?;
-            database.migrate().await?;
-            Ok(database)
-        }
-        _ => Err(unknown(url, "backends.database", "sqlite:FILE")),
+    let compiled_in = [
+        ("sqlite", cfg!(feature = "tx-sqlite")),
+        ("mysql", cfg!(feature = "tx-mysql")),
+        ("mariadb", cfg!(feature = "tx-mysql")),
+        ("postgres", cfg!(feature = "tx-postgres")),
+        ("postgresql", cfg!(feature = "tx-postgres")),
+    ];
+    if !compiled_in.contains(&(scheme(url), true)) {
+        let known = "sqlite:FILE mysql://USER:PASSWORD@HOST/DATABASE postgres://USER:PASSWORD@HOST/DATABASE";
+        return Err(unknown(url, "backends.database", known));
     }
+    let database = micro_tx::SqlDatabase::connect_url(url).await?;
+    database.migrate().await?;
+    Ok(database)
 }
 
 /// The scheme of a URL: what of it can be shown in an error. Empty for text that has none, such as
@@ -78,8 +83,11 @@ fn unknown(url: &str, operation: &'static str, known: &'static str) -> Error {
         "sqlite" if cfg!(not(feature = "tx-sqlite")) => {
             "this backend is not compiled in: turn on the feature tx-sqlite"
         }
-        "kafka" | "kafka+tls" if cfg!(not(feature = "broker-kafka")) => {
-            "this backend is not compiled in: turn on the feature broker-kafka"
+        "mysql" | "mariadb" if cfg!(not(feature = "tx-mysql")) => {
+            "this backend is not compiled in: turn on the feature tx-mysql"
+        }
+        "postgres" | "postgresql" if cfg!(not(feature = "tx-postgres")) => {
+            "this backend is not compiled in: turn on the feature tx-postgres"
         }
         _ => "this version has no such backend for this port",
     };
@@ -95,30 +103,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_backend_that_is_not_there_is_named_with_those_that_are() {
-        let error = broker("amqp://user:canary-4711@127.0.0.1:5672").await.err().unwrap();
+        let error = broker("kafka://user:canary-4711@127.0.0.1:9092").await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         let text = error.report();
-        assert!(text.contains("scheme=amqp") && text.contains("known=memory:"), "{text}");
+        assert!(text.contains("scheme=kafka") && text.contains("known=memory:"), "{text}");
         assert!(!text.contains("canary-4711"), "{text}");
-    }
-
-    #[cfg(not(feature = "broker-kafka"))]
-    #[tokio::test]
-    async fn a_backend_that_is_not_compiled_in_is_named_with_its_feature() {
-        let error = broker("kafka://user:canary-4711@127.0.0.1:9092").await.err().unwrap();
-        let text = error.report();
-        assert!(text.contains("feature broker-kafka") && !text.contains("canary-4711"), "{text}");
-    }
-
-    #[cfg(feature = "broker-kafka")]
-    #[tokio::test]
-    async fn a_kafka_that_is_away_is_one_line_with_address_and_cause_within_the_timeout() {
-        let url = "kafka://user:canary-4711@127.0.0.1:1?connect_timeout_ms=300";
-        let error = tokio::time::timeout(std::time::Duration::from_secs(10), broker(url)).await.unwrap().err().unwrap();
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
-        let text = error.report();
-        assert!(text.contains("Kafka") && text.contains("127.0.0.1:1") && text.contains("refused"), "{text}");
-        assert!(!text.contains("canary-4711") && !text.contains('\n'), "{text}");
     }
 
     #[test]

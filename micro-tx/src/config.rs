@@ -11,21 +11,37 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SqlConfig {
-    /// Which database: `sqlite:orders.db`, `sqlite:///var/lib/orders.db`. No default.
+    /// Which database: `sqlite:orders.db`, `mysql://USER:PASSWORD@HOST:PORT/DATABASE` (also
+    /// `mariadb:`), `postgres://USER:PASSWORD@HOST:PORT/DATABASE`. No default.
     pub url: String,
-    /// How many connections read at the same time; default 4. One more writes.
-    pub connection_count_max: u32,
-    /// How long a read waits for a connection; default 1 s.
+    /// How many connections there are at most. Of SQLite, how many read, default 4, and one more
+    /// writes; of a server, for transactions and reads alike, default 16, and one more relays.
+    pub connection_count_max: Option<u32>,
+    /// How long a read waits for a connection, and on a server a transaction too; default 1 s.
     #[serde(rename = "acquire_timeout_ms", with = "millis")]
     pub acquire_timeout: Duration,
-    /// How long a transaction waits for the writer's connection; default 5 s.
+    /// SQLite: how long a transaction waits for the writer's connection; default 5 s.
     #[serde(rename = "write_acquire_timeout_ms", with = "millis")]
     pub write_acquire_timeout: Duration,
-    /// How long SQLite waits for the lock of another process; default 5 s.
+    /// SQLite: how long it waits for the lock of another process; default 5 s.
     #[serde(rename = "busy_timeout_ms", with = "millis")]
     pub busy_timeout: Duration,
-    /// What a commit waits for; default full.
+    /// SQLite: what a commit waits for; default full. A server has its own setting.
     pub synchronous: Synchronous,
+    /// A server: how long connecting, and BEGIN, may take; default 2 s.
+    #[serde(rename = "connect_timeout_ms", with = "millis")]
+    pub connect_timeout: Duration,
+    /// A server: how long a statement may take; default 30 s. Then its connection is closed.
+    #[serde(rename = "statement_timeout_ms", with = "millis")]
+    pub statement_timeout: Duration,
+    /// A server: how long a statement waits for a lock, whole seconds on MySQL; default 5 s.
+    #[serde(rename = "lock_timeout_ms", with = "millis")]
+    pub lock_timeout: Duration,
+    /// A server: how old a connection may become; default 30 min, give or take a tenth.
+    #[serde(rename = "connection_lifetime_ms", with = "millis")]
+    pub connection_lifetime: Duration,
+    /// A server: how many shards its outbox has, 1 to 16, each relayed by one process; default 1.
+    pub outbox_shard_count: u16,
     /// What the names of the framework's tables begin with: letters, digits and `_`, at most 32;
     /// default `micro_`.
     pub table_prefix: String,
@@ -47,11 +63,16 @@ impl Default for SqlConfig {
     fn default() -> Self {
         Self {
             url: String::new(),
-            connection_count_max: 4,
+            connection_count_max: None,
             acquire_timeout: Duration::from_secs(1),
             write_acquire_timeout: Duration::from_secs(5),
             busy_timeout: Duration::from_secs(5),
             synchronous: Synchronous::Full,
+            connect_timeout: Duration::from_secs(2),
+            statement_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(5),
+            connection_lifetime: Duration::from_secs(30 * 60),
+            outbox_shard_count: 1,
             table_prefix: "micro_".to_owned(),
         }
     }
@@ -73,6 +94,11 @@ impl fmt::Debug for SqlConfig {
             .field("write_acquire_timeout", &self.write_acquire_timeout)
             .field("busy_timeout", &self.busy_timeout)
             .field("synchronous", &self.synchronous)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("lock_timeout", &self.lock_timeout)
+            .field("connection_lifetime", &self.connection_lifetime)
+            .field("outbox_shard_count", &self.outbox_shard_count)
             .field("table_prefix", &self.table_prefix)
             .finish()
     }
@@ -123,7 +149,10 @@ fn redacted_address(address: &str) -> String {
 
 /// Whether a parameter of the query is known to hold no secret.
 fn is_harmless(name: &str) -> bool {
-    matches!(name, "mode" | "cache" | "immutable" | "vfs")
+    matches!(
+        name,
+        "mode" | "cache" | "immutable" | "vfs" | "sslmode" | "ssl-mode" | "charset" | "collation" | "application_name"
+    )
 }
 
 mod millis {

@@ -7,11 +7,17 @@ use micro_core::{
     Error, ErrorKind, Result, TransactionManager, TransactionManagerExt as _, Tx,
     consume::InboxStores,
     inbox::InboxStore,
-    outbox::{CommitSignal, OutboxStore, ShardLocks},
+    outbox::{CommitSignal, OutboxStore, SHARD_COUNT},
     parked::{DeadLetterStore, ParkedStore},
     transaction::ManagerId,
 };
 
+#[cfg(feature = "mysql")]
+use crate::mysql::MySqlTx;
+#[cfg(feature = "postgres")]
+use crate::postgres::PostgresTx;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+use crate::server::ServerConnections;
 #[cfg(feature = "sqlite")]
 use crate::sqlite::SqliteConnections;
 use crate::{
@@ -19,7 +25,7 @@ use crate::{
     dialect::Dialect,
     migrate,
     row::Row,
-    stores::{SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked},
+    stores::{Owner, SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked},
     transaction::{SqlTx, SqlTxExt as _},
     value::Value,
 };
@@ -38,12 +44,16 @@ struct Inner {
     connections: Connections,
     table_prefix: String,
     committed: CommitSignal,
-    shards: ShardLocks,
+    owner: Owner,
 }
 
-enum Connections {
+pub(crate) enum Connections {
     #[cfg(feature = "sqlite")]
     Sqlite(SqliteConnections),
+    #[cfg(feature = "mysql")]
+    MySql(ServerConnections<sqlx::MySql>),
+    #[cfg(feature = "postgres")]
+    Postgres(ServerConnections<sqlx::Postgres>),
 }
 
 impl SqlDatabase {
@@ -58,9 +68,14 @@ impl SqlDatabase {
         let connections = match config.url.split(':').next().unwrap_or_default() {
             #[cfg(feature = "sqlite")]
             "sqlite" => Connections::Sqlite(SqliteConnections::connect(&config).await?),
+            #[cfg(feature = "mysql")]
+            "mysql" | "mariadb" => Connections::MySql(ServerConnections::connect(&config).await?),
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => Connections::Postgres(ServerConnections::connect(&config).await?),
             _ => return Err(unknown_scheme(&config.url)),
         };
-        Ok(Self::new(connections, table_prefix))
+        let shard_count = checked_shard_count(&config)?;
+        Ok(Self::new(connections, table_prefix, shard_count))
     }
 
     /// Opens the database at `url` with the default settings.
@@ -79,7 +94,7 @@ impl SqlDatabase {
     pub fn from_sqlite_pool(pool: sqlx::SqlitePool) -> Self {
         let config = SqlConfig::default();
         let connections = SqliteConnections::from_pool(pool, config.write_acquire_timeout);
-        Self::new(Connections::Sqlite(connections), config.table_prefix)
+        Self::new(Connections::Sqlite(connections), config.table_prefix, 1)
     }
 
     /// As [`from_sqlite_pool`](Self::from_sqlite_pool), with another prefix for our tables.
@@ -91,16 +106,36 @@ impl SqlDatabase {
     pub fn from_sqlite_pool_with_prefix(pool: sqlx::SqlitePool, table_prefix: &str) -> Result<Self> {
         let table_prefix = checked_prefix(table_prefix)?.to_owned();
         let connections = SqliteConnections::from_pool(pool, SqlConfig::default().write_acquire_timeout);
-        Ok(Self::new(Connections::Sqlite(connections), table_prefix))
+        Ok(Self::new(Connections::Sqlite(connections), table_prefix, 1))
     }
 
-    fn new(connections: Connections, table_prefix: String) -> Self {
+    /// Uses a pool that exists already; it stays its owner's, as do its settings. Transactions are
+    /// READ COMMITTED. sqlx's pool pings when it gets a connection back, so that each transaction
+    /// costs a round trip more than with [`connect`](Self::connect).
+    #[cfg(feature = "mysql")]
+    pub fn from_mysql_pool(pool: sqlx::MySqlPool) -> Self {
+        Self::from_pool(Connections::MySql(ServerConnections::from_pool(pool)))
+    }
+
+    /// As [`from_mysql_pool`](Self::from_mysql_pool), on PostgreSQL.
+    #[cfg(feature = "postgres")]
+    pub fn from_postgres_pool(pool: sqlx::PgPool) -> Self {
+        Self::from_pool(Connections::Postgres(ServerConnections::from_pool(pool)))
+    }
+
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
+    fn from_pool(connections: Connections) -> Self {
+        let config = SqlConfig::default();
+        Self::new(connections, config.table_prefix, config.outbox_shard_count)
+    }
+
+    fn new(connections: Connections, table_prefix: String, outbox_shard_count: u16) -> Self {
         let inner = Inner {
             id: ManagerId::unique(),
+            owner: Owner::new(&connections, &table_prefix, outbox_shard_count),
             connections,
             table_prefix,
             committed: CommitSignal::default(),
-            shards: ShardLocks::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -112,7 +147,7 @@ impl SqlDatabase {
 
     /// The outbox.
     pub fn outbox(&self) -> Arc<dyn OutboxStore> {
-        Arc::new(SqlOutbox::new(self.clone(), self.inner.committed.clone(), self.inner.shards.clone()))
+        Arc::new(SqlOutbox::new(self.clone(), self.inner.committed.clone()))
     }
 
     /// The inbox.
@@ -196,14 +231,61 @@ impl SqlDatabase {
         match &self.inner.connections {
             #[cfg(feature = "sqlite")]
             Connections::Sqlite(connections) => connections.close().await,
+            #[cfg(feature = "mysql")]
+            Connections::MySql(connections) => connections.close().await,
+            #[cfg(feature = "postgres")]
+            Connections::Postgres(connections) => connections.close().await,
         }
+    }
+
+    /// Which SQL it speaks: `sqlite`, `mysql` (MariaDB too) or `postgres`; for who has a schema or a
+    /// statement for each.
+    pub fn dialect_name(&self) -> &'static str {
+        self.dialect().name()
     }
 
     pub(crate) async fn execute_as(&self, operation: &'static str, statement: &str, values: &[Value]) -> Result<u64> {
         match &self.inner.connections {
             #[cfg(feature = "sqlite")]
             Connections::Sqlite(connections) => connections.execute(operation, statement, values).await,
+            #[cfg(feature = "mysql")]
+            Connections::MySql(connections) => connections.execute(operation, statement, values, false).await,
+            #[cfg(feature = "postgres")]
+            Connections::Postgres(connections) => connections.execute(operation, statement, values, false).await,
         }
+    }
+
+    /// As [`execute`](Self::execute), where running it twice is as running it once.
+    pub(crate) async fn repeat_as(&self, operation: &'static str, statement: &str, values: &[Value]) -> Result<u64> {
+        match &self.inner.connections {
+            #[cfg(feature = "sqlite")]
+            Connections::Sqlite(connections) => connections.execute(operation, statement, values).await,
+            #[cfg(feature = "mysql")]
+            Connections::MySql(connections) => connections.execute(operation, statement, values, true).await,
+            #[cfg(feature = "postgres")]
+            Connections::Postgres(connections) => connections.execute(operation, statement, values, true).await,
+        }
+    }
+
+    /// Runs the statements, several of them in one transaction, so that the disk is waited for once.
+    #[cfg(feature = "sqlite")]
+    pub(crate) async fn execute_all_as(
+        &self,
+        operation: &'static str,
+        statements: &[(&str, Vec<Value>)],
+    ) -> Result<()> {
+        if let [(statement, values)] = statements {
+            self.execute_as(operation, statement, values).await?;
+            return Ok(());
+        }
+        self.run(async |tx| {
+            let sql = self.opened(tx, operation)?;
+            for (statement, values) in statements {
+                sql.execute_as(operation, statement, values).await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     pub(crate) async fn fetch_all_as(
@@ -215,6 +297,10 @@ impl SqlDatabase {
         match &self.inner.connections {
             #[cfg(feature = "sqlite")]
             Connections::Sqlite(connections) => connections.fetch_all(operation, statement, values).await,
+            #[cfg(feature = "mysql")]
+            Connections::MySql(connections) => connections.fetch_all(operation, statement, values).await,
+            #[cfg(feature = "postgres")]
+            Connections::Postgres(connections) => connections.fetch_all(operation, statement, values).await,
         }
     }
 
@@ -222,7 +308,16 @@ impl SqlDatabase {
         match &self.inner.connections {
             #[cfg(feature = "sqlite")]
             Connections::Sqlite(_) => Dialect::Sqlite,
+            #[cfg(feature = "mysql")]
+            Connections::MySql(_) => Dialect::MySql,
+            #[cfg(feature = "postgres")]
+            Connections::Postgres(_) => Dialect::Postgres,
         }
+    }
+
+    /// Who relays which shard.
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.inner.owner
     }
 
     /// A text that names our tables `micro_…`, with the configured prefix.
@@ -242,6 +337,10 @@ impl TransactionManager for SqlDatabase {
         let transaction = match &self.inner.connections {
             #[cfg(feature = "sqlite")]
             Connections::Sqlite(connections) => SqlTx::Sqlite(connections.begin().await?),
+            #[cfg(feature = "mysql")]
+            Connections::MySql(connections) => SqlTx::MySql(MySqlTx(connections.begin().await?)),
+            #[cfg(feature = "postgres")]
+            Connections::Postgres(connections) => SqlTx::Postgres(PostgresTx(connections.begin().await?)),
         };
         Ok(Tx::new(self.inner.id, transaction))
     }
@@ -261,13 +360,28 @@ impl fmt::Debug for SqlDatabase {
     }
 }
 
+fn checked_shard_count(config: &SqlConfig) -> Result<u16> {
+    match config.outbox_shard_count {
+        // SQLite's database is relayed by one process, as it has one writer.
+        _ if config.url.starts_with("sqlite:") => Ok(1),
+        count @ 1..=SHARD_COUNT => Ok(count),
+        count => Err(Error::new(ErrorKind::InvalidArgument, "sql.connect", "an outbox has 1 to 16 shards")
+            .with_context("outbox_shard_count", count)),
+    }
+}
+
 fn unknown_scheme(url: &str) -> Error {
     let scheme = url.split(':').next().filter(|_| url.contains(':')).unwrap_or_default();
     let (kind, message) = match scheme {
         "sqlite" => (ErrorKind::Unimplemented, "SQLite is not compiled in: turn the feature tx-sqlite on"),
-        "mysql" | "mariadb" => (ErrorKind::Unimplemented, "MySQL is not offered yet: use sqlite:PATH"),
-        "postgres" | "postgresql" => (ErrorKind::Unimplemented, "PostgreSQL is not offered yet: use sqlite:PATH"),
-        _ => (ErrorKind::InvalidArgument, "the URL names no database that is known: sqlite:PATH"),
+        "mysql" | "mariadb" => (ErrorKind::Unimplemented, "MySQL is not compiled in: turn the feature tx-mysql on"),
+        "postgres" | "postgresql" => {
+            (ErrorKind::Unimplemented, "PostgreSQL is not compiled in: turn the feature tx-postgres on")
+        }
+        _ => {
+            let message = "the URL names no database that is known: sqlite:PATH, mysql://… or postgres://…";
+            (ErrorKind::InvalidArgument, message)
+        }
     };
     Error::new(kind, "sql.connect", message).with_context("url", redacted(url))
 }

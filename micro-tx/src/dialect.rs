@@ -1,4 +1,4 @@
-//! What differs between databases: placeholders, and where the migrations lie.
+//! What differs between databases: placeholders, a few phrases, and where the migrations lie.
 
 use micro_core::{Error, ErrorKind, Result};
 
@@ -6,101 +6,243 @@ use crate::value::Value;
 
 /// A kind of database. Statements are written once, with `?`; another kind rewrites them here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "a build makes those whose features are on")]
 pub(crate) enum Dialect {
-    #[cfg(feature = "sqlite")]
     Sqlite,
+    MySql,
+    Postgres,
 }
 
 /// A migration: its version, its name, its script.
 pub(crate) type Migration = (i64, &'static str, &'static str);
 
+#[allow(dead_code, reason = "a build calls what its databases need")]
 impl Dialect {
+    /// Its name, in lower case.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::MySql => "mysql",
+            Self::Postgres => "postgres",
+        }
+    }
+
     /// The framework's tables, oldest first.
     pub(crate) const fn migrations(self) -> &'static [Migration] {
         match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite => &[(1, "messaging", include_str!("../migrations/sqlite/0001_messaging.sql"))],
+            Self::Sqlite => &[
+                (1, "messaging", include_str!("../migrations/sqlite/0001_messaging.sql")),
+                (2, "claims", include_str!("../migrations/sqlite/0002_claims.sql")),
+            ],
+            Self::MySql => &[(1, "messaging", include_str!("../migrations/mysql/0001_messaging.sql"))],
+            Self::Postgres => &[(1, "messaging", include_str!("../migrations/postgres/0001_messaging.sql"))],
         }
     }
 
     /// The table that remembers which migrations ran.
     pub(crate) const fn version_table(self) -> &'static str {
+        "CREATE TABLE IF NOT EXISTS micro_schema_version \
+         (version BIGINT PRIMARY KEY, name VARCHAR(64) NOT NULL, applied_at BIGINT NOT NULL)"
+    }
+
+    /// A statement that answers 1 once no other process migrates this database.
+    pub(crate) const fn migration_lock(self) -> Option<&'static str> {
         match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite => {
-                "CREATE TABLE IF NOT EXISTS micro_schema_version \
-                 (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER NOT NULL)"
-            }
+            // Its transactions are one after the other.
+            Self::Sqlite => None,
+            Self::MySql => Some("SELECT GET_LOCK(CONCAT('micro-migrate:', SHA1(CONCAT(DATABASE(), '/micro_'))), 20)"),
+            // Until the end of the transaction.
+            Self::Postgres => Some(
+                "SELECT 1 FROM (SELECT pg_advisory_xact_lock(hashtext('micro-migrate:' || current_schema() || '/micro_'))) \
+                 AS locked",
+            ),
         }
     }
 
-    /// A table of one column, `value`, with the texts of a JSON array that is bound to its `?`.
-    pub(crate) const fn text_list(self) -> &'static str {
+    /// A statement that lets the next process migrate, where the end of the transaction does not.
+    pub(crate) const fn migration_unlock(self) -> Option<&'static str> {
         match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite => "json_each(?)",
+            Self::MySql => Some("SELECT RELEASE_LOCK(CONCAT('micro-migrate:', SHA1(CONCAT(DATABASE(), '/micro_'))))"),
+            Self::Sqlite | Self::Postgres => None,
         }
     }
 
-    /// As [`text_list`](Self::text_list), with integers.
+    /// An INSERT that leaves out the rows whose keys are taken; `rows` is what follows INSERT.
+    pub(crate) fn insert_new(self, rows: &str) -> String {
+        match self {
+            Self::MySql => format!("INSERT IGNORE {rows}"),
+            Self::Sqlite | Self::Postgres => format!("INSERT {rows} ON CONFLICT DO NOTHING"),
+        }
+    }
+
+    /// A subquery with the integers of a JSON array that is bound to its `?`.
     pub(crate) const fn integer_list(self) -> &'static str {
         match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite => "json_each(?)",
+            Self::Sqlite => "SELECT value FROM json_each(?)",
+            Self::MySql => "SELECT value FROM JSON_TABLE(?, '$[*]' COLUMNS (value BIGINT PATH '$')) AS list",
+            Self::Postgres => "SELECT value::bigint FROM json_array_elements_text(?::json)",
         }
+    }
+
+    /// Deletes at most so many of a table's rows whose `column` is less than a value, the least
+    /// first. The `key` is the table's primary key.
+    pub(crate) fn delete_oldest(self, table: &str, key: &str, column: &str) -> String {
+        match self {
+            Self::MySql => format!("DELETE FROM {table} WHERE {column} < ? ORDER BY {column} LIMIT ?"),
+            Self::Sqlite | Self::Postgres => format!(
+                "DELETE FROM {table} WHERE ({key}) IN \
+                 (SELECT {key} FROM {table} WHERE {column} < ? ORDER BY {column} LIMIT ?)"
+            ),
+        }
+    }
+
+    /// A statement that takes a lock of each bucket for its session; a column each, 1 when it is
+    /// taken.
+    pub(crate) fn lock(self, table_prefix: &str, buckets: &[u16]) -> String {
+        self.each_lock(buckets, |bucket| match self {
+            Self::MySql => format!("GET_LOCK({}, 0)", mysql_lock(table_prefix, bucket)),
+            Self::Postgres => format!("pg_try_advisory_lock({})", postgres_lock(table_prefix, bucket)),
+            Self::Sqlite => "0".to_owned(),
+        })
+    }
+
+    /// A statement that gives them back.
+    pub(crate) fn unlock(self, table_prefix: &str, buckets: &[u16]) -> String {
+        self.each_lock(buckets, |bucket| match self {
+            Self::MySql => format!("RELEASE_LOCK({})", mysql_lock(table_prefix, bucket)),
+            Self::Postgres => format!("pg_advisory_unlock({})", postgres_lock(table_prefix, bucket)),
+            Self::Sqlite => "0".to_owned(),
+        })
+    }
+
+    fn each_lock(self, buckets: &[u16], of: impl Fn(u16) -> String) -> String {
+        let locks = buckets.iter().map(|bucket| format!("{} AS bucket_{bucket}", of(*bucket)));
+        format!("SELECT {}", locks.collect::<Vec<_>>().join(", "))
+    }
+
+    /// Whether a statement that failed so has ended its transaction.
+    pub(crate) fn is_ended_by(self, error: &Error) -> bool {
+        match self {
+            // Every failure: what follows is refused until the rollback.
+            Self::Postgres => true,
+            // After a broken rule of a column or wrong SQL the transaction is as before the
+            // statement; other failures may have undone it whole, and what follows would run
+            // outside of it: <https://www.sqlite.org/lang_transaction.html>, and InnoDB's after a
+            // deadlock.
+            _ => !matches!(
+                error.kind(),
+                ErrorKind::AlreadyExists
+                    | ErrorKind::InvalidArgument
+                    | ErrorKind::FailedPrecondition
+                    | ErrorKind::PermissionDenied
+                    | ErrorKind::Internal
+            ),
+        }
+    }
+
+    /// Whether a statement's text must differ where the types of its values do.
+    pub(crate) const fn has_typed_statements(self) -> bool {
+        matches!(self, Self::Postgres)
     }
 
     /// Checks that the statement has a `?` for each value: a database that binds NULL to the rest,
     /// as SQLite does, would hide the mistake.
-    pub(crate) fn checked(self, operation: &'static str, statement: &str, values: &[Value]) -> Result<()> {
-        let Some(count) = placeholder_count(statement) else {
+    pub(crate) fn checked(self, operation: &'static str, statement: &str, values: &[Value]) -> Result<Vec<usize>> {
+        let Some(placeholders) = self.placeholders(statement) else {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
                 operation,
                 "placeholders are plain ? in the order of the values, not numbered",
             ));
         };
-        if count == values.len() {
-            return Ok(());
+        if placeholders.len() == values.len() {
+            return Ok(placeholders);
         }
         Err(Error::new(ErrorKind::InvalidArgument, operation, "the statement needs as many values as it has ?")
-            .with_context("expected", count)
+            .with_context("expected", placeholders.len())
             .with_context("actual", values.len()))
     }
+
+    /// The statement as this database takes it, with a `?` for each value.
+    pub(crate) fn rewritten(self, operation: &'static str, statement: &str, values: &[Value]) -> Result<String> {
+        let placeholders = self.checked(operation, statement, values)?;
+        if !self.has_typed_statements() {
+            return Ok(statement.to_owned());
+        }
+        let mut text = String::with_capacity(statement.len() + 2 * placeholders.len());
+        let mut end = 0;
+        for (number, position) in (1..).zip(placeholders) {
+            text.push_str(&statement[end..position]);
+            text.push_str(&format!("${number}"));
+            end = position + 1;
+        }
+        text.push_str(&statement[end..]);
+        // What is prepared is remembered by its text: these types are a statement of their own.
+        let types = values.iter().map(|value| &value.type_name()[..1]);
+        text.push_str(&format!(" /*{}*/", types.collect::<String>()));
+        Ok(text)
+    }
+
+    /// Where a `?` stands outside quotes and comments; `None` when one is numbered.
+    fn placeholders(self, statement: &str) -> Option<Vec<usize>> {
+        let bytes = statement.as_bytes();
+        let mut found = Vec::new();
+        let mut position = 0;
+        while let Some(&first) = bytes.get(position) {
+            let rest = &bytes[position + 1..];
+            position += 1 + match (first, rest.first()) {
+                (b'?', Some(b'0'..=b'9')) => return None,
+                (b'?', _) => {
+                    found.push(position);
+                    0
+                }
+                (quote @ (b'\'' | b'"'), _) if self.has_backslash_escapes() => past_escaped(rest, quote),
+                (quote @ (b'\'' | b'"' | b'`'), _) => past(rest, &[quote]),
+                (b'-', Some(b'-')) => past(rest, b"\n"),
+                (b'/', Some(b'*')) => 1 + past(&rest[1..], b"*/"),
+                _ => 0,
+            };
+        }
+        Some(found)
+    }
+
+    const fn has_backslash_escapes(self) -> bool {
+        matches!(self, Self::MySql)
+    }
 }
 
-/// How many `?` stand outside quotes and comments; `None` when one is numbered.
-fn placeholder_count(statement: &str) -> Option<usize> {
-    let mut rest = statement.as_bytes();
-    let mut count = 0;
-    while let Some((&first, after)) = rest.split_first() {
-        rest = match (first, after.first()) {
-            (b'?', Some(b'0'..=b'9')) => return None,
-            (b'?', _) => {
-                count += 1;
-                after
-            }
-            (quote @ (b'\'' | b'"' | b'`'), _) => past(after, &[quote]),
-            (b'-', Some(b'-')) => past(after, b"\n"),
-            (b'/', Some(b'*')) => past(&after[1..], b"*/"),
-            _ => after,
+/// The name of a bucket's lock: those of a MySQL server are shared by all its databases.
+fn mysql_lock(table_prefix: &str, bucket: u16) -> String {
+    format!("CONCAT('micro-outbox:', SHA1(CONCAT(DATABASE(), '/{table_prefix}')), ':{bucket}')")
+}
+
+/// The two numbers of a bucket's lock: those of PostgreSQL belong to a database.
+fn postgres_lock(table_prefix: &str, bucket: u16) -> String {
+    format!("hashtext('micro-outbox:' || current_schema() || '/{table_prefix}'), {bucket}")
+}
+
+/// How many bytes there are to behind the next `end`. A doubled quote ends one text and begins the
+/// next: no `?` is lost.
+fn past(bytes: &[u8], end: &[u8]) -> usize {
+    bytes.windows(end.len()).position(|window| window == end).map_or(bytes.len(), |position| position + end.len())
+}
+
+/// As [`past`], where a backslash takes the meaning of the byte behind it.
+fn past_escaped(bytes: &[u8], quote: u8) -> usize {
+    let mut position = 0;
+    while let Some(byte) = bytes.get(position) {
+        position += match *byte {
+            b'\\' => 2,
+            byte if byte == quote => return position + 1,
+            _ => 1,
         };
     }
-    Some(count)
-}
-
-/// What follows the next `end`. A doubled quote ends one text and begins the next: no `?` is lost.
-fn past<'a>(bytes: &'a [u8], end: &[u8]) -> &'a [u8] {
-    match bytes.windows(end.len()).position(|window| window == end) {
-        Some(position) => &bytes[position + end.len()..],
-        None => &[],
-    }
+    bytes.len()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
     #[test]
     fn placeholders_in_texts_names_and_comments_do_not_count() {
         for (statement, count) in [
@@ -110,13 +252,24 @@ mod tests {
             ("SELECT ? -- ?", Some(1)),
             ("SELECT ? /* ?", Some(1)),
             ("SELECT 'open ?", Some(0)),
+            ("SELECT 'a\\', ?", Some(1)),
             ("SELECT ?1", None),
         ] {
-            assert_eq!(placeholder_count(statement), count, "{statement}");
+            assert_eq!(Dialect::Sqlite.placeholders(statement).map(|found| found.len()), count, "{statement}");
         }
     }
-
-    #[cfg(feature = "sqlite")]
+    #[test]
+    fn a_backslash_escapes_a_quote_on_mysql() {
+        for (statement, count) in [("SELECT 'it\\'s ?', ?", 1), ("SELECT '\\\\', ?", 1), ("SELECT 'open \\", 0)] {
+            assert_eq!(Dialect::MySql.placeholders(statement).map(|found| found.len()), Some(count), "{statement}");
+        }
+    }
+    #[test]
+    fn placeholders_are_numbered_for_postgres_and_the_types_named() {
+        let values = [Value::Integer(1), Value::Null, "a".into()];
+        let text = Dialect::Postgres.rewritten("sql.execute", "SELECT ?, '?', ?, ?::jsonb", &values);
+        assert_eq!(text.unwrap(), "SELECT $1, '?', $2, $3::jsonb /*int*/");
+    }
     #[test]
     fn a_wrong_number_of_values_says_both_numbers() {
         let error = Dialect::Sqlite.checked("sql.execute", "SELECT ?, ?", &[Value::Null]).unwrap_err();

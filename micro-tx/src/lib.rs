@@ -33,16 +33,34 @@
 //! in which it was asked for, so that the tasks of a process wait for each other without the busy
 //! timeout's sleeps. Readers have connections of their own and never wait for the writer. The
 //! shards of the outbox are owned in process: one process relays a database.
+//!
+//! # MySQL, MariaDB and PostgreSQL
+//!
+//! READ COMMITTED on all of them. Connections are handed out in the order in which they were asked
+//! for, without a ping: BEGIN notices one that is dead and goes to a fresh one, so that a
+//! transaction of n statements costs n + 2 round trips. Every statement has a limit of time, on the
+//! server where it has one and here, after which its connection is closed. One more connection
+//! relays the outbox: it holds the server's locks of the shards it owns, and reads and deletes
+//! their rows itself, so that nobody else is the owner by the time a deletion runs.
+//!
+//! A commit whose answer does not come is `Unknown`: it may be done or not. Who repeats it needs an
+//! idempotency key, or the inbox.
 
-#[cfg(not(feature = "sqlite"))]
-compile_error!("micro-tx needs a database: turn on its feature `sqlite`");
+#[cfg(not(any(feature = "sqlite", feature = "mysql", feature = "postgres")))]
+compile_error!("micro-tx needs a database: turn on one of its features `sqlite`, `mysql`, `postgres`");
 
 mod config;
 mod database;
 mod dialect;
 mod error;
 mod migrate;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod row;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod server;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod stores;
@@ -51,6 +69,10 @@ mod value;
 
 pub use config::{SqlConfig, Synchronous};
 pub use database::SqlDatabase;
+#[cfg(feature = "mysql")]
+pub use mysql::MySqlTx;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresTx;
 pub use row::{ColumnIndex, Row};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteTx;

@@ -4,31 +4,53 @@ use std::time::SystemTime;
 
 use micro_core::{Error, ErrorKind, Result, TransactionManagerExt as _, event::unix_millis};
 
-use crate::{database::SqlDatabase, transaction::SqlTxExt as _};
+use crate::{
+    database::SqlDatabase,
+    transaction::{SqlTx, SqlTxExt as _},
+    value::Value,
+};
 
-/// Applies what is missing in one transaction: of two processes that start together, one waits.
+/// Applies what is missing, in one transaction where the database can (MySQL commits each CREATE;
+/// its scripts can be run again). Of two processes that start together, one waits.
 pub(crate) async fn run(database: &SqlDatabase) -> Result<()> {
-    let migrations = database.dialect().migrations();
     database
         .run(async |tx| {
             let sql = tx.sql()?;
-            sql.execute_script(&database.prefixed(database.dialect().version_table())).await?;
-            let newest = database.prefixed("SELECT coalesce(max(version), 0) FROM micro_schema_version");
-            let newest = sql.fetch_one(&newest, &[]).await?.get::<i64>(0)?;
-            let known = migrations.last().map_or(0, |(version, ..)| *version);
-            if newest > known {
-                let message = "the tables are of a newer version of micro-tx";
-                return Err(Error::new(ErrorKind::FailedPrecondition, "sql.migrate", message)
-                    .with_context("found", newest)
-                    .with_context("known", known));
+            if let Some(statement) = database.dialect().migration_lock() {
+                let row = sql.fetch_one(&database.prefixed(statement), &[]).await?;
+                if row.values() != [Value::Integer(1)] {
+                    let message = "another process migrates this database and has not ended in time";
+                    return Err(Error::new(ErrorKind::Aborted, "sql.migrate", message));
+                }
             }
-            for (version, name, script) in migrations.iter().filter(|(version, ..)| *version > newest) {
-                sql.execute_script(&database.prefixed(script)).await?;
-                let remember = database.prefixed("INSERT INTO micro_schema_version VALUES (?, ?, ?)");
-                let now = unix_millis(SystemTime::now());
-                sql.execute(&remember, &[(*version).into(), (*name).into(), now.into()]).await?;
+            let migrated = apply(database, sql).await;
+            if let Some(statement) = database.dialect().migration_unlock() {
+                // It would live on with the connection. Where this fails the connection is closed.
+                let unlocked = sql.fetch_all(&database.prefixed(statement), &[]).await;
+                return migrated.and(unlocked.map(drop));
             }
-            Ok(())
+            migrated
         })
         .await
+}
+
+async fn apply(database: &SqlDatabase, sql: &mut SqlTx) -> Result<()> {
+    let migrations = database.dialect().migrations();
+    sql.execute_script(&database.prefixed(database.dialect().version_table())).await?;
+    let newest = database.prefixed("SELECT coalesce(max(version), 0) FROM micro_schema_version");
+    let newest = sql.fetch_one(&newest, &[]).await?.get::<i64>(0)?;
+    let known = migrations.last().map_or(0, |(version, ..)| *version);
+    if newest > known {
+        let message = "the tables are of a newer version of micro-tx";
+        return Err(Error::new(ErrorKind::FailedPrecondition, "sql.migrate", message)
+            .with_context("found", newest)
+            .with_context("known", known));
+    }
+    for (version, name, script) in migrations.iter().filter(|(version, ..)| *version > newest) {
+        sql.execute_script(&database.prefixed(script)).await?;
+        let remember = database.prefixed("INSERT INTO micro_schema_version VALUES (?, ?, ?)");
+        let now = unix_millis(SystemTime::now());
+        sql.execute(&remember, &[(*version).into(), (*name).into(), now.into()]).await?;
+    }
+    Ok(())
 }

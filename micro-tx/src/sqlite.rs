@@ -56,7 +56,7 @@ impl SqliteConnections {
             .await
             .map_err(|error| from_sqlx("sql.connect", error).with_context("url", redacted(&config.url)))?;
         let readers = SqlitePoolOptions::new()
-            .max_connections(config.connection_count_max.max(1))
+            .max_connections(config.connection_count_max.unwrap_or(4).max(1))
             .acquire_timeout(config.acquire_timeout)
             .test_before_acquire(false)
             .idle_timeout(None)
@@ -298,19 +298,8 @@ impl SqliteTx {
         Ok(())
     }
 
-    /// After a broken rule of a column or wrong SQL the transaction is as before the statement;
-    /// other failures may have undone it whole: <https://www.sqlite.org/lang_transaction.html>.
     fn leave<T>(&mut self, outcome: Result<T>) -> Result<T> {
-        self.is_broken = outcome.as_ref().is_err_and(|error| {
-            !matches!(
-                error.kind(),
-                ErrorKind::AlreadyExists
-                    | ErrorKind::InvalidArgument
-                    | ErrorKind::FailedPrecondition
-                    | ErrorKind::PermissionDenied
-                    | ErrorKind::Internal
-            )
-        });
+        self.is_broken = outcome.as_ref().is_err_and(|error| Dialect::Sqlite.is_ended_by(error));
         outcome
     }
 }

@@ -9,7 +9,12 @@ use crate::{row::Row, value::Value};
 
 /// An open transaction on a SQL database.
 ///
-/// A statement is one text with `?` for each value, whatever the database.
+/// A statement is one text with `?` for each value, whatever the database. A text that differs, an
+/// upsert say, is chosen by [`SqlDatabase::dialect_name`](crate::SqlDatabase::dialect_name).
+///
+/// After a statement that failed a transaction on PostgreSQL can only be rolled back; on SQLite and
+/// MySQL it goes on after a broken rule of a column. Code that runs on all of them lets the error
+/// end the transaction, or avoids it (`ON CONFLICT DO NOTHING`, `INSERT IGNORE`).
 ///
 /// # Cancel safety
 ///
@@ -20,6 +25,26 @@ pub enum SqlTx {
     /// On SQLite.
     #[cfg(feature = "sqlite")]
     Sqlite(crate::sqlite::SqliteTx),
+    /// On MySQL or MariaDB.
+    #[cfg(feature = "mysql")]
+    MySql(crate::mysql::MySqlTx),
+    /// On PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres(crate::postgres::PostgresTx),
+}
+
+/// The same call on each database.
+macro_rules! on_each {
+    ($transaction:expr, $tx:ident => $call:expr) => {
+        match $transaction {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite($tx) => $call,
+            #[cfg(feature = "mysql")]
+            Self::MySql(crate::mysql::MySqlTx($tx)) => $call,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(crate::postgres::PostgresTx($tx)) => $call,
+        }
+    };
 }
 
 impl SqlTx {
@@ -68,10 +93,7 @@ impl SqlTx {
     ///
     /// Those of [`execute`](Self::execute).
     pub async fn execute_script(&mut self, script: &str) -> Result<()> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(tx) => tx.execute_script("sql.execute_script", script).await,
-        }
+        on_each!(self, tx => tx.execute_script("sql.execute_script", script).await)
     }
 
     /// sqlx's connection, where this is a transaction on SQLite; for what this type does not offer.
@@ -79,6 +101,35 @@ impl SqlTx {
     pub fn as_sqlite(&mut self) -> Option<&mut sqlx::SqliteConnection> {
         match self {
             Self::Sqlite(tx) => Some(tx.connection()),
+            #[cfg(any(feature = "mysql", feature = "postgres"))]
+            _ => None,
+        }
+    }
+
+    /// sqlx's connection, where this is a transaction on MySQL or MariaDB that can still commit.
+    /// Leave the transaction open: no COMMIT, no ROLLBACK but to a savepoint.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: a future of sqlx that is dropped half-way leaves the connection in the middle of an
+    /// answer. Roll the transaction back then.
+    #[cfg(feature = "mysql")]
+    pub fn as_mysql(&mut self) -> Option<&mut sqlx::MySqlConnection> {
+        match self {
+            Self::MySql(tx) => tx.0.connection(),
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            _ => None,
+        }
+    }
+
+    /// sqlx's connection, where this is a transaction on PostgreSQL that can still commit. As with
+    /// [`as_mysql`](Self::as_mysql), leave the transaction open and poll futures to their end.
+    #[cfg(feature = "postgres")]
+    pub fn as_postgres(&mut self) -> Option<&mut sqlx::PgConnection> {
+        match self {
+            Self::Postgres(tx) => tx.0.connection(),
+            #[cfg(any(feature = "sqlite", feature = "mysql"))]
+            _ => None,
         }
     }
 
@@ -88,10 +139,7 @@ impl SqlTx {
         statement: &str,
         values: &[Value],
     ) -> Result<u64> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(tx) => tx.execute(operation, statement, values).await,
-        }
+        on_each!(self, tx => tx.execute(operation, statement, values).await)
     }
 
     pub(crate) async fn fetch_all_as(
@@ -100,27 +148,18 @@ impl SqlTx {
         statement: &str,
         values: &[Value],
     ) -> Result<Vec<Row>> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(tx) => tx.fetch_all(operation, statement, values).await,
-        }
+        on_each!(self, tx => tx.fetch_all(operation, statement, values).await)
     }
 }
 
 #[async_trait]
 impl Transaction for SqlTx {
     async fn commit(self: Box<Self>) -> Result<()> {
-        match *self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(tx) => tx.commit().await,
-        }
+        on_each!(*self, tx => tx.commit().await)
     }
 
     async fn rollback(self: Box<Self>) -> Result<()> {
-        match *self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(tx) => tx.rollback().await,
-        }
+        on_each!(*self, tx => tx.rollback().await);
         Ok(())
     }
 

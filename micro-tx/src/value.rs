@@ -38,6 +38,17 @@ impl Value {
             Self::Blob(_) => "blob",
         }
     }
+
+    /// About how many bytes it takes when it is bound.
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Null => 0,
+            Self::Integer(_) | Self::Real(_) => 8,
+            Self::Text(text) => text.len() + 8,
+            Self::Blob(bytes) => bytes.len() + 8,
+        }
+    }
 }
 
 macro_rules! from_integer {

@@ -7,7 +7,7 @@ use micro_core::{
     parked::{DeadLetter, DeadLetterStore},
 };
 
-use super::{delivery, limit};
+use super::{delivery, limit, text};
 use crate::{database::SqlDatabase, row::Row};
 
 pub(crate) struct SqlDeadLetters {
@@ -22,10 +22,9 @@ pub(crate) struct SqlDeadLetters {
 impl SqlDeadLetters {
     pub(crate) fn new(database: SqlDatabase) -> Self {
         let columns = format!("consumer_group, event_id, kind, cause, attempts, created_at, {}", delivery::COLUMNS);
-        let insert = format!(
-            "INSERT INTO micro_dead_letters ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-             ON CONFLICT DO NOTHING"
-        );
+        let insert = database
+            .dialect()
+            .insert_new(&format!("INTO micro_dead_letters ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
         let list = format!("SELECT {columns} FROM micro_dead_letters WHERE consumer_group = ? ORDER BY id LIMIT ?");
         let find = format!("SELECT {columns} FROM micro_dead_letters WHERE consumer_group = ? AND event_id = ?");
         let count = "SELECT count(*) FROM micro_dead_letters WHERE consumer_group = ?";
@@ -82,8 +81,8 @@ impl DeadLetterStore for SqlDeadLetters {
 fn read(row: &Row) -> Result<DeadLetter> {
     let kind = row.get::<String>("kind")?;
     Ok(DeadLetter {
-        group: row.get("consumer_group")?,
-        event_id: row.get("event_id")?,
+        group: text(row, "consumer_group")?,
+        event_id: text(row, "event_id")?,
         delivery: delivery::read(row)?,
         // A kind that a newer version wrote is still a dead letter.
         kind: ErrorKind::ALL.into_iter().find(|known| known.as_str() == kind).unwrap_or(ErrorKind::Unknown),

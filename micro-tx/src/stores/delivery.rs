@@ -8,6 +8,7 @@ use micro_core::{
     broker::{Delivery, Headers, Message},
 };
 
+use super::text;
 use crate::{row::Row, value::Value};
 
 /// The columns, in the order of [`values`].
@@ -43,7 +44,7 @@ pub(super) fn read_message(row: &Row) -> Result<Message> {
         Error::new(ErrorKind::DataLoss, "sql.read_message", "the column headers holds no headers").with_source(error)
     })?;
     Ok(Message {
-        topic: row.get::<String>("topic")?.into(),
+        topic: text(row, "topic")?.into(),
         key: row.get::<Option<Bytes>>("message_key")?,
         headers,
         body: row.get("body")?,

@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use micro_core::{
-    Error, Result, TransactionManagerExt as _, Tx,
+    Error, Result, Tx,
     broker::{Message, header},
-    outbox::{CommitSignal, OutboxCounts, OutboxRow, OutboxShard, OutboxStore, ShardLease, ShardLocks, ShardSet},
+    outbox::{CommitSignal, OutboxCounts, OutboxRow, OutboxShard, OutboxStore, ShardSet, hash_shard},
 };
 
-use super::{delivery, limit, now_millis, widths::Widths};
+use super::{delivery, limit, now_millis, owner::Owned, widths::Widths};
 use crate::{database::SqlDatabase, value::Value};
 
 const COLUMN_COUNT: usize = 8;
@@ -15,22 +15,20 @@ const COLUMN_COUNT: usize = 8;
 pub(crate) struct SqlOutbox {
     database: SqlDatabase,
     committed: CommitSignal,
-    shards: ShardLocks,
     insert: Widths,
     count: String,
 }
 
 impl SqlOutbox {
-    pub(crate) fn new(database: SqlDatabase, committed: CommitSignal, shards: ShardLocks) -> Self {
+    pub(crate) fn new(database: SqlDatabase, committed: CommitSignal) -> Self {
         let insert = "INSERT INTO micro_outbox \
             (shard, topic, message_key, event_id, event_type, headers, body, created_at) VALUES ";
-        let count = "SELECT count(*) FILTER (WHERE parked_at IS NULL), count(parked_at) FROM micro_outbox";
+        let count = "SELECT count(*) - count(parked_at), count(parked_at) FROM micro_outbox";
         Self {
             insert: Widths::new("(?, ?, ?, ?, ?, ?, ?, ?)", |rows| database.prefixed(insert) + rows),
             count: database.prefixed(count),
             database,
             committed,
-            shards,
         }
     }
 }
@@ -43,7 +41,7 @@ impl OutboxStore for SqlOutbox {
         for (statement, part) in self.insert.cut(messages) {
             let mut values = Vec::with_capacity(part.len() * COLUMN_COUNT);
             for message in part {
-                values.extend(row_values(self.shard_of(message), message, now)?);
+                values.extend(row_values(message, now)?);
             }
             sql.execute_as("outbox.add", statement, &values).await?;
         }
@@ -56,18 +54,16 @@ impl OutboxStore for SqlOutbox {
     }
 
     async fn own(&self, shard: u16) -> Result<Option<Box<dyn OutboxShard>>> {
-        let lease = self.shards.own(shard)?;
-        Ok(lease.map(|lease| Box::new(SqlOutboxShard::new(self.database.clone(), lease)) as Box<_>))
+        let owned = self.database.owner().own(&self.database, shard).await?;
+        Ok(owned.map(|owned| Box::new(SqlOutboxShard::new(&self.database, owned)) as Box<_>))
     }
 
     async fn committed(&self) -> ShardSet {
         self.committed.wait().await
     }
 
-    // One process relays a SQLite database on one connection: shards would only cut its
-    // transactions into smaller ones, each of which waits for the disk.
-    fn shard_of(&self, _message: &Message) -> u16 {
-        0
+    fn shard_of(&self, message: &Message) -> u16 {
+        self.database.owner().shard_of(hash_shard(message))
     }
 
     async fn counts(&self) -> Result<OutboxCounts> {
@@ -76,9 +72,9 @@ impl OutboxStore for SqlOutbox {
     }
 }
 
-fn row_values(shard: u16, message: &Message, now: i64) -> Result<[Value; COLUMN_COUNT]> {
+fn row_values(message: &Message, now: i64) -> Result<[Value; COLUMN_COUNT]> {
     Ok([
-        shard.into(),
+        hash_shard(message).into(),
         message.topic.as_ref().into(),
         message.key.as_ref().into(),
         message.headers.get_str(header::EVENT_ID).into(),
@@ -90,31 +86,35 @@ fn row_values(shard: u16, message: &Message, now: i64) -> Result<[Value; COLUMN_
 }
 
 struct SqlOutboxShard {
-    database: SqlDatabase,
-    lease: ShardLease,
+    owned: Owned,
     select: String,
     delete: Widths,
     park: String,
 }
 
 impl SqlOutboxShard {
-    fn new(database: SqlDatabase, lease: ShardLease) -> Self {
+    fn new(database: &SqlDatabase, owned: Owned) -> Self {
+        // One shard has all rows. Of several, each passes over the others' rows by the primary key:
+        // an index of the shards would cost each transaction more.
+        let buckets: Vec<_> = owned.buckets().iter().map(u16::to_string).collect();
+        let mine = match buckets.len() {
+            16 => String::new(),
+            _ => format!("shard IN ({}) AND", buckets.join(", ")),
+        };
         let list = database.dialect().integer_list();
         let select = format!(
             "SELECT id, topic, message_key, headers, body FROM micro_outbox \
-             WHERE shard = ? AND parked_at IS NULL AND id NOT IN (SELECT value FROM {list}) ORDER BY id LIMIT ?"
+             WHERE {mine} parked_at IS NULL AND id NOT IN ({list}) ORDER BY id LIMIT ?"
         );
         let delete = |ids: &str| {
-            database.prefixed("DELETE FROM micro_outbox WHERE parked_at IS NULL AND shard = ? AND id IN (") + ids + ")"
+            database.prefixed(&format!("DELETE FROM micro_outbox WHERE parked_at IS NULL AND id IN ({ids})"))
         };
-        let park = "UPDATE micro_outbox SET parked_at = ?, parked_cause = ? \
-            WHERE id = ? AND shard = ? AND parked_at IS NULL";
+        let park = "UPDATE micro_outbox SET parked_at = ?, parked_cause = ? WHERE id = ? AND parked_at IS NULL";
         Self {
             select: database.prefixed(&select),
             delete: Widths::new("?", delete),
             park: database.prefixed(park),
-            lease,
-            database,
+            owned,
         }
     }
 }
@@ -123,8 +123,7 @@ impl SqlOutboxShard {
 impl OutboxShard for SqlOutboxShard {
     async fn unsent(&mut self, known: &[i64], count_max: usize) -> Result<Vec<OutboxRow>> {
         let known = serde_json::to_string(known).expect("numbers are JSON");
-        let values = [self.lease.shard().into(), known.into(), limit(count_max)];
-        let rows = self.database.fetch_all_as("outbox.unsent", &self.select, &values).await?;
+        let rows = self.owned.fetch_all("outbox.unsent", &self.select, &[known.into(), limit(count_max)]).await?;
         let mut unsent = Vec::with_capacity(rows.len());
         for row in &rows {
             let id = row.get("id")?;
@@ -141,32 +140,13 @@ impl OutboxShard for SqlOutboxShard {
     }
 
     async fn sent(&mut self, ids: &[i64]) -> Result<()> {
-        let shard = self.lease.shard();
-        let parts: Vec<(&str, Vec<Value>)> =
-            self.delete.filled(ids).map(|(statement, ids)| (statement, bound(shard, &ids))).collect();
-        if let [(statement, values)] = parts.as_slice() {
-            self.database.execute_as("outbox.sent", statement, values).await?;
-            return Ok(());
-        }
-        // One transaction, so that the disk is waited for once.
-        self.database
-            .run(async |tx| {
-                let sql = self.database.opened(tx, "outbox.sent")?;
-                for (statement, values) in &parts {
-                    sql.execute_as("outbox.sent", statement, values).await?;
-                }
-                Ok(())
-            })
-            .await
+        let bound = |ids: Vec<&i64>| ids.into_iter().map(|id| Value::Integer(*id)).collect();
+        let statements: Vec<_> = self.delete.filled(ids).map(|(statement, ids)| (statement, bound(ids))).collect();
+        self.owned.execute_all("outbox.sent", &statements).await
     }
 
     async fn park(&mut self, id: i64, cause: &Error) -> Result<()> {
-        let values = [now_millis().into(), cause.report().into(), id.into(), self.lease.shard().into()];
-        self.database.execute_as("outbox.park", &self.park, &values).await?;
-        Ok(())
+        let values = vec![now_millis().into(), cause.report().into(), id.into()];
+        self.owned.execute_all("outbox.park", &[(&self.park, values)]).await
     }
-}
-
-fn bound(shard: u16, ids: &[&i64]) -> Vec<Value> {
-    std::iter::once(shard.into()).chain(ids.iter().map(|id| Value::Integer(**id))).collect()
 }

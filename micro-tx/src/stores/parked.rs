@@ -37,7 +37,7 @@ impl SqlParked {
         );
         let blocked = |rows: &str| {
             database.prefixed(&format!(
-                "WITH wanted (number, topic, message_key) AS (VALUES {rows}) SELECT number FROM wanted WHERE EXISTS \
+                "WITH wanted (number, topic, message_key) AS ({rows}) SELECT number FROM wanted WHERE EXISTS \
                  (SELECT 1 FROM micro_parked AS parked WHERE parked.consumer_group = ? \
                  AND parked.topic = wanted.topic AND parked.message_key = wanted.message_key)"
             ))
@@ -55,7 +55,7 @@ impl SqlParked {
         Self {
             insert: database.prefixed(&insert),
             any: database.prefixed("SELECT 1 FROM micro_parked WHERE consumer_group = ? LIMIT 1"),
-            blocked: Widths::new("(?, ?, ?)", blocked),
+            blocked: Widths::joined("SELECT ?, ?, ?", " UNION ALL ", blocked),
             due: database.prefixed(&due),
             remove: database.prefixed("DELETE FROM micro_parked WHERE id = ? AND due_at IS NOT NULL"),
             postpone: database.prefixed(

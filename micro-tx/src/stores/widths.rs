@@ -2,7 +2,7 @@
 
 /// How many rows one statement takes. Each width is a text that every connection prepares once;
 /// with a text for every count the statement cache would overflow.
-const WIDTHS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
+const WIDTHS: [usize; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
 
 /// One statement text a width.
 pub(crate) struct Widths([String; WIDTHS.len()]);
@@ -10,7 +10,12 @@ pub(crate) struct Widths([String; WIDTHS.len()]);
 impl Widths {
     /// The texts, made by `text` from how often `row` is repeated, comma-separated.
     pub(crate) fn new(row: &str, text: impl Fn(&str) -> String) -> Self {
-        Self(WIDTHS.map(|width| text(&vec![row; width].join(", "))))
+        Self::joined(row, ", ", text)
+    }
+
+    /// As [`new`](Self::new), with another text between the rows.
+    pub(crate) fn joined(row: &str, between: &str, text: impl Fn(&str) -> String) -> Self {
+        Self(WIDTHS.map(|width| text(&vec![row; width].join(between))))
     }
 
     /// Cuts `items` into parts of a width each, in order, with the text for it.
@@ -50,12 +55,12 @@ mod tests {
 
     #[test]
     fn every_item_is_in_one_part_in_order() {
-        let items: Vec<_> = (0..82).collect();
+        let items: Vec<_> = (0..338).collect();
         let widths = widths();
         let parts: Vec<_> = widths.cut(&items).collect();
         assert_eq!(parts.iter().flat_map(|(_, part)| part.iter().copied()).collect::<Vec<_>>(), items);
         let texts: Vec<_> = parts.iter().map(|(text, _)| (*text).to_owned()).collect();
-        assert_eq!(texts, [text(64), text(16), text(2)]);
+        assert_eq!(texts, [text(256), text(64), text(16), text(2)]);
     }
 
     #[test]
@@ -72,6 +77,6 @@ mod tests {
         assert_eq!(sizes(1), [(text(1), 1, 0)]);
         assert_eq!(sizes(3), [(text(4), 4, 2)]);
         assert_eq!(sizes(9), [(text(16), 16, 8)]);
-        assert_eq!(sizes(67), [(text(64), 64, 63), (text(4), 4, 66)]);
+        assert_eq!(sizes(259), [(text(256), 256, 255), (text(4), 4, 258)]);
     }
 }

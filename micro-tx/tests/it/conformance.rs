@@ -1,4 +1,4 @@
-//! The suites of transactions, outbox, inbox, parked deliveries and dead letters on SQLite.
+//! The suites of transactions, outbox, inbox, parked deliveries and dead letters on every database.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,18 +11,52 @@ use micro_core::{
 use micro_testkit::{Fixture, Missing, transaction::DatabaseFixture};
 use micro_tx::{SqlDatabase, SqlTxExt as _};
 
-use crate::sqlite::File;
+use crate::{
+    server::{Server, Site},
+    sqlite::File,
+};
 
-struct Sqlite {
+/// Two databases of a kind: the one under test, and another one.
+struct On<B: Backend> {
     database: SqlDatabase,
     other: SqlDatabase,
-    _files: [File; 2],
+    _guards: [B; 2],
 }
 
-impl Fixture for Sqlite {
+/// Where a database lives as long as this does.
+trait Backend: Sized + Send + Sync {
+    fn start() -> impl Future<Output = Result<(SqlDatabase, Self), Missing>> + Send;
+}
+
+impl Backend for File {
+    async fn start() -> Result<(SqlDatabase, Self), Missing> {
+        let file = Self::new();
+        Ok((file.database().await, file))
+    }
+}
+
+struct Mariadb(#[expect(dead_code, reason = "its drop removes the database")] Site);
+
+impl Backend for Mariadb {
+    async fn start() -> Result<(SqlDatabase, Self), Missing> {
+        let site = Site::new(Server::Mariadb).await?;
+        Ok((site.database().await, Self(site)))
+    }
+}
+
+struct Postgres(#[expect(dead_code, reason = "its drop removes the database")] Site);
+
+impl Backend for Postgres {
+    async fn start() -> Result<(SqlDatabase, Self), Missing> {
+        let site = Site::new(Server::Postgres).await?;
+        Ok((site.database().await, Self(site)))
+    }
+}
+
+impl<B: Backend> Fixture for On<B> {
     async fn start() -> Result<Self, Missing> {
-        let files = [File::new(), File::new()];
-        Ok(Self { database: files[0].database().await, other: files[1].database().await, _files: files })
+        let ((database, first), (other, second)) = (B::start().await?, B::start().await?);
+        Ok(Self { database, other, _guards: [first, second] })
     }
 
     fn patience(&self) -> Duration {
@@ -30,7 +64,7 @@ impl Fixture for Sqlite {
     }
 }
 
-impl DatabaseFixture for Sqlite {
+impl<B: Backend> DatabaseFixture for On<B> {
     fn transactions(&self) -> Arc<dyn TransactionManager> {
         self.database.transactions()
     }
@@ -61,9 +95,12 @@ impl DatabaseFixture for Sqlite {
     }
 
     async fn write(&self, tx: &mut Tx, key: &str, value: &str) -> Result<()> {
-        let upsert =
-            "INSERT INTO orders (code, status) VALUES (?, ?) ON CONFLICT (code) DO UPDATE SET status = excluded.status";
-        tx.sql()?.execute(upsert, &[key.into(), value.into()]).await?;
+        let on_conflict = match self.database.dialect_name() {
+            "mysql" => "ON DUPLICATE KEY UPDATE status = VALUES(status)",
+            _ => "ON CONFLICT (code) DO UPDATE SET status = excluded.status",
+        };
+        let upsert = format!("INSERT INTO orders (code, status) VALUES (?, ?) {on_conflict}");
+        tx.sql()?.execute(&upsert, &[key.into(), value.into()]).await?;
         Ok(())
     }
 
@@ -73,18 +110,28 @@ impl DatabaseFixture for Sqlite {
     }
 }
 
-mod transaction {
-    micro_testkit::transaction_conformance!(super::Sqlite);
+macro_rules! suites {
+    ($name:ident, $backend:ident) => {
+        mod $name {
+            mod transaction {
+                micro_testkit::transaction_conformance!(super::super::On<super::super::$backend>);
+            }
+
+            mod outbox {
+                micro_testkit::outbox_conformance!(super::super::On<super::super::$backend>);
+            }
+
+            mod inbox {
+                micro_testkit::inbox_conformance!(super::super::On<super::super::$backend>);
+            }
+
+            mod parked {
+                micro_testkit::parked_conformance!(super::super::On<super::super::$backend>);
+            }
+        }
+    };
 }
 
-mod outbox {
-    micro_testkit::outbox_conformance!(super::Sqlite);
-}
-
-mod inbox {
-    micro_testkit::inbox_conformance!(super::Sqlite);
-}
-
-mod parked {
-    micro_testkit::parked_conformance!(super::Sqlite);
-}
+suites!(sqlite, File);
+suites!(mariadb, Mariadb);
+suites!(postgres, Postgres);

@@ -84,8 +84,11 @@ async fn urls_that_cannot_be_are_refused_without_their_secrets() {
         ("", ErrorKind::InvalidArgument),
         ("orders.db", ErrorKind::InvalidArgument),
         ("oracle://order:canary@db/orders", ErrorKind::InvalidArgument),
-        ("mysql://order:canary@db/orders", ErrorKind::Unimplemented),
-        ("postgres://order:canary@db/orders", ErrorKind::Unimplemented),
+        ("mysql://order:canary@127.0.0.1:1/orders", ErrorKind::Unavailable),
+        ("mariadb://order:canary@127.0.0.1:1/orders", ErrorKind::Unavailable),
+        ("mysql://order:canary@127.0.0.1:port/orders", ErrorKind::InvalidArgument),
+        ("postgres://order:canary@127.0.0.1:1/orders", ErrorKind::Unavailable),
+        ("postgresql://order:canary@127.0.0.1:1/orders?sslmode=canary", ErrorKind::InvalidArgument),
         ("sqlite::memory:", ErrorKind::InvalidArgument),
         ("sqlite:orders.db?mode=memory", ErrorKind::InvalidArgument),
         ("sqlite:orders.db?password=canary", ErrorKind::InvalidArgument),
@@ -142,7 +145,7 @@ async fn a_pool_of_somebody_else_stays_his() {
     let database = SqlDatabase::from_sqlite_pool_with_prefix(pool.clone(), "ours_").unwrap();
     database.migrate().await.unwrap();
     for number in 0..5_i64 {
-        let statement = "INSERT INTO ours_inbox VALUES ('group', ?, 0)";
+        let statement = "INSERT INTO ours_inbox (consumer_group, event_id, claimed_at) VALUES ('group', ?, 0)";
         database.run(async |tx| tx.sql()?.execute(statement, &[number.to_string().into()]).await).await.unwrap();
         drop(database.begin().await.unwrap());
     }

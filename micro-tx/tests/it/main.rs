@@ -4,4 +4,5 @@ mod cancel;
 mod conformance;
 mod database;
 mod inbox_service;
+mod server;
 mod sqlite;

@@ -1,5 +1,10 @@
 //! The one table from sqlx's errors to [`ErrorKind`].
 
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
+
 use micro_core::{Error, ErrorKind};
 
 /// A driver's error as the port's. Its text names no URL and no bound value: sqlx puts neither
@@ -15,7 +20,7 @@ pub(crate) fn from_sqlx(operation: &'static str, error: sqlx::Error) -> Error {
 
 fn classify(error: &sqlx::Error) -> (ErrorKind, &'static str) {
     match error {
-        sqlx::Error::Database(error) => classify_code(&error.code().unwrap_or_default()),
+        sqlx::Error::Database(error) => classify_database(&**error),
         sqlx::Error::PoolTimedOut => (ErrorKind::ResourceExhausted, "no connection became free in time"),
         sqlx::Error::PoolClosed => (ErrorKind::Unavailable, "the database is closed"),
         sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => (ErrorKind::Unavailable, "the connection broke"),
@@ -30,8 +35,66 @@ fn classify(error: &sqlx::Error) -> (ErrorKind, &'static str) {
     }
 }
 
+/// As [`from_sqlx`], of an attempt to connect: there the text says what to look at.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) fn connecting(operation: &'static str, error: sqlx::Error) -> Error {
+    let (kind, message) = match &error {
+        sqlx::Error::Io(_) => {
+            (ErrorKind::Unavailable, "the server cannot be reached: is it running, and is this its address?")
+        }
+        _ => match classify(&error) {
+            (ErrorKind::NotFound, _) => (ErrorKind::NotFound, "the server has no such database: create it first"),
+            (ErrorKind::Unauthenticated, _) => {
+                (ErrorKind::Unauthenticated, "the server refused user or password: look at the URL")
+            }
+            classified => classified,
+        },
+    };
+    match error {
+        sqlx::Error::Configuration(_) => Error::new(kind, operation, message),
+        error => Error::new(kind, operation, message).with_source(error),
+    }
+}
+
+/// Whether nothing more can be done on a connection after this error.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::BeginFailed => true,
+        // The server says goodbye, or the statement that it knew under this name is not the same.
+        sqlx::Error::Database(error) => {
+            classify_database(&**error).0 == ErrorKind::Unavailable || is_stale_plan(&**error)
+        }
+        _ => false,
+    }
+}
+
+/// PostgreSQL refuses a statement that was prepared before its table was altered, on this
+/// connection for ever.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+fn is_stale_plan(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.message().starts_with("cached plan must not change")
+}
+
+fn classify_database(error: &dyn sqlx::error::DatabaseError) -> (ErrorKind, &'static str) {
+    #[cfg(feature = "mysql")]
+    if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        return mysql::classify(error.number());
+    }
+    let code = error.code().unwrap_or_default();
+    #[cfg(feature = "postgres")]
+    if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
+        if is_stale_plan(error) {
+            return (ErrorKind::Aborted, "a table changed under a prepared statement");
+        }
+        return postgres::classify(&code);
+    }
+    classify_sqlite(&code)
+}
+
 /// SQLite's result codes, extended ones included: <https://www.sqlite.org/rescode.html>.
-fn classify_code(code: &str) -> (ErrorKind, &'static str) {
+fn classify_sqlite(code: &str) -> (ErrorKind, &'static str) {
     let code: u32 = code.parse().unwrap_or_default();
     match (code & 0xff, code) {
         (_, 1555 | 2067 | 2579) => (ErrorKind::AlreadyExists, "a row of this key exists already"),
@@ -75,7 +138,7 @@ mod tests {
             (&["1", "2", "21", "", "not a number"], ErrorKind::Internal),
         ] {
             for code in codes {
-                assert_eq!(classify_code(code).0, kind, "code {code}");
+                assert_eq!(classify_sqlite(code).0, kind, "code {code}");
             }
         }
     }

@@ -1,4 +1,0 @@
-//! The Kafka broker against real servers.
-
-mod conformance;
-mod world;

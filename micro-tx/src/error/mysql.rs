@@ -1,0 +1,75 @@
+//! The error numbers of MySQL and MariaDB.
+
+use micro_core::ErrorKind;
+
+/// By <https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html> and
+/// <https://mariadb.com/kb/en/mariadb-error-code-reference/>.
+pub(super) fn classify(number: u16) -> (ErrorKind, &'static str) {
+    match number {
+        1022 | 1062 | 1169 | 1586 => (ErrorKind::AlreadyExists, "a row of this key exists already"),
+        1216 | 1217 | 1451 | 1452 | 1557 | 1761 | 1762 => {
+            (ErrorKind::FailedPrecondition, "a row that is referred to is missing, or still in use")
+        }
+        1048 | 1138 | 1263 | 1364 | 3819 | 4025 => (ErrorKind::InvalidArgument, "a value breaks a rule of its column"),
+        1153 | 1264 | 1265 | 1292 | 1366 | 1367 | 1406 | 1411 | 1690 => {
+            (ErrorKind::InvalidArgument, "a value is too large, or not one of its column")
+        }
+        1213 => (ErrorKind::Aborted, "another transaction won: a deadlock"),
+        1205 | 3572 => (ErrorKind::Aborted, "another transaction held a lock for too long"),
+        // MariaDB's innodb_snapshot_isolation.
+        1020 => (ErrorKind::Aborted, "another transaction changed the row"),
+        1317 => (ErrorKind::Cancelled, "the statement was interrupted"),
+        1969 | 3024 => (ErrorKind::DeadlineExceeded, "the statement took too long"),
+        1040 | 1203 | 1226 => (ErrorKind::ResourceExhausted, "the server has no connection to give"),
+        1037 | 1038 | 1041 => (ErrorKind::ResourceExhausted, "the server is out of memory"),
+        1461 => (ErrorKind::ResourceExhausted, "the server keeps too many prepared statements"),
+        1021 | 1114 => (ErrorKind::ResourceExhausted, "the disk or the table is full"),
+        1206 => (ErrorKind::ResourceExhausted, "the transaction holds too many locks"),
+        1047 | 1053 | 1077 | 1079 | 1080 | 1152 | 1158 | 1159 | 1160 | 1161 | 1184 | 1927 | 3169 | 4031 => {
+            (ErrorKind::Unavailable, "the server closed the connection")
+        }
+        1044 | 1142 | 1143 | 1227 | 1370 => (ErrorKind::PermissionDenied, "the database refused the access"),
+        1045 | 1251 | 1698 | 1862 | 2059 | 3118 | 4151 => {
+            (ErrorKind::Unauthenticated, "the server refused user or password")
+        }
+        1049 => (ErrorKind::NotFound, "there is no such database"),
+        1036 | 1290 | 1792 | 1836 => (ErrorKind::FailedPrecondition, "the server or the table is read-only"),
+        1194 | 1195 | 1712 | 1877 => (ErrorKind::DataLoss, "a table is damaged"),
+        // A missing table or wrong SQL is a fault of the deployment, not of the data: an event that
+        // meets it must stay deliverable, so the kind is not a permanent one.
+        _ => (ErrorKind::Internal, "the database refused the statement"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_of_mysql_has_its_kind() {
+        for (numbers, kind) in [
+            (&[1022, 1062, 1169, 1586][..], ErrorKind::AlreadyExists),
+            (&[1216, 1217, 1451, 1452, 1557, 1761, 1762], ErrorKind::FailedPrecondition),
+            (&[1048, 1138, 1263, 1364, 3819, 4025], ErrorKind::InvalidArgument),
+            (&[1153, 1264, 1265, 1292, 1366, 1367, 1406, 1411, 1690], ErrorKind::InvalidArgument),
+            (&[1213, 1205, 3572, 1020], ErrorKind::Aborted),
+            (&[1317], ErrorKind::Cancelled),
+            (&[1969, 3024], ErrorKind::DeadlineExceeded),
+            (&[1040, 1203, 1226, 1037, 1038, 1041, 1461, 1021, 1114, 1206], ErrorKind::ResourceExhausted),
+            (
+                &[1047, 1053, 1077, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 3169, 4031],
+                ErrorKind::Unavailable,
+            ),
+            (&[1044, 1142, 1143, 1227, 1370], ErrorKind::PermissionDenied),
+            (&[1045, 1251, 1698, 1862, 2059, 3118, 4151], ErrorKind::Unauthenticated),
+            (&[1049], ErrorKind::NotFound),
+            (&[1036, 1290, 1792, 1836], ErrorKind::FailedPrecondition),
+            (&[1194, 1195, 1712, 1877], ErrorKind::DataLoss),
+            (&[1054, 1064, 1146, 0], ErrorKind::Internal),
+        ] {
+            for number in numbers {
+                assert_eq!(classify(*number).0, kind, "number {number}");
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The connection that holds the locks of the relay, and reads and deletes the rows under them.
+
+use std::sync::Arc;
+
+use micro_core::{Error, ErrorKind, Result, transaction::shielded};
+use tokio::sync::Mutex;
+
+use super::{Driver, Lease, ServerConnections, statements::Call};
+use crate::{row::Row, value::Value};
+
+/// One connection for all shards that this process owns. A lock lives as long as the connection: a
+/// statement under it is sent on that very connection, so that nobody else can be the owner by the
+/// time it runs.
+pub(crate) struct LockConnection<D: Driver> {
+    shared: Arc<Shared<D>>,
+}
+
+struct Shared<D: Driver> {
+    connections: ServerConnections<D>,
+    table_prefix: String,
+    current: Mutex<Current<D>>,
+}
+
+struct Current<D: Driver> {
+    lease: Option<Lease<D>>,
+    /// Which connection it is: what was locked on an earlier one is lost.
+    number: u64,
+    /// How many handles live on this connection.
+    handle_count: usize,
+}
+
+/// Locks that are held until this is dropped or their connection breaks.
+pub(crate) struct Locked<D: Driver> {
+    shared: Arc<Shared<D>>,
+    number: u64,
+    buckets: Vec<u16>,
+}
+
+impl<D: Driver> LockConnection<D> {
+    pub(crate) fn new(connections: ServerConnections<D>, table_prefix: &str) -> Self {
+        let current = Mutex::new(Current { lease: None, number: 0, handle_count: 0 });
+        Self { shared: Arc::new(Shared { connections, table_prefix: table_prefix.to_owned(), current }) }
+    }
+
+    /// Takes the locks of all these buckets, or none of them.
+    pub(crate) async fn lock(&self, buckets: &[u16]) -> Result<Option<Locked<D>>> {
+        let (shared, buckets) = (self.shared.clone(), buckets.to_vec());
+        shielded("outbox.own", async move {
+            let mut current = shared.current.lock().await;
+            if current.lease.is_none() {
+                current.lease = Some(shared.connections.dedicated("outbox.own").await?);
+                current.number += 1;
+                current.handle_count = 0;
+            }
+            let statement = D::DIALECT.lock(&shared.table_prefix, &buckets);
+            let call = shared.connections.call("outbox.own", &statement, &[])?;
+            let rows = current.fetch_all("outbox.own", call).await?;
+            if rows.first().is_some_and(|row| row.values().iter().all(|is_locked| *is_locked == Value::Integer(1))) {
+                current.handle_count += 1;
+                let number = current.number;
+                drop(current);
+                return Ok(Some(Locked { shared, number, buckets }));
+            }
+            current.unlock(&shared, &buckets).await;
+            Ok(None)
+        })
+        .await
+    }
+}
+
+impl<D: Driver> Locked<D> {
+    pub(crate) async fn fetch_all(
+        &self,
+        operation: &'static str,
+        statement: &str,
+        values: &[Value],
+    ) -> Result<Vec<Row>> {
+        let call = self.shared.connections.call(operation, statement, values)?;
+        let (shared, number) = (self.shared.clone(), self.number);
+        shielded(operation, async move {
+            let mut current = shared.current.lock().await;
+            current.check(operation, number)?;
+            current.fetch_all(operation, call).await
+        })
+        .await
+    }
+
+    /// Runs the statements, several of them in one transaction.
+    pub(crate) async fn execute_all(&self, operation: &'static str, statements: &[(&str, Vec<Value>)]) -> Result<()> {
+        let connections = &self.shared.connections;
+        let call = |(statement, values): &(&str, Vec<Value>)| connections.call(operation, statement, values);
+        let calls: Vec<Call<D>> = statements.iter().map(call).collect::<Result<_>>()?;
+        let (shared, number) = (self.shared.clone(), self.number);
+        shielded(operation, async move {
+            let mut current = shared.current.lock().await;
+            current.check(operation, number)?;
+            current.execute_all(operation, calls).await
+        })
+        .await
+    }
+}
+
+impl<D: Driver> Drop for Locked<D> {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (shared, number, buckets) = (self.shared.clone(), self.number, std::mem::take(&mut self.buckets));
+        runtime.spawn(async move {
+            let mut current = shared.current.lock().await;
+            if current.number == number && current.lease.is_some() {
+                current.handle_count -= 1;
+                current.unlock(&shared, &buckets).await;
+            }
+        });
+    }
+}
+
+impl<D: Driver> Current<D> {
+    fn check(&self, operation: &'static str, number: u64) -> Result<()> {
+        if self.number == number && self.lease.is_some() {
+            return Ok(());
+        }
+        let message = "the connection that owned this shard is gone: it is to be owned again";
+        Err(Error::new(ErrorKind::Unavailable, operation, message))
+    }
+
+    async fn fetch_all(&mut self, operation: &'static str, call: Call<D>) -> Result<Vec<Row>> {
+        let Some(lease) = self.lease.as_mut() else { return self.check(operation, 0).map(|()| Vec::new()) };
+        let outcome = lease.fetch_all(operation, call).await;
+        self.look();
+        outcome
+    }
+
+    async fn execute_all(&mut self, operation: &'static str, calls: Vec<Call<D>>) -> Result<()> {
+        let Some(lease) = self.lease.as_mut() else { return self.check(operation, 0) };
+        let outcome = execute_all(lease, operation, calls).await;
+        if outcome.is_err() {
+            // A transaction may be open on it. Its shards are given back after an error anyway.
+            self.lease = None;
+        }
+        self.look();
+        outcome
+    }
+
+    /// Gives the locks back; the last one closes the connection.
+    async fn unlock(&mut self, shared: &Shared<D>, buckets: &[u16]) {
+        let statement = D::DIALECT.unlock(&shared.table_prefix, buckets);
+        let unlocked = match shared.connections.call("outbox.disown", &statement, &[]) {
+            Ok(call) => self.fetch_all("outbox.disown", call).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = unlocked {
+            tracing::debug!(error = %error.report(), "locks not given back, closing their connection");
+            self.lease = None;
+        }
+        if self.handle_count == 0 {
+            self.lease = None;
+        }
+    }
+
+    fn look(&mut self) {
+        if self.lease.as_ref().is_some_and(|lease| !lease.is_connected()) {
+            self.lease = None;
+        }
+    }
+}
+
+async fn execute_all<D: Driver>(lease: &mut Lease<D>, operation: &'static str, calls: Vec<Call<D>>) -> Result<()> {
+    let is_transaction = calls.len() > 1;
+    if is_transaction {
+        lease.begin_here(operation).await?;
+    }
+    for call in calls {
+        lease.execute(operation, call).await?;
+    }
+    if is_transaction { lease.commit(operation).await } else { Ok(()) }
+}

@@ -1,0 +1,134 @@
+//! Databases behind a network: a pool without pings, transactions that survive a caller's drop, and
+//! what a driver must offer for them.
+
+mod driver;
+mod lock;
+mod pool;
+mod statements;
+mod transaction;
+
+use std::sync::Arc;
+
+use micro_core::{Result, transaction::shielded};
+use sqlx::Pool as SqlxPool;
+
+pub(crate) use self::{
+    driver::{Driver, Session},
+    lock::{LockConnection, Locked},
+    pool::Lease,
+    transaction::ServerTx,
+};
+use self::{
+    pool::Pool,
+    statements::{Call, Statements},
+};
+use crate::{config::SqlConfig, row::Row, value::Value};
+
+/// The connections to one database on a server. Cheap to clone; clones share them.
+pub(crate) struct ServerConnections<D: Driver> {
+    pool: Pool<D>,
+    statements: Arc<Statements>,
+}
+
+impl<D: Driver> ServerConnections<D> {
+    /// Connects once, so that a wrong address or password is found now, and keeps that connection.
+    pub(crate) async fn connect(config: &SqlConfig) -> Result<Self> {
+        let pool = Pool::connect(config).await?;
+        Ok(Self { pool, statements: Arc::new(Statements::new(D::DIALECT)) })
+    }
+
+    /// Uses a pool that belongs to somebody else.
+    pub(crate) fn from_pool(pool: SqlxPool<D>) -> Self {
+        Self { pool: Pool::shared(pool), statements: Arc::new(Statements::new(D::DIALECT)) }
+    }
+
+    /// Opens a transaction.
+    ///
+    /// # Cancel safety
+    ///
+    /// The wait for a connection ends with the caller. Once one is had, BEGIN runs to its end
+    /// whatever the caller does; its transaction is then rolled back by the drop.
+    pub(crate) async fn begin(&self) -> Result<ServerTx<D>> {
+        let lease = self.pool.lease("tx.begin").await?;
+        let lease = shielded("tx.begin", lease.begin()).await?;
+        Ok(ServerTx::new(lease, self.statements.clone()))
+    }
+
+    /// Runs one statement that commits by itself. `is_repeatable` says that running it twice is as
+    /// running it once: then it is tried again on another connection when the first one is dead.
+    pub(crate) async fn execute(
+        &self,
+        operation: &'static str,
+        statement: &str,
+        values: &[Value],
+        is_repeatable: bool,
+    ) -> Result<u64> {
+        let call = self.statements.call::<D>(operation, statement, values)?;
+        match self.execute_once(operation, call).await {
+            Err(error) if is_repeatable && pool::is_dead_connection(&error) => {
+                self.execute_once(operation, self.statements.call::<D>(operation, statement, values)?).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn execute_once(&self, operation: &'static str, call: Call<D>) -> Result<u64> {
+        let mut lease = self.pool.lease(operation).await?;
+        shielded(operation, async move {
+            lease.connect(operation).await?;
+            lease.execute(operation, call).await
+        })
+        .await
+    }
+
+    /// Reads what is committed. A text that begins with SELECT is tried again on another connection
+    /// when the first one is dead.
+    pub(crate) async fn fetch_all(
+        &self,
+        operation: &'static str,
+        statement: &str,
+        values: &[Value],
+    ) -> Result<Vec<Row>> {
+        let call = self.statements.call::<D>(operation, statement, values)?;
+        match self.fetch_once(operation, call).await {
+            Err(error) if is_select(statement) && pool::is_dead_connection(&error) => {
+                self.fetch_once(operation, self.statements.call::<D>(operation, statement, values)?).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn fetch_once(&self, operation: &'static str, call: Call<D>) -> Result<Vec<Row>> {
+        let mut lease = self.pool.lease(operation).await?;
+        shielded(operation, async move {
+            lease.connect(operation).await?;
+            lease.fetch_all(operation, call).await
+        })
+        .await
+    }
+
+    /// A connection of its own, outside the pool's count, for who keeps it: the relay.
+    pub(crate) async fn dedicated(&self, operation: &'static str) -> Result<Lease<D>> {
+        self.pool.dedicated(operation).await
+    }
+
+    /// The statement with its values, made ready for this database.
+    pub(crate) fn call(&self, operation: &'static str, statement: &str, values: &[Value]) -> Result<Call<D>> {
+        self.statements.call::<D>(operation, statement, values)
+    }
+
+    /// Waits for the connections in use and closes all; a user's own pool stays open.
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl<D: Driver> Clone for ServerConnections<D> {
+    fn clone(&self) -> Self {
+        Self { pool: self.pool.clone(), statements: self.statements.clone() }
+    }
+}
+
+fn is_select(statement: &str) -> bool {
+    statement.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("select"))
+}

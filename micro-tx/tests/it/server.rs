@@ -1,0 +1,96 @@
+//! A database of one test on a shared server, and a look at it from outside.
+
+use std::time::Duration;
+
+use dev_servers::Kind;
+use micro_testkit::{Missing, unique};
+use micro_tx::{SqlConfig, SqlDatabase};
+use sqlx::{Connection as _, Executor as _, MySqlConnection, PgConnection};
+
+/// Which server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    Mariadb,
+    Postgres,
+}
+
+/// A database of its own with our tables and a table `orders`; dropped with it.
+pub(crate) struct Site {
+    pub(crate) server: Server,
+    base: String,
+    name: String,
+}
+
+impl Site {
+    /// On the server that all tests share.
+    pub(crate) async fn new(server: Server) -> Result<Self, Missing> {
+        let base = dev_servers::shared(server.kind()).map_err(Missing::new)?;
+        Ok(Self::at(server, base).await)
+    }
+
+    /// On the server at `base`.
+    pub(crate) async fn at(server: Server, base: String) -> Self {
+        let name = unique("t").replace('-', "_");
+        server.administrate(&base, &format!("CREATE DATABASE {name}")).await.unwrap();
+        Self { server, base, name }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("{}/{}", self.base, self.name)
+    }
+
+    pub(crate) fn config(&self) -> SqlConfig {
+        let mut config = SqlConfig::new(self.url());
+        config.connection_count_max = Some(4);
+        config.acquire_timeout = Duration::from_secs(5);
+        config
+    }
+
+    pub(crate) async fn database(&self) -> SqlDatabase {
+        self.database_with(self.config()).await
+    }
+
+    pub(crate) async fn database_with(&self, config: SqlConfig) -> SqlDatabase {
+        let database = SqlDatabase::connect(config).await.unwrap();
+        database.migrate().await.unwrap();
+        let table = "CREATE TABLE IF NOT EXISTS orders \
+                     (code VARCHAR(64) PRIMARY KEY, status VARCHAR(64) NOT NULL CHECK (status <> ''))";
+        database.execute_script(table).await.unwrap();
+        database
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let (server, base, name) = (self.server, self.base.clone(), self.name.clone());
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let force = if server == Server::Postgres { " WITH (FORCE)" } else { "" };
+            let statement = format!("DROP DATABASE {name}{force}");
+            runtime.block_on(async {
+                tokio::time::timeout(Duration::from_secs(10), server.administrate(&base, &statement)).await
+            })
+        });
+        // A server that the test killed takes its databases along.
+        let _ = dropping.join();
+    }
+}
+
+impl Server {
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::Mariadb => Kind::Mariadb,
+            Self::Postgres => Kind::Postgres,
+        }
+    }
+
+    async fn administrate(self, base: &str, statement: &str) -> Result<(), sqlx::Error> {
+        let statement = sqlx::raw_sql(sqlx::AssertSqlSafe(statement));
+        match self {
+            Self::Mariadb => MySqlConnection::connect(base).await?.execute(statement).await.map(drop),
+            Self::Postgres => {
+                PgConnection::connect(&format!("{base}/postgres")).await?.execute(statement).await.map(drop)
+            }
+        }
+    }
+}
