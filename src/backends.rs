@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `memory:` | this process only | this process only | |
 //! | `static:product=127.0.0.1:9000,…` | a fixed list | | |
+//! | `kafka://host:9092,…?option=value` | | feature `broker-kafka` | |
 //! | `sqlite:path/to/file.db` | | | feature `tx-sqlite` |
 //! | `mysql://user:password@host:port/database`, `mariadb://…` | | | feature `tx-mysql` |
 //! | `postgres://user:password@host:port/database`, `postgresql://…` | | | feature `tx-postgres` |
@@ -36,11 +37,13 @@ pub async fn registry(url: &str) -> Result<Arc<dyn Registry>> {
 ///
 /// # Errors
 ///
-/// As [`registry`].
+/// As [`registry`]; `Unavailable` or `Unauthenticated` when no connection can be made in time.
 pub async fn broker(url: &str) -> Result<Arc<dyn Broker>> {
     match scheme(url) {
         "memory" => Ok(Arc::new(MemoryBroker::new())),
-        _ => Err(unknown(url, "backends.broker", "memory:")),
+        #[cfg(feature = "broker-kafka")]
+        "kafka" | "kafka+tls" => Ok(Arc::new(micro_broker_kafka::KafkaBroker::connect_url(url).await?)),
+        _ => Err(unknown(url, "backends.broker", "memory: kafka://HOST:PORT")),
     }
 }
 
@@ -83,6 +86,9 @@ fn unknown(url: &str, operation: &'static str, known: &'static str) -> Error {
         "sqlite" if cfg!(not(feature = "tx-sqlite")) => {
             "this backend is not compiled in: turn on the feature tx-sqlite"
         }
+        "kafka" | "kafka+tls" if cfg!(not(feature = "broker-kafka")) => {
+            "this backend is not compiled in: turn on the feature broker-kafka"
+        }
         "mysql" | "mariadb" if cfg!(not(feature = "tx-mysql")) => {
             "this backend is not compiled in: turn on the feature tx-mysql"
         }
@@ -103,11 +109,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_backend_that_is_not_there_is_named_with_those_that_are() {
-        let error = broker("kafka://user:canary-4711@127.0.0.1:9092").await.err().unwrap();
+        let error = broker("amqp://user:canary-4711@127.0.0.1:5672").await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         let text = error.report();
-        assert!(text.contains("scheme=kafka") && text.contains("known=memory:"), "{text}");
+        assert!(text.contains("scheme=amqp") && text.contains("known=memory:"), "{text}");
         assert!(!text.contains("canary-4711"), "{text}");
+    }
+
+    #[cfg(not(feature = "broker-kafka"))]
+    #[tokio::test]
+    async fn a_backend_that_is_not_compiled_in_is_named_with_its_feature() {
+        let error = broker("kafka://user:canary-4711@127.0.0.1:9092").await.err().unwrap();
+        let text = error.report();
+        assert!(text.contains("feature broker-kafka") && !text.contains("canary-4711"), "{text}");
+    }
+
+    #[cfg(feature = "broker-kafka")]
+    #[tokio::test]
+    async fn a_kafka_that_is_away_is_one_line_with_address_and_cause_within_the_timeout() {
+        let url = "kafka://user:canary-4711@127.0.0.1:1?connect_timeout_ms=300";
+        let error = tokio::time::timeout(std::time::Duration::from_secs(10), broker(url)).await.unwrap().err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let text = error.report();
+        assert!(text.contains("Kafka") && text.contains("127.0.0.1:1") && text.contains("refused"), "{text}");
+        assert!(!text.contains("canary-4711") && !text.contains('\n'), "{text}");
     }
 
     #[test]

@@ -1,1 +1,43 @@
 //! The broker port on Kafka.
+//!
+//! [`KafkaBroker`] publishes through an idempotent producer and receives as a member of a group.
+//! What it does that librdkafka does not do by itself: positions are committed after the work and
+//! never before; a group begins at the earliest message, and a log that no longer holds its position
+//! is an alarm; a rebalance waits for the work in hand; a queue that is full refuses in order; a
+//! fatal error begins a new producer; nothing blocks a worker of the runtime, and nothing waits
+//! without a deadline.
+//!
+//! A message is a Kafka record: its key, headers and body are the record's.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use micro_broker_kafka::{KafkaBroker, KafkaConfig, TopicSpec};
+//! use micro_core::broker::{Broker, Message};
+//!
+//! # async fn example() -> micro_core::Result<()> {
+//! let broker = KafkaBroker::connect(KafkaConfig::new("127.0.0.1:9092")).await?;
+//! broker.create_topics(&[TopicSpec::new("OrderEvent", 8)]).await?;
+//! let receipts = broker.publish(vec![Message::keyed("OrderEvent", "A-17", "paid")]).await;
+//! assert!(receipts[0].is_ok());
+//! # Ok(())
+//! # }
+//! ```
+
+mod address;
+mod admin;
+mod broker;
+mod client_log;
+mod config;
+mod error;
+mod holdings;
+mod member;
+mod millis;
+mod producer;
+mod rebalance;
+mod receipts;
+mod record;
+
+pub use admin::{PartitionLag, TopicSpec};
+pub use broker::KafkaBroker;
+pub use config::{Assignment, Compression, KafkaConfig, Partitioner, Sasl, SaslMechanism, Tls};

@@ -15,10 +15,12 @@ use micro_rs::middleware::stack::{consume_stack, publish_stack};
 use micro_tx::SqlDatabase;
 
 use crate::{
-    application::{AddProduct, DeductStock, FindSkus, ReturnStock},
+    application::{
+        AddProduct, ApplyForRestock, CountSales, DeductStock, FindRestock, FindSkus, FindSuppliers, ReturnStock,
+    },
     config::ProductConfig,
     infrastructure::{
-        persistence::{SqlCatalogue, SqlLedger, SqlStocks},
+        persistence::{SqlCatalogue, SqlLedger, SqlQueries, SqlRestocks, SqlStocks},
         schema,
     },
     interfaces::{
@@ -108,9 +110,15 @@ fn router(outbox: &Outbox) -> Router {
 }
 
 fn server(config: &ProductConfig, database: &SqlDatabase) -> Result<GrpcServer> {
-    let transactions = database.transactions();
-    let add_product = AddProduct::new(transactions.clone(), SqlCatalogue);
-    let calls = ProductGrpc::new(add_product, FindSkus::new(transactions, SqlCatalogue));
+    let (transactions, queries) = (database.transactions(), SqlQueries::new(database.clone()));
+    let calls = ProductGrpc {
+        add_product: AddProduct::new(transactions.clone(), SqlCatalogue),
+        find_skus: FindSkus::new(queries.clone()),
+        apply_for_restock: ApplyForRestock::new(transactions, queries.clone(), SqlRestocks),
+        find_restock: FindRestock::new(queries.clone()),
+        count_sales: CountSales::new(queries.clone()),
+        find_suppliers: FindSuppliers::new(queries),
+    };
     let mut grpc = config.grpc.clone();
     grpc.version.clone_from(&config.version);
     GrpcServer::builder(config.service.as_str())

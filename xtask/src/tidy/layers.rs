@@ -122,7 +122,9 @@ fn complaint(layer: Layer, path: &[String]) -> Option<&'static str> {
     if layer == Layer::Root {
         return None;
     }
-    if names.iter().any(|name| is_adapter(name)) || names.starts_with(&["micro_rs", "backends"]) {
+    // Infrastructure is written for SQL; which database it is, the database knows.
+    let is_own_database = layer == Layer::Infrastructure && is_sql(&names) && names.ends_with(&["SqlDatabase"]);
+    if !is_own_database && names.iter().any(|name| is_adapter(name)) || names.starts_with(&["micro_rs", "backends"]) {
         return Some("an adapter: only bootstrap.rs chooses one; pass the port in");
     }
     match layer {
@@ -429,8 +431,13 @@ mod tests {
 
     #[test]
     fn infrastructure_keeps_rows_and_knows_no_caller() {
-        let text = "use micro_tx::{SqlTxExt, Value};\nuse crate::interfaces::grpc;\nuse micro_tx::SqlDatabase;\n";
-        assert_eq!(lines("infrastructure/persistence.rs", text), [2, 3]);
+        let text = "\
+            use micro_tx::{SqlDatabase, SqlTxExt, Value};\n\
+            use crate::interfaces::grpc;\n\
+            use micro_core::broker::MemoryBroker;\n\
+            type Orders = other::SqlDatabase;\n";
+        assert_eq!(lines("infrastructure/persistence.rs", text), [2, 3, 4]);
+        assert_eq!(lines("application/pay_order.rs", text), [1, 2, 3, 4]);
     }
 
     #[test]

@@ -1,24 +1,22 @@
 //! Finds SKUs and their levels.
 
-use std::sync::Arc;
+use micro_core::{Error, ErrorKind, Result};
 
-use micro_core::{Error, ErrorKind, Result, TransactionManager, TransactionManagerExt};
-
-use crate::domain::{Catalogue, SkuDetail, SkuLevel};
+use super::{expect_sku_code, unknown_sku};
+use crate::domain::{CatalogueQueries, SkuDetail, SkuLevel};
 
 /// How many SKUs one question may name.
 const SKU_COUNT_MAX: usize = 1000;
 
 /// Finds SKUs.
-pub struct FindSkus<C> {
-    transactions: Arc<dyn TransactionManager>,
-    catalogue: C,
+pub struct FindSkus<Q> {
+    catalogue: Q,
 }
 
-impl<C: Catalogue> FindSkus<C> {
-    /// The use case over these ports.
-    pub fn new(transactions: Arc<dyn TransactionManager>, catalogue: C) -> Self {
-        Self { transactions, catalogue }
+impl<Q: CatalogueQueries> FindSkus<Q> {
+    /// The use case over this port.
+    pub fn new(catalogue: Q) -> Self {
+        Self { catalogue }
     }
 
     /// A SKU with its product and images.
@@ -27,7 +25,7 @@ impl<C: Catalogue> FindSkus<C> {
     ///
     /// `NotFound` when there is none of this id.
     pub async fn detail(&self, sku_id: i64) -> Result<SkuDetail> {
-        let found = self.transactions.run(async |tx| self.catalogue.find_detail(tx, sku_id).await).await?;
+        let found = self.catalogue.find_detail(sku_id).await?;
         found.ok_or_else(|| unknown_sku().with_context("sku_id", sku_id))
     }
 
@@ -45,7 +43,7 @@ impl<C: Catalogue> FindSkus<C> {
         if sku_ids.is_empty() {
             return Ok(Vec::new());
         }
-        self.transactions.run(async |tx| self.catalogue.levels(tx, sku_ids).await).await
+        self.catalogue.levels(sku_ids).await
     }
 
     /// The level of a SKU, by its number.
@@ -54,14 +52,8 @@ impl<C: Catalogue> FindSkus<C> {
     ///
     /// `InvalidArgument` for an empty number, `NotFound` for an unknown one.
     pub async fn level_of(&self, sku_no: &str) -> Result<SkuLevel> {
-        if sku_no.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidArgument, "product.level_of", "sku_code is empty"));
-        }
-        let found = self.transactions.run(async |tx| self.catalogue.level_of(tx, sku_no).await).await?;
+        expect_sku_code(sku_no)?;
+        let found = self.catalogue.level_of(sku_no).await?;
         found.ok_or_else(|| unknown_sku().with_context("sku_code", sku_no))
     }
-}
-
-fn unknown_sku() -> Error {
-    Error::new(ErrorKind::NotFound, "product.find_sku", "no such sku")
 }

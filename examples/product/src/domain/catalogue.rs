@@ -49,8 +49,6 @@ pub struct SkuDetail {
     pub product_id: i64,
     /// The ids of its specifications.
     pub spec_value_ids: String,
-    /// The text of its specifications.
-    pub spec_value_text: String,
     /// What one costs.
     pub price: Money,
     /// What one costs elsewhere.
@@ -97,6 +95,8 @@ pub struct SkuLevel {
     pub sku_no: String,
     /// Its name.
     pub name: String,
+    /// The text of its specifications.
+    pub spec_value_text: String,
     /// How many are there.
     pub stock: u32,
     /// At this stock a refill is due.
@@ -111,9 +111,14 @@ impl SkuLevel {
         if asked == 0 { self.stock_warn } else { asked }
     }
 
-    /// Whether more than the threshold is there.
+    /// Whether the threshold is there at least.
     pub fn is_sufficient(&self, asked: u32) -> bool {
-        self.stock > self.threshold(asked)
+        self.stock >= self.threshold(asked)
+    }
+
+    /// Whether it can be sold.
+    pub fn is_on_shelf(&self) -> bool {
+        self.status == 1
     }
 }
 
@@ -123,8 +128,16 @@ mod tests {
 
     #[test]
     fn threshold_0_is_the_skus_own() {
-        let level = SkuLevel { sku_id: 1, sku_no: "S".into(), name: "S".into(), stock: 10, stock_warn: 10, status: 1 };
-        assert_eq!((level.threshold(0), level.is_sufficient(0)), (10, false));
-        assert_eq!((level.threshold(9), level.is_sufficient(9)), (9, true));
+        let level = SkuLevel {
+            sku_id: 1,
+            sku_no: "S".into(),
+            name: "S".into(),
+            spec_value_text: String::new(),
+            stock: 10,
+            stock_warn: 10,
+            status: 1,
+        };
+        assert_eq!((level.threshold(0), level.is_sufficient(0)), (10, true));
+        assert_eq!((level.threshold(11), level.is_sufficient(11)), (11, false));
     }
 }

@@ -1,10 +1,13 @@
-//! What the rules need from outside: the catalogue, the stocks, the ledger, published facts.
+//! What the rules need from outside: stored things to write, to ask for, and published facts.
 
 use std::{collections::HashSet, future::Future};
 
 use micro_core::{Result, Tx};
 
-use super::{Decided, Deducted, LedgerEntry, NewProduct, Quantity, Refused, SkuDetail, SkuLevel, SkuStock, Source};
+use super::{
+    DailySales, Day, Decided, Deducted, LedgerEntry, Moment, NewProduct, Quantity, Refused, Restock, RestockAudit,
+    RestockWish, SkuDetail, SkuLevel, SkuStock, Source, Span, Supply,
+};
 
 /// The stored stocks.
 pub trait Stocks: Send + Sync + 'static {
@@ -51,7 +54,7 @@ pub trait Ledger: Send + Sync + 'static {
     -> impl Future<Output = Result<Vec<Quantity>>> + Send;
 }
 
-/// The stored products and SKUs.
+/// The stored products and SKUs, to write.
 pub trait Catalogue: Send + Sync + 'static {
     /// Adds a product with its SKU and answers the product's id.
     ///
@@ -59,15 +62,49 @@ pub trait Catalogue: Send + Sync + 'static {
     ///
     /// `AlreadyExists` when its number is taken.
     fn add(&self, tx: &mut Tx, product: &NewProduct) -> impl Future<Output = Result<i64>> + Send;
+}
 
+/// The products and SKUs as they are committed; asking waits for no transaction.
+pub trait CatalogueQueries: Send + Sync + 'static {
     /// A SKU with its product and images.
-    fn find_detail(&self, tx: &mut Tx, sku_id: i64) -> impl Future<Output = Result<Option<SkuDetail>>> + Send;
+    fn find_detail(&self, sku_id: i64) -> impl Future<Output = Result<Option<SkuDetail>>> + Send;
 
     /// The levels of those of these SKUs that are on the shelf, by id.
-    fn levels(&self, tx: &mut Tx, sku_ids: &[i64]) -> impl Future<Output = Result<Vec<SkuLevel>>> + Send;
+    fn levels(&self, sku_ids: &[i64]) -> impl Future<Output = Result<Vec<SkuLevel>>> + Send;
 
     /// The level of a SKU, by its number, on the shelf or off it.
-    fn level_of(&self, tx: &mut Tx, sku_no: &str) -> impl Future<Output = Result<Option<SkuLevel>>> + Send;
+    fn level_of(&self, sku_no: &str) -> impl Future<Output = Result<Option<SkuLevel>>> + Send;
+}
+
+/// The stored applications for restocking, to write.
+pub trait Restocks: Send + Sync + 'static {
+    /// Adds an application and answers it with its id, its number and its time.
+    fn add(&self, tx: &mut Tx, sku_id: i64, wish: &RestockWish) -> impl Future<Output = Result<Restock>> + Send;
+}
+
+/// The applications for restocking as they are committed.
+pub trait RestockQueries: Send + Sync + 'static {
+    /// A user's application by its number, with its latest audit.
+    fn find(
+        &self,
+        application_no: &str,
+        user_id: i32,
+    ) -> impl Future<Output = Result<Option<(Restock, Option<RestockAudit>)>>> + Send;
+}
+
+/// What was sold, as it is committed.
+pub trait SalesQueries: Send + Sync + 'static {
+    /// How many of a SKU were sold.
+    fn volume(&self, sku_id: i64, span: &Span<Moment>) -> impl Future<Output = Result<i64>> + Send;
+
+    /// How many of a SKU were sold on each day that had a sale, by day.
+    fn by_day(&self, sku_id: i64, span: &Span<Day>) -> impl Future<Output = Result<Vec<DailySales>>> + Send;
+}
+
+/// Who supplies what, as it is committed.
+pub trait SupplyQueries: Send + Sync + 'static {
+    /// What suppliers offer of a SKU.
+    fn of_sku(&self, sku_id: i64) -> impl Future<Output = Result<Vec<Supply>>> + Send;
 }
 
 /// The facts others may learn, if and only if the transaction commits.

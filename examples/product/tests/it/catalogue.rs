@@ -1,23 +1,20 @@
 //! The calls, over gRPC on loopback.
 
-use micro_core::app::RunningApp;
-use micro_grpc::GrpcClient;
-use product::{
-    bootstrap::assemble,
-    proto::{
-        CheckSkuInventoryThresholdRequest, GetProductSkuDetailRequest, GetSkuStockBySkuNoRequest, ProductInfo,
-        product_client::ProductClient,
-    },
+use product::proto::{
+    CheckSkuInventoryThresholdRequest, GetProductSkuDetailRequest, GetSkuStockBySkuNoRequest, ProductInfo,
 };
 use tonic::Code;
 
-use crate::desk::{Desk, config};
+use crate::{
+    databases::{Databases, on_every_database},
+    desk::Desk,
+};
 
-async fn serve(desk: &Desk) -> (RunningApp, ProductClient<GrpcClient>) {
-    let app = assemble(&config(), &desk.plugged).await.unwrap().into_app(&desk.plugged).start().await.unwrap();
-    let client = GrpcClient::builder(desk.plugged.registry.clone()).service("go.micro.service.Product");
-    (app, ProductClient::new(client.connect().await.unwrap()))
-}
+on_every_database!(
+    a_product_is_added_with_every_field,
+    a_sku_is_shown_with_its_images,
+    thresholds_and_stocks_are_answered,
+);
 
 fn phone(number: &str) -> ProductInfo {
     ProductInfo {
@@ -31,10 +28,9 @@ fn phone(number: &str) -> ProductInfo {
 }
 
 /// Wire fault 9.24: every field was lost, and the second call failed on the empty number.
-#[tokio::test]
-async fn a_product_is_added_with_every_field() {
-    let desk = Desk::with_stock(&[]).await;
-    let (app, mut client) = serve(&desk).await;
+async fn a_product_is_added_with_every_field(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[]).await;
+    let (app, mut client) = desk.serve().await;
     let first = client.add_product(phone("P-1")).await.unwrap().into_inner().product_id;
     let second = client.add_product(phone("P-2")).await.unwrap().into_inner().product_id;
     assert_ne!(first, second);
@@ -54,15 +50,14 @@ async fn a_product_is_added_with_every_field() {
     app.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_sku_is_shown_with_its_images() {
-    let desk = Desk::with_stock(&[10]).await;
+async fn a_sku_is_shown_with_its_images(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10]).await;
     desk.write(
         "INSERT INTO sku_images (sku_id, image_url, is_main, display_order) VALUES (1, 'b.png', 0, 2), (1, 'a.png', 1, 1)",
         &[],
     )
     .await;
-    let (app, mut client) = serve(&desk).await;
+    let (app, mut client) = desk.serve().await;
     let detail = client.get_product_sku_detail(GetProductSkuDetailRequest { sku_id: 1 }).await.unwrap().into_inner();
     let images: Vec<_> = detail.images.iter().map(|image| (image.image_url.as_str(), image.is_main)).collect();
     assert_eq!(images, [("a.png", true), ("b.png", false)]);
@@ -72,17 +67,24 @@ async fn a_sku_is_shown_with_its_images() {
     app.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn thresholds_and_stocks_are_answered() {
-    let desk = Desk::with_stock(&[10, 3, 50]).await;
+async fn thresholds_and_stocks_are_answered(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10, 3, 50]).await;
     desk.write("UPDATE product_skus SET status = 0 WHERE id = 3", &[]).await;
-    let (app, mut client) = serve(&desk).await;
+    let (app, mut client) = desk.serve().await;
     let ask = |threshold| CheckSkuInventoryThresholdRequest { sku_ids: vec![2, 1, 3, 99], threshold };
     let own = client.check_sku_inventory_threshold(ask(0)).await.unwrap().into_inner().results;
     let own: Vec<_> = own.iter().map(|sku| (sku.sku_id, sku.threshold, sku.is_sufficient)).collect();
-    assert_eq!(own, [(1, 3, true), (2, 3, false)]);
-    let asked = client.check_sku_inventory_threshold(ask(10)).await.unwrap().into_inner().results;
-    assert!(asked.iter().all(|sku| sku.threshold == 10 && !sku.is_sufficient));
+    assert_eq!(own, [(1, 3, true), (2, 3, true)]);
+    for (asked, sufficient) in [(10, [true, false]), (11, [false, false])] {
+        let answered = client.check_sku_inventory_threshold(ask(asked)).await.unwrap().into_inner().results;
+        assert!(answered.iter().all(|sku| sku.threshold == asked));
+        assert_eq!(answered.iter().map(|sku| sku.is_sufficient).collect::<Vec<_>>(), sufficient);
+    }
+    let nobody = CheckSkuInventoryThresholdRequest { sku_ids: vec![], threshold: 0 };
+    assert_eq!(client.check_sku_inventory_threshold(nobody).await.unwrap().into_inner().results, []);
+    let too_many = CheckSkuInventoryThresholdRequest { sku_ids: vec![1; 1001], threshold: 0 };
+    let refused = client.check_sku_inventory_threshold(too_many).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
 
     let by_number = |number: &str| GetSkuStockBySkuNoRequest { sku_code: number.into() };
     let stock = client.get_sku_stock_by_sku_no(by_number("SKU3")).await.unwrap().into_inner();

@@ -26,11 +26,28 @@ use product::{
     },
 };
 
-use crate::desk::{Desk, deliver, event, open, paid};
+use crate::{
+    databases::{Databases, on_every_database},
+    desk::{Desk, deliver, event, open, paid},
+};
 
-#[tokio::test]
-async fn an_order_takes_its_goods_and_says_so() {
-    let desk = Desk::with_stock(&[10, 5]).await;
+on_every_database!(
+    an_order_takes_its_goods_and_says_so,
+    duplicate_sku_lines_are_summed,
+    change_records_have_true_before_and_after,
+    concurrent_duplicate_deducts_once,
+    the_same_order_twice_in_a_batch_is_decided_once,
+    two_hundred_orders_for_fifty_end_as_fifty_and_a_hundred_and_fifty_refusals,
+    a_refusal_tells_the_original_and_is_told_once,
+    unknown_and_off_shelf_skus_are_refused_with_the_reason,
+    an_event_that_makes_no_sense_is_a_dead_letter_and_its_neighbours_go_on,
+    an_undecodable_record_does_not_kill_the_process,
+    transient_handler_error_is_retried,
+    a_rolled_back_transaction_sends_nothing,
+);
+
+async fn an_order_takes_its_goods_and_says_so(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10, 5]).await;
     let message = paid(7, &[(1, 2), (2, 5)]);
     desk.deliver(std::slice::from_ref(&message)).await.unwrap();
 
@@ -52,23 +69,21 @@ async fn an_order_takes_its_goods_and_says_so() {
 }
 
 /// Wire fault 9.25: two lines of one SKU were "sku not found".
-#[tokio::test]
-async fn duplicate_sku_lines_are_summed() {
-    let desk = Desk::with_stock(&[5]).await;
+async fn duplicate_sku_lines_are_summed(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[5]).await;
     desk.deliver(&[paid(1, &[(1, 2), (1, 3)])]).await.unwrap();
     assert_eq!(desk.stock(1).await, (0, 5));
     assert_eq!(desk.number("SELECT COUNT(*) FROM inventory_stock_change_records").await, 1);
     // Each line alone would fit, their sum does not.
-    let desk = Desk::with_stock(&[4]).await;
+    let desk = Desk::with_stock(&databases, &[4]).await;
     desk.deliver(&[paid(1, &[(1, 2), (1, 3)])]).await.unwrap();
     assert_eq!(desk.stock(1).await, (4, 0));
     assert_eq!(&*desk.outgoing().await[0].topic, "OrderEventDLQ");
 }
 
 /// Wire fault 9.9: oversold stock, and records whose before and after repeat.
-#[tokio::test]
-async fn change_records_have_true_before_and_after() {
-    let desk = Desk::with_stock(&[150, 1000]).await;
+async fn change_records_have_true_before_and_after(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[150, 1000]).await;
     let orders: Vec<Message> = (1..=120).map(|order| paid(order, &[(1, 1 + (order % 3) as u32), (2, 1)])).collect();
     for batch in orders.chunks(50) {
         desk.deliver(batch).await.unwrap();
@@ -100,9 +115,8 @@ async fn change_records_have_true_before_and_after() {
 
 /// Wire fault 9.10: two deliveries at the same time both deducted, for the look-up stood outside of
 /// the transaction and no key was unique.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_duplicate_deducts_once() {
-    let desk = Arc::new(Desk::with_stock(&[100]).await);
+async fn concurrent_duplicate_deducts_once(databases: Databases) {
+    let desk = Arc::new(Desk::with_stock(&databases, &[100]).await);
     let same = paid(1, &[(1, 2)]);
     let mut deliveries = tokio::task::JoinSet::new();
     for number in 0..16 {
@@ -119,17 +133,15 @@ async fn concurrent_duplicate_deducts_once() {
     assert_eq!(desk.outgoing().await.len(), 1);
 }
 
-#[tokio::test]
-async fn the_same_order_twice_in_a_batch_is_decided_once() {
-    let desk = Desk::with_stock(&[10]).await;
+async fn the_same_order_twice_in_a_batch_is_decided_once(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10]).await;
     desk.deliver(&[paid(1, &[(1, 2)]), paid(2, &[(1, 1)]), paid(1, &[(1, 2)])]).await.unwrap();
     assert_eq!(desk.stock(1).await, (7, 3));
     assert_eq!(desk.outgoing().await.len(), 2);
 }
 
-#[tokio::test]
-async fn two_hundred_orders_for_fifty_end_as_fifty_and_a_hundred_and_fifty_refusals() {
-    let desk = Desk::with_stock(&[50]).await;
+async fn two_hundred_orders_for_fifty_end_as_fifty_and_a_hundred_and_fifty_refusals(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[50]).await;
     let orders: Vec<Message> = (1..=200).map(|order| paid(order, &[(1, 1)])).collect();
     desk.deliver(&orders).await.unwrap();
     assert_eq!(desk.stock(1).await, (0, 50));
@@ -146,9 +158,8 @@ async fn two_hundred_orders_for_fifty_end_as_fifty_and_a_hundred_and_fifty_refus
     assert_eq!(desk.dead_letters().await, [], "a refusal is no dead letter");
 }
 
-#[tokio::test]
-async fn a_refusal_tells_the_original_and_is_told_once() {
-    let desk = Desk::with_stock(&[1]).await;
+async fn a_refusal_tells_the_original_and_is_told_once(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[1]).await;
     let original = paid(1, &[(1, 1), (1, 1)]);
     desk.deliver(std::slice::from_ref(&original)).await.unwrap();
     desk.write("UPDATE product_skus SET stock = 100", &[]).await;
@@ -162,9 +173,8 @@ async fn a_refusal_tells_the_original_and_is_told_once() {
     assert_eq!(desk.stock(1).await, (100, 0));
 }
 
-#[tokio::test]
-async fn unknown_and_off_shelf_skus_are_refused_with_the_reason() {
-    let desk = Desk::with_stock(&[10, 10, 10]).await;
+async fn unknown_and_off_shelf_skus_are_refused_with_the_reason(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10, 10, 10]).await;
     desk.write("UPDATE product_skus SET status = 0 WHERE id = 2", &[]).await;
     desk.write("UPDATE product_skus SET deleted_at = CURRENT_TIMESTAMP WHERE id = 3", &[]).await;
     desk.deliver(&[paid(1, &[(1, 1), (99, 1)]), paid(2, &[(2, 1)]), paid(3, &[(3, 1)])]).await.unwrap();
@@ -181,9 +191,8 @@ async fn unknown_and_off_shelf_skus_are_refused_with_the_reason() {
     }
 }
 
-#[tokio::test]
-async fn an_event_that_makes_no_sense_is_a_dead_letter_and_its_neighbours_go_on() {
-    let desk = Desk::with_stock(&[10]).await;
+async fn an_event_that_makes_no_sense_is_a_dead_letter_and_its_neighbours_go_on(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10]).await;
     let senseless = [paid(2, &[]), paid(0, &[(1, 1)]), paid(3, &[(1, 0)]), paid(4, &[(-1, 1)])];
     let mut batch = vec![paid(1, &[(1, 1)])];
     batch.extend(senseless);
@@ -195,9 +204,8 @@ async fn an_event_that_makes_no_sense_is_a_dead_letter_and_its_neighbours_go_on(
 }
 
 /// Wire fault 9.6: an undecodable record killed the process, again after every restart.
-#[tokio::test]
-async fn an_undecodable_record_does_not_kill_the_process() {
-    let desk = Desk::with_stock(&[10]).await;
+async fn an_undecodable_record_does_not_kill_the_process(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10]).await;
     let mut bad_payload = event(&OnPaymentSuccess { order_id: 3, order_details: Vec::new() });
     bad_payload.body =
         micro_core::event::seal_payload("OrderEvent", "OnPaymentSuccess", "3", vec![0xff; 4].into(), "", "").body;
@@ -213,9 +221,8 @@ async fn an_undecodable_record_does_not_kill_the_process() {
 }
 
 /// Wire faults 9.1 and 9.2: every error that was not permanent was swallowed and acked.
-#[tokio::test]
-async fn transient_handler_error_is_retried() {
-    let desk = Desk::with_stock(&[10]).await;
+async fn transient_handler_error_is_retried(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10]).await;
     let stocks = FlakyStocks { failures_left: AtomicU32::new(2) };
     let handler = DeductOnPayment(DeductStock::new(stocks, SqlLedger), OutboxProductEvents::new(desk.outbox()));
     let inbox = desk.inbox_of(Router::new().on_batch(handler));
@@ -233,9 +240,8 @@ async fn transient_handler_error_is_retried() {
 }
 
 /// Wire fault 9.3: events left before the commit and stayed after a rollback.
-#[tokio::test]
-async fn a_rolled_back_transaction_sends_nothing() {
-    let desk = Desk::with_stock(&[10]).await;
+async fn a_rolled_back_transaction_sends_nothing(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10]).await;
     let events = FailingEvents(OutboxProductEvents::new(desk.outbox()));
     let handler = DeductOnPayment(DeductStock::new(SqlStocks, SqlLedger), events);
     let inbox = desk.inbox_of(Router::new().on_batch(handler));

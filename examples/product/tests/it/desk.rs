@@ -4,6 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use micro_core::{
     Result,
+    app::RunningApp,
     broker::{Delivery, MemoryBroker, Message},
     consume::{DeliveryBatch, InboxService, InboxStores, Router},
     event::{BaseEvent, Event, seal},
@@ -11,34 +12,37 @@ use micro_core::{
     registry::MemoryRegistry,
     transaction::RetryPolicy,
 };
+use micro_grpc::GrpcClient;
 use micro_tx::{Row, SqlDatabase, Value};
 use product::{
     bootstrap::{Plugged, assemble},
     config::ProductConfig,
     interfaces::wire::order_event::{OnPaymentSuccess, OrderDetail},
+    proto::product_client::ProductClient,
 };
 use tower::{Service, ServiceExt};
+
+use crate::databases::{Databases, TestDatabase};
 
 pub(crate) struct Desk {
     pub(crate) database: SqlDatabase,
     pub(crate) inbox: InboxService,
     pub(crate) plugged: Plugged,
-    _folder: tempfile::TempDir,
+    _database: TestDatabase,
 }
 
 impl Desk {
     /// SKUs 1, 2, … of product 100 with so many in stock, on the shelf.
-    pub(crate) async fn with_stock(stock: &[u32]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}", folder.path().join("products.db").display());
-        let database = SqlDatabase::connect_url(&url).await.unwrap();
+    pub(crate) async fn with_stock(databases: &Databases, stock: &[u32]) -> Self {
+        let test_database = databases.create("products").await;
+        let database = test_database.database.clone();
         let plugged = Plugged {
             registry: Arc::new(MemoryRegistry::new()),
             broker: Arc::new(MemoryBroker::new()),
             database: database.clone(),
         };
         let service = assemble(&config(), &plugged).await.unwrap();
-        let desk = Self { database, inbox: service.inbox, plugged, _folder: folder };
+        let desk = Self { database, inbox: service.inbox, plugged, _database: test_database };
         desk.write(
             "INSERT INTO products (id, product_no, product_name, category_id) VALUES (100, 'P', 'Phone', 1)",
             &[],
@@ -50,6 +54,13 @@ impl Desk {
             desk.write(insert, &[sku_id.into(), format!("SKU{sku_id}").into(), (*stock).into()]).await;
         }
         desk
+    }
+
+    /// The service, answering calls, and a client of it.
+    pub(crate) async fn serve(&self) -> (RunningApp, ProductClient<GrpcClient>) {
+        let app = assemble(&config(), &self.plugged).await.unwrap().into_app(&self.plugged).start().await.unwrap();
+        let client = GrpcClient::builder(self.plugged.registry.clone()).service("go.micro.service.Product");
+        (app, ProductClient::new(client.connect().await.unwrap()))
     }
 
     /// Hands messages to the service's inbox as one batch.

@@ -6,16 +6,25 @@ use micro_core::{
 };
 use product::interfaces::wire::{OnInventoryDeductSuccessDlq, product_event::OnInventoryDeductSuccess};
 
-use crate::desk::{Desk, event, paid};
+use crate::{
+    databases::{Databases, on_every_database},
+    desk::{Desk, event, paid},
+};
+
+on_every_database!(
+    stock_is_given_back_once_and_recorded,
+    what_was_not_taken_is_not_given_back,
+    a_dead_letter_with_the_original_type_is_given_back_too,
+    goods_off_the_shelf_come_back_too,
+);
 
 fn lost_confirmation(order_id: i64) -> Message {
     event(&OnInventoryDeductSuccessDlq(OnInventoryDeductSuccess { order_id, sku: Vec::new() }))
         .with_header(header::ERROR, "the orders table is gone")
 }
 
-#[tokio::test]
-async fn stock_is_given_back_once_and_recorded() {
-    let desk = Desk::with_stock(&[10, 10]).await;
+async fn stock_is_given_back_once_and_recorded(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10, 10]).await;
     desk.deliver(&[paid(1, &[(1, 2), (2, 3)]), paid(2, &[(1, 1)])]).await.unwrap();
     let letter = lost_confirmation(1);
     // Delivered again, and told again under another event id: both change nothing.
@@ -35,9 +44,8 @@ async fn stock_is_given_back_once_and_recorded() {
     assert_eq!(desk.dead_letters().await, []);
 }
 
-#[tokio::test]
-async fn what_was_not_taken_is_not_given_back() {
-    let desk = Desk::with_stock(&[1]).await;
+async fn what_was_not_taken_is_not_given_back(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[1]).await;
     desk.deliver(&[paid(1, &[(1, 2)])]).await.unwrap();
     desk.deliver(&[lost_confirmation(1), lost_confirmation(99)]).await.unwrap();
     assert_eq!(desk.stock(1).await, (1, 0));
@@ -45,9 +53,8 @@ async fn what_was_not_taken_is_not_given_back() {
 }
 
 /// Wire fault 9.5: a dead letter whose envelope still has the original type is one all the same.
-#[tokio::test]
-async fn a_dead_letter_with_the_original_type_is_given_back_too() {
-    let desk = Desk::with_stock(&[10]).await;
+async fn a_dead_letter_with_the_original_type_is_given_back_too(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10]).await;
     desk.deliver(&[paid(1, &[(1, 4)])]).await.unwrap();
     let mut letter = event(&OnInventoryDeductSuccess { order_id: 1, sku: Vec::new() });
     letter.topic = "ProductEventDLQ".into();
@@ -55,9 +62,8 @@ async fn a_dead_letter_with_the_original_type_is_given_back_too() {
     assert_eq!(desk.stock(1).await, (10, 0));
 }
 
-#[tokio::test]
-async fn goods_off_the_shelf_come_back_too() {
-    let desk = Desk::with_stock(&[10]).await;
+async fn goods_off_the_shelf_come_back_too(databases: Databases) {
+    let desk = Desk::with_stock(&databases, &[10]).await;
     desk.deliver(&[paid(1, &[(1, 4)])]).await.unwrap();
     desk.write("UPDATE product_skus SET status = 0", &[]).await;
     desk.deliver(&[lost_confirmation(1)]).await.unwrap();

@@ -68,3 +68,54 @@ CREATE TABLE IF NOT EXISTS inventory_stock_change_records (
   deleted_at TEXT NULL DEFAULT NULL,
   CONSTRAINT uk_order_sku_source UNIQUE (order_id, sku_id, source_type)
 );
+CREATE INDEX IF NOT EXISTS idx_stock_change_sku_id ON inventory_stock_change_records (sku_id);
+CREATE TABLE IF NOT EXISTS suppliers (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  name TEXT NOT NULL,
+  contact_person TEXT NOT NULL,
+  phone TEXT NOT NULL,
+  email TEXT NOT NULL,
+  address TEXT NOT NULL,
+  rating TEXT NOT NULL,
+  lead_time_days INTEGER NOT NULL,
+  payment_terms TEXT NOT NULL,
+  created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  updated_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  deleted_at TEXT NULL DEFAULT NULL
+);
+CREATE TABLE IF NOT EXISTS supplier_products (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  supplier_id INTEGER NOT NULL,
+  sku_id INTEGER NOT NULL,
+  supply_price TEXT NOT NULL DEFAULT '0.00',
+  min_order_quantity INTEGER NOT NULL DEFAULT 0,
+  is_preferred INTEGER NOT NULL DEFAULT 0,
+  created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  updated_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+);
+CREATE INDEX IF NOT EXISTS idx_supplier_products_sku_id ON supplier_products (sku_id);
+CREATE TABLE IF NOT EXISTS sku_restock_records (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  user_id INTEGER NOT NULL DEFAULT -1,
+  sku_id INTEGER NOT NULL DEFAULT 0,
+  quantity INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  status INTEGER NOT NULL DEFAULT 1,
+  failed_reason TEXT NOT NULL DEFAULT '',
+  application_no TEXT NOT NULL DEFAULT '',
+  created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  updated_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  deleted_at TEXT NULL DEFAULT NULL
+);
+CREATE INDEX IF NOT EXISTS idx_restock_application_no ON sku_restock_records (application_no);
+CREATE TABLE IF NOT EXISTS sku_restock_audit (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  restock_id INTEGER NOT NULL DEFAULT 0,
+  audit_user_id INTEGER NOT NULL DEFAULT 0,
+  audit_status INTEGER NOT NULL DEFAULT 1,
+  audit_failed_reason TEXT NOT NULL DEFAULT '',
+  created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  updated_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  deleted_at TEXT NULL DEFAULT NULL
+);
+CREATE INDEX IF NOT EXISTS idx_restock_audit_restock_id ON sku_restock_audit (restock_id);

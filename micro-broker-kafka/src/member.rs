@@ -1,0 +1,398 @@
+//! A member of a group: a thread that polls, and the subscription that it fills.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use micro_core::{
+    Error, ErrorKind, Result,
+    broker::{Delivery, Position, SubscribeRequest, Subscription, SubscriptionEvent, TopicPartition},
+};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, CommitMode, Consumer as _, RebalanceProtocol},
+    error::{KafkaError, KafkaResult},
+    message::{BorrowedMessage, Message as _},
+    types::RDKafkaErrorCode as Code,
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant as TokioInstant, timeout, timeout_at},
+};
+
+use crate::{
+    client_log::ClientLog, config::KafkaConfig, error::from_kafka, holdings::Holdings, rebalance::MemberContext, record,
+};
+
+/// How long one poll waits, which is how late the thread notices a pause, a resume or a close.
+const POLL_WAIT: Duration = Duration::from_millis(50);
+/// Records that are put in together, at most.
+const CHUNK_COUNT_MAX: usize = 512;
+/// How long a consumer that does not receive holds up the thread before everything is paused and
+/// polling goes on. A pause throws away what was fetched ahead, so it is not for short waits.
+const STALL_WAIT: Duration = Duration::from_millis(100);
+/// How often positions that the log does not hold are looked into until that works.
+const RECOVER_INTERVAL: Duration = Duration::from_secs(1);
+
+type Client = BaseConsumer<MemberContext>;
+
+/// A subscription to Kafka.
+pub(crate) struct Member {
+    shared: Arc<Shared>,
+    request: SubscribeRequest,
+    /// Closed when the thread has left the group.
+    left: watch::Receiver<()>,
+}
+
+/// What the poll thread, its rebalances and the subscription share.
+pub(crate) struct Shared {
+    pub(crate) group: Arc<str>,
+    pub(crate) topics: Vec<Arc<str>>,
+    pub(crate) settings: KafkaConfig,
+    pub(crate) log: ClientLog,
+    holdings: Mutex<Holdings>,
+    /// Something can be taken out, or the end has come.
+    pub(crate) received: Notify,
+    /// Something was taken out.
+    room: Condvar,
+    is_closing: AtomicBool,
+}
+
+impl Member {
+    /// Joins the group in the background; blocks while the client is made.
+    pub(crate) fn join(settings: KafkaConfig, request: SubscribeRequest) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            group: request.group.clone(),
+            topics: request.topics.clone(),
+            log: ClientLog::new(&*request.group),
+            settings,
+            holdings: Mutex::default(),
+            received: Notify::new(),
+            room: Condvar::new(),
+            is_closing: AtomicBool::new(false),
+        });
+        let refused = |error| from_kafka("broker.subscribe", error).with_context("group", &request.group);
+        let client_config = shared.settings.consumer(&request.group);
+        let context = MemberContext::new(shared.clone());
+        let client = Client::from_config_and_context(&client_config, context).map_err(refused)?;
+        let topics: Vec<&str> = shared.topics.iter().map(|topic| &**topic).collect();
+        client.subscribe(&topics).map_err(refused)?;
+        let (leave, left) = watch::channel(());
+        let thread = thread::Builder::new().name(format!("kafka-{}", request.group));
+        let poll = {
+            let shared = shared.clone();
+            move || {
+                Poller { shared, client, is_stalled: false, commit_at: Instant::now(), recover_at: None }.run();
+                drop(leave);
+            }
+        };
+        thread.spawn(poll).map_err(|error| {
+            Error::new(ErrorKind::ResourceExhausted, "broker.subscribe", "no thread can be started").with_source(error)
+        })?;
+        Ok(Self { shared, request, left })
+    }
+}
+
+#[async_trait]
+impl Subscription for Member {
+    async fn next(&self) -> Option<SubscriptionEvent> {
+        let mut full_at: Option<TokioInstant> = None;
+        loop {
+            match self.poll(full_at) {
+                Next::Event(event) => return Some(event),
+                Next::Ended => {
+                    // Whoever else waits must learn of the end too; a permit wakes only one.
+                    self.shared.received.notify_one();
+                    return None;
+                }
+                Next::Nothing => {
+                    full_at = None;
+                    self.shared.received.notified().await;
+                }
+                Next::Filling => {
+                    let at = *full_at.get_or_insert_with(|| TokioInstant::now() + self.request.batch_linger);
+                    let _ = timeout_at(at, self.shared.received.notified()).await;
+                }
+            }
+        }
+    }
+
+    async fn ack(&self, position: Position) -> Result<()> {
+        self.shared.holdings().ack(&position);
+        Ok(())
+    }
+
+    async fn pause(&self, partitions: &[TopicPartition]) -> Result<()> {
+        self.shared.holdings().set_paused(partitions, true);
+        self.shared.room.notify_one();
+        Ok(())
+    }
+
+    async fn resume(&self, partitions: &[TopicPartition]) -> Result<()> {
+        self.shared.holdings().set_paused(partitions, false);
+        self.shared.received.notify_one();
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.shared.close();
+        let deadline = self.shared.settings.close_timeout;
+        let mut left = self.left.clone();
+        // Nothing is ever sent: the error says that the thread is done.
+        match timeout(deadline, left.changed()).await {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let message = "the client did not leave the group in time and is left to itself";
+                Err(Error::new(ErrorKind::DeadlineExceeded, "broker.close", message)
+                    .with_context("group", &self.shared.group)
+                    .with_context("close_timeout_ms", deadline.as_millis()))
+            }
+        }
+    }
+}
+
+impl Drop for Member {
+    /// Leaves the group in the background.
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+enum Next {
+    Event(SubscriptionEvent),
+    /// There is something, but the batch may still fill.
+    Filling,
+    Nothing,
+    Ended,
+}
+
+impl Member {
+    /// Takes deliveries only in the step that returns them, so that a dropped `next` loses none.
+    fn poll(&self, full_at: Option<TokioInstant>) -> Next {
+        let mut holdings = self.shared.holdings();
+        if self.shared.is_closing() {
+            return Next::Ended;
+        }
+        if let Some(event) = holdings.pop_event() {
+            return Next::Event(event);
+        }
+        let count_max = self.request.batch_count_max.max(1);
+        let is_full = holdings.ready_count() >= count_max;
+        let has_lingered = self.request.batch_linger.is_zero() || full_at.is_some_and(|at| at <= TokioInstant::now());
+        match holdings.ready_count() {
+            0 if holdings.has_ended() => Next::Ended,
+            0 => Next::Nothing,
+            _ if is_full || has_lingered => {
+                let batch = holdings.take(count_max);
+                self.shared.room.notify_one();
+                Next::Event(SubscriptionEvent::Batch(batch))
+            }
+            _ => Next::Filling,
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn holdings(&self) -> MutexGuard<'_, Holdings> {
+        // Each step leaves the holdings consistent before it can panic, so poison says nothing.
+        self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
+    }
+
+    fn close(&self) {
+        let mut holdings = self.holdings();
+        self.is_closing.store(true, Ordering::Relaxed);
+        holdings.end();
+        self.room.notify_one();
+        drop(holdings);
+        self.received.notify_one();
+    }
+}
+
+/// The poll thread.
+struct Poller {
+    shared: Arc<Shared>,
+    client: Client,
+    /// Everything is paused because nobody receives.
+    is_stalled: bool,
+    commit_at: Instant,
+    /// When to look for positions that the log does not hold.
+    recover_at: Option<Instant>,
+}
+
+impl Poller {
+    fn run(mut self) {
+        while !self.shared.is_closing() {
+            self.commit_if_due();
+            self.recover_if_due();
+            self.regulate();
+            if let Err(error) = self.receive() {
+                self.end(&error);
+                break;
+            }
+        }
+        self.shared.commit(&self.client, CommitMode::Sync);
+        // Dropping the client leaves the group. That polls without a limit, which is why it is done
+        // here and nobody waits for this thread longer than the close timeout.
+        drop(self.client);
+    }
+
+    /// Polls once and then takes what is there.
+    fn receive(&mut self) -> Result<(), KafkaError> {
+        let mut chunk = Vec::new();
+        let mut wait = POLL_WAIT;
+        while let Some(polled) = self.client.poll(wait) {
+            match polled {
+                Ok(record) => chunk.push(self.delivery(&record)),
+                Err(error @ KafkaError::MessageConsumptionFatal(_)) => return Err(error),
+                Err(error) => {
+                    // The context has logged it. The client goes on by itself, but for a position
+                    // that the log does not hold.
+                    if error.rdkafka_error_code() == Some(Code::AutoOffsetReset) {
+                        self.recover_at.get_or_insert_with(Instant::now);
+                    }
+                    break;
+                }
+            }
+            if chunk.len() >= CHUNK_COUNT_MAX {
+                break;
+            }
+            wait = Duration::ZERO;
+        }
+        if !chunk.is_empty() {
+            self.shared.holdings().receive(chunk);
+            self.shared.received.notify_one();
+        }
+        Ok(())
+    }
+
+    fn delivery(&self, record: &BorrowedMessage<'_>) -> Delivery {
+        let name = record.topic();
+        let known = self.shared.topics.iter().find(|topic| ***topic == *name);
+        match known {
+            Some(topic) => record::delivery_of(record, topic),
+            None => record::delivery_of(record, &name.into()),
+        }
+    }
+
+    fn commit_if_due(&mut self) {
+        let now = Instant::now();
+        if now >= self.commit_at {
+            self.commit_at = now + self.shared.settings.commit_interval;
+            self.shared.commit(&self.client, CommitMode::Async);
+        }
+    }
+
+    /// Waits a little for room; pauses everything when none comes, and resumes when there is some.
+    fn regulate(&mut self) {
+        let settings = &self.shared.settings;
+        let has_room = |holdings: &mut Holdings| {
+            holdings.has_ended() || holdings.has_room(settings.receive_count_max, settings.receive_bytes_max)
+        };
+        let mut holdings = self.shared.holdings();
+        let was_stalled = self.is_stalled;
+        if !was_stalled && !has_room(&mut holdings) {
+            let waited = self.shared.room.wait_timeout_while(holdings, STALL_WAIT, |holdings| !has_room(holdings));
+            holdings = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        self.is_stalled = !has_room(&mut holdings);
+        if !holdings.new_pauses() && self.is_stalled == was_stalled {
+            return;
+        }
+        let (mut paused, mut resumed) = (TopicPartitionList::new(), TopicPartitionList::new());
+        for (id, is_paused, _) in holdings.partitions() {
+            let list = if is_paused || self.is_stalled { &mut paused } else { &mut resumed };
+            list.add_partition(&id.topic, id.partition);
+        }
+        drop(holdings);
+        if let Err(error) = self.client.pause(&paused).and_then(|()| self.client.resume(&resumed)) {
+            tracing::warn!(group = %self.shared.group, %error, "pause or resume");
+        }
+    }
+
+    fn recover_if_due(&mut self) {
+        let now = Instant::now();
+        if self.recover_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.recover_at = match self.recover() {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::warn!(group = %self.shared.group, %error, "positions not looked into");
+                Some(now + RECOVER_INTERVAL)
+            }
+        };
+    }
+
+    /// Finds the partitions whose position the log does not hold, and begins those again at their
+    /// earliest message: what is missing is an alarm, and nothing that is there is skipped.
+    fn recover(&self) -> KafkaResult<()> {
+        let partitions: Vec<(TopicPartition, Option<i64>)> =
+            self.shared.holdings().partitions().map(|(id, _, next_offset)| (id.clone(), next_offset)).collect();
+        let mut again = Vec::new();
+        for (id, next_offset) in partitions {
+            let wait = self.shared.settings.connect_timeout;
+            let (earliest, end) = self.client.fetch_watermarks(&id.topic, id.partition, wait)?;
+            match next_offset {
+                Some(next) if (earliest..=end).contains(&next) => continue,
+                Some(next) => {
+                    tracing::error!(
+                        group = %self.shared.group, topic = %id.topic, partition = id.partition,
+                        position = next, earliest, end, missing_count = (earliest - next).max(0),
+                        "the log no longer holds the group's position: messages were deleted before they were \
+                         handled, or the topic was made anew; going on at the earliest message"
+                    );
+                    self.shared.holdings().lose(std::slice::from_ref(&id));
+                    self.shared.received.notify_one();
+                }
+                None => {}
+            }
+            again.push((id, earliest));
+        }
+        if again.is_empty() { Ok(()) } else { self.begin_again(&again) }
+    }
+
+    /// Gives partitions back to the client with a position; it takes no seek of one that it gave up.
+    fn begin_again(&self, starts: &[(TopicPartition, i64)]) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::with_capacity(starts.len());
+        for (id, start) in starts {
+            list.add_partition_offset(&id.topic, id.partition, Offset::Offset(*start))?;
+        }
+        self.shared.holdings().assign(starts.iter().map(|(id, start)| (id.clone(), Some(*start))));
+        match self.client.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => {
+                self.client.incremental_unassign(&list)?;
+                self.client.incremental_assign(&list)
+            }
+            _ => {
+                let mut all = TopicPartitionList::new();
+                for (id, _, next_offset) in self.shared.holdings().partitions() {
+                    let offset = next_offset.map_or(Offset::Stored, Offset::Offset);
+                    all.add_partition_offset(&id.topic, id.partition, offset)?;
+                }
+                self.client.assign(&all)
+            }
+        }
+    }
+
+    /// A fatal error: this client will never receive again.
+    fn end(&self, error: &KafkaError) {
+        let mut holdings = self.shared.holdings();
+        let all: Vec<_> = holdings.partitions().map(|(id, ..)| id.clone()).collect();
+        holdings.lose(&all);
+        holdings.end();
+        drop(holdings);
+        tracing::error!(group = %self.shared.group, %error, "the subscription ends");
+        self.shared.received.notify_one();
+    }
+}

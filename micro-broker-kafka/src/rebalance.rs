@@ -1,0 +1,245 @@
+//! What happens when the group moves partitions: hand over, commit, let go; take over.
+//!
+//! Runs on the poll thread, inside `poll`, where it may block: no message comes in meanwhile.
+
+use std::{
+    future::Future as _,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Wake, Waker},
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use micro_core::broker::{Position, TopicPartition};
+use rdkafka::{
+    ClientContext, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol},
+    error::{KafkaError, KafkaResult},
+    types::RDKafkaRespErr,
+};
+use tokio::sync::oneshot;
+
+use crate::member::Shared;
+
+/// What librdkafka calls on behalf of a member.
+pub(crate) struct MemberContext {
+    shared: Arc<Shared>,
+}
+
+impl MemberContext {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl ClientContext for MemberContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.shared.log.line(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.shared.log.error(&error, reason);
+    }
+}
+
+impl ConsumerContext for MemberContext {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let result = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.shared.take_over(consumer, partitions),
+            _ => self.shared.hand_over(consumer, partitions),
+        };
+        if let Err(error) = result {
+            tracing::warn!(group = %self.shared.group, %error, "rebalance");
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let Err(error) = result else { return };
+        let mut holdings = self.shared.holdings();
+        for position in positions_of(offsets, &self.shared.topics) {
+            holdings.not_committed(&position.partition, position.next_offset);
+        }
+        drop(holdings);
+        // They are committed again with the next ones, or by whoever owns the partition now.
+        tracing::warn!(group = %self.shared.group, %error, "positions not committed");
+    }
+}
+
+impl Shared {
+    fn take_over(&self, consumer: &BaseConsumer<MemberContext>, partitions: &TopicPartitionList) -> KafkaResult<()> {
+        let starts = self.starts(consumer, partitions);
+        let mut list = TopicPartitionList::with_capacity(starts.len());
+        for (id, start) in &starts {
+            let offset = match start {
+                Start::At(offset) => Offset::Offset(*offset),
+                Start::Beginning => Offset::Beginning,
+                // The client asks again by itself, as long as it takes.
+                Start::Unknown => Offset::Stored,
+            };
+            list.add_partition_offset(&id.topic, id.partition, offset)?;
+        }
+        self.holdings().assign(starts.iter().map(|(id, start)| (id.clone(), start.offset())));
+        tracing::info!(group = %self.group, partitions = ?names(&starts), "partitions assigned");
+        match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(&list)?,
+            _ => consumer.assign(&list)?,
+        }
+        // Whoever owns a partition anew has not paused it.
+        consumer.resume(&list)
+    }
+
+    /// Where each partition begins: at the committed position, or at its earliest message.
+    fn starts(
+        &self,
+        consumer: &BaseConsumer<MemberContext>,
+        partitions: &TopicPartitionList,
+    ) -> Vec<(TopicPartition, Start)> {
+        let committed = consumer.committed_offsets(partitions.clone(), self.settings.connect_timeout);
+        if let Err(error) = &committed {
+            tracing::warn!(group = %self.group, %error, "committed positions not read, the client tries again");
+        }
+        let ids = |list: &TopicPartitionList| self.partitions_of(list);
+        let Ok(committed) = committed else {
+            return ids(partitions).into_iter().map(|id| (id, Start::Unknown)).collect();
+        };
+        let start_of = |(id, element): (TopicPartition, rdkafka::topic_partition_list::TopicPartitionListElem<'_>)| {
+            let start = match (element.error(), element.offset()) {
+                (Ok(()), Offset::Offset(offset)) => Start::At(offset),
+                (Ok(()), _) => Start::Beginning,
+                (Err(_), _) => Start::Unknown,
+            };
+            (id, start)
+        };
+        ids(&committed).into_iter().zip(committed.elements()).map(start_of).collect()
+    }
+
+    fn hand_over(&self, consumer: &BaseConsumer<MemberContext>, partitions: &TopicPartitionList) -> KafkaResult<()> {
+        let ids = self.partitions_of(partitions);
+        tracing::info!(group = %self.group, partitions = ?ids, is_lost = consumer.assignment_lost(), "partitions revoked");
+        if consumer.assignment_lost() {
+            // They may be somebody else's by now, who may be further: nothing is committed.
+            self.holdings().lose(&ids);
+            self.received.notify_one();
+        } else {
+            self.revoke(&ids);
+            // Those of the revoked partitions among them; the others would be committed soon anyhow.
+            self.commit(consumer, CommitMode::Sync);
+            self.holdings().drop_partitions(&ids);
+        }
+        match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
+            _ => consumer.unassign(),
+        }
+    }
+
+    /// Waits until the consumer has let go of what it has in hand.
+    fn revoke(&self, ids: &[TopicPartition]) {
+        if self.holdings().has_ended() {
+            return;
+        }
+        let revocation = self.holdings().revoke(ids);
+        self.received.notify_one();
+        if !revocation.is_in_hand {
+            return;
+        }
+        let end = Instant::now() + self.settings.revoke_wait_max;
+        if !released(revocation.released, end, || self.is_closing()) {
+            tracing::warn!(group = %self.group, partitions = ?ids, "the consumer did not let go in time");
+            self.holdings().tell_lost(ids);
+            self.received.notify_one();
+        }
+    }
+
+    /// Commits what is acked and not committed yet.
+    pub(crate) fn commit(&self, consumer: &BaseConsumer<MemberContext>, mode: CommitMode) {
+        let positions = self.holdings().take_uncommitted();
+        if positions.is_empty() {
+            return;
+        }
+        let committed = next_offsets(&positions).and_then(|list| consumer.commit(&list, mode));
+        if let Err(error) = committed {
+            let mut holdings = self.holdings();
+            for position in &positions {
+                holdings.not_committed(&position.partition, position.next_offset);
+            }
+            drop(holdings);
+            tracing::warn!(group = %self.group, %error, "positions not committed");
+        }
+    }
+
+    fn partitions_of(&self, list: &TopicPartitionList) -> Vec<TopicPartition> {
+        let id = |topic: &str, partition| TopicPartition { topic: known(topic, &self.topics), partition };
+        list.elements().iter().map(|element| id(element.topic(), element.partition())).collect()
+    }
+}
+
+/// Where a partition begins.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    At(i64),
+    Beginning,
+    Unknown,
+}
+
+impl Start {
+    fn offset(self) -> Option<i64> {
+        match self {
+            Self::At(offset) => Some(offset),
+            Self::Beginning | Self::Unknown => None,
+        }
+    }
+}
+
+fn names(starts: &[(TopicPartition, Start)]) -> Vec<String> {
+    starts.iter().map(|(id, start)| format!("{}/{} from {start:?}", id.topic, id.partition)).collect()
+}
+
+/// Positions as Kafka has them: the offset that comes next, as it is. librdkafka's calls for one
+/// message and for `store_offset` add one to what they are given; lists are taken as they are.
+fn next_offsets(positions: &[Position]) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(positions.len());
+    for Position { partition, next_offset } in positions {
+        list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(*next_offset))?;
+    }
+    Ok(list)
+}
+
+fn positions_of(list: &TopicPartitionList, topics: &[Arc<str>]) -> Vec<Position> {
+    let position = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+        let Offset::Offset(next_offset) = element.offset() else { return None };
+        let partition = TopicPartition { topic: known(element.topic(), topics), partition: element.partition() };
+        Some(Position { partition, next_offset })
+    };
+    list.elements().iter().filter_map(position).collect()
+}
+
+/// The subscription's own name of a topic.
+fn known(topic: &str, topics: &[Arc<str>]) -> Arc<str> {
+    topics.iter().find(|known| ***known == *topic).cloned().unwrap_or_else(|| topic.into())
+}
+
+/// Waits on this thread for the guard's drop; `false` when that took too long.
+fn released(released: oneshot::Receiver<()>, end: Instant, is_given_up: impl Fn() -> bool) -> bool {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut released = pin!(released);
+    loop {
+        if released.as_mut().poll(&mut context).is_ready() {
+            return true;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || is_given_up() {
+            return false;
+        }
+        // A close is looked for now and then.
+        thread::park_timeout(left.min(Duration::from_millis(50)));
+    }
+}

@@ -1,0 +1,95 @@
+//! A message as a Kafka record and back: key, headers and body are the record's own.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use micro_core::{
+    Error, ErrorKind, Result,
+    broker::{Delivery, Headers, Message},
+};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders, Timestamp};
+
+/// Refuses what a record cannot hold. The rest is librdkafka's to judge.
+pub(crate) fn check(message: &Message) -> Result<()> {
+    let refused = |what| Err(Error::new(ErrorKind::InvalidArgument, "broker.publish", what));
+    if message.topic.is_empty() {
+        return refused("the message names no topic");
+    }
+    // librdkafka reads names up to their first NUL.
+    if message.topic.contains('\0') || message.headers.iter().any(|(name, _)| name.contains('\0')) {
+        return refused("the name of the topic or of a header holds a NUL byte");
+    }
+    Ok(())
+}
+
+pub(crate) fn headers_of(message: &Message) -> Option<OwnedHeaders> {
+    if message.headers.is_empty() {
+        return None;
+    }
+    let headers = OwnedHeaders::new_with_capacity(message.headers.len());
+    Some(
+        message
+            .headers
+            .iter()
+            .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some::<&[u8]>(value) })),
+    )
+}
+
+/// A record as a delivery of `topic`.
+pub(crate) fn delivery_of(record: &BorrowedMessage<'_>, topic: &Arc<str>) -> Delivery {
+    let message = Message {
+        topic: topic.clone(),
+        key: record.key().map(Bytes::copy_from_slice),
+        headers: record.headers().map(received_headers).unwrap_or_default(),
+        body: record.payload().map(Bytes::copy_from_slice).unwrap_or_default(),
+    };
+    let timestamp = match record.timestamp() {
+        Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => u64::try_from(millis).unwrap_or_default(),
+        Timestamp::NotAvailable => 0,
+    };
+    Delivery {
+        message,
+        partition: record.partition(),
+        offset: record.offset(),
+        timestamp: SystemTime::UNIX_EPOCH + Duration::from_millis(timestamp),
+    }
+}
+
+/// The headers of a record, whoever wrote it. One whose name is not UTF-8 is left out: the driver
+/// panics at it, and a record must not end the thread that reads it.
+fn received_headers(headers: &BorrowedHeaders) -> Headers {
+    let read = |index| catch_unwind(AssertUnwindSafe(|| headers.try_get(index))).ok().flatten();
+    let mut received = Headers::new();
+    for header in (0..headers.count()).filter_map(read) {
+        received.append(header.key, header.value.map(Bytes::copy_from_slice).unwrap_or_default());
+    }
+    received
+}
+
+/// What a delivery takes of the memory bound, roughly.
+pub(crate) fn bytes_of(delivery: &Delivery) -> usize {
+    let Message { key, headers, body, .. } = &delivery.message;
+    let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    key.as_ref().map_or(0, Bytes::len) + headers + body.len() + size_of::<Delivery>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_record_cannot_hold_are_refused() {
+        for message in [
+            Message::unkeyed("", "body"),
+            Message::unkeyed("a\0b", "body"),
+            Message::unkeyed("a", "body").with_header("x\0y", "value"),
+        ] {
+            assert_eq!(check(&message).unwrap_err().kind(), ErrorKind::InvalidArgument, "{message:?}");
+        }
+        check(&Message::keyed("a", "", "").with_header("", "")).unwrap();
+    }
+}

@@ -1,0 +1,4 @@
+//! The Kafka broker against real servers.
+
+mod conformance;
+mod world;
