@@ -3,6 +3,8 @@
 //! This is the facade: it re-exports the crates that its features name, and `backends` turns a URL
 //! into an adapter. What follows is the project's README.
 #![doc = include_str!("../README.md")]
+// docs.rs shows beside each item which feature it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub use micro_core as core;
 #[cfg(feature = "grpc")]

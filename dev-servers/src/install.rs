@@ -19,13 +19,23 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(20 * 60);
 /// How many of a log's last lines an error quotes.
 const LINES_QUOTED_MAX: usize = 20;
 
-/// Installs the packages that are missing, where this process may: a fresh machine has none of
-/// them. Elsewhere nothing is done, and [`Program::missing`](crate::kind::Program::missing) tells
-/// the user what to install.
+/// Installs what the kinds lack; where that is not possible, [`Program::missing`] tells what to install.
+///
+/// [`Program::missing`]: crate::kind::Program::missing
 pub(crate) fn debian_packages(kinds: &[Kind]) -> Result<(), String> {
     let mut packages: Vec<&str> = kinds.iter().flat_map(|kind| kind.program().debian_packages()).collect();
     packages.sort_unstable();
     packages.dedup();
+    install_packages(&packages)
+}
+
+/// Installs Debian packages where this process may, as on a fresh machine of CI; elsewhere, as
+/// somebody else than root or on another system, does nothing.
+///
+/// # Errors
+///
+/// The last lines of apt-get where it fails.
+pub fn install_packages(packages: &[&str]) -> Result<(), String> {
     if packages.is_empty() || !is_root() || find("apt-get").is_none() {
         return Ok(());
     }

@@ -30,6 +30,7 @@ mod postgres;
 mod compose;
 
 pub use crate::{
+    install::install_packages,
     kind::Kind,
     ports::free_port,
     server::Server,

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::{
+    features, package,
     step::{cargo_step, step},
     tidy,
     tree::Tree,
@@ -23,18 +24,17 @@ pub(crate) fn passes(tree: &Tree) -> bool {
     let root = &tree.root;
     let is_formatted = cargo_step(root, "fmt", &["fmt", "--all", "--check"], &[]);
     let is_tidy = tidy::passes(tree);
-    let compiles = cargo_step(
-        root,
-        "clippy",
-        &["clippy", "--quiet", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
-        &[],
-    ) && cargo_step(
-        root,
-        "doc",
-        &["doc", "--quiet", "--workspace", "--all-features", "--no-deps"],
-        &[("RUSTDOCFLAGS", "-D warnings")],
-    ) && features_compile_alone(tree);
-    is_formatted && is_tidy && compiles
+    let packs = package::passes(tree);
+    let features = features::arguments(tree);
+    let with_features = |before: &[&'static str], after: &[&'static str]| -> Vec<&str> {
+        before.iter().copied().chain(features.iter().map(String::as_str)).chain(after.iter().copied()).collect()
+    };
+    let clippy = with_features(&["clippy", "--quiet", "--workspace", "--all-targets"], &["--", "-D", "warnings"]);
+    let doc = with_features(&["doc", "--quiet", "--workspace", "--no-deps"], &[]);
+    let compiles = cargo_step(root, "clippy", &clippy, &[])
+        && cargo_step(root, "doc", &doc, &[("RUSTDOCFLAGS", "-D warnings")])
+        && features_compile_alone(tree);
+    is_formatted && is_tidy && packs && compiles
 }
 
 fn features_compile_alone(tree: &Tree) -> bool {

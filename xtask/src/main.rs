@@ -1,6 +1,8 @@
 //! The project's tasks: `cargo xtask check`, `cargo xtask tidy`, `cargo xtask test`, `cargo xtask servers`.
 
 mod check;
+mod features;
+mod package;
 mod servers;
 mod step;
 mod test;
@@ -23,7 +25,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Format, tidy rules, clippy, rustdoc, and each feature of the facade alone.
+    /// Format, tidy rules, clippy, rustdoc, each feature of the facade alone, and what would be published.
     Check,
     /// The tidy rules alone: a matter of seconds.
     Tidy,

@@ -8,7 +8,7 @@ use std::{
 use dev_servers::{Kind, Servers};
 
 use crate::{
-    check,
+    check, features,
     step::{cargo, step},
     tree::Tree,
 };
@@ -29,7 +29,7 @@ pub(crate) fn run(tree: &Tree) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut command = cargo(&tree.root);
-    command.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).stdin(Stdio::null());
+    command.args(["test", "--workspace", "--no-fail-fast"]).args(features::arguments(tree)).stdin(Stdio::null());
     command.envs(servers.urls.iter().map(|(kind, url)| (kind.variable(), url)));
     if is_ci {
         command.env(REQUIRE, "1");

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use cargo_metadata::{Metadata, MetadataCommand};
+use cargo_metadata::{Metadata, MetadataCommand, Package};
 
 /// The checkout.
 pub(crate) struct Tree {
@@ -43,6 +43,12 @@ impl Tree {
             .filter_map(|path| fs::read_to_string(root.join(&path)).ok().map(|text| SourceFile { path, text }))
             .collect();
         Ok(Self { root, files, metadata })
+    }
+
+    /// The workspace's crates that go to a registry.
+    pub(crate) fn published(&self) -> Vec<&Package> {
+        let is_published = |package: &&Package| package.publish.as_ref().is_none_or(|places| !places.is_empty());
+        self.metadata.workspace_packages().into_iter().filter(is_published).collect()
     }
 }
 

@@ -6,6 +6,8 @@ mod headers;
 mod layers;
 mod licences;
 mod links;
+mod published;
+mod releases;
 mod versions;
 mod words;
 
@@ -17,7 +19,7 @@ use crate::{step::step, tree::Tree};
 type Rule = fn(&Tree) -> Vec<Violation>;
 
 /// The rules by name.
-const RULES: [(&str, Rule); 8] = [
+const RULES: [(&str, Rule); 10] = [
     ("tidy: crate arrows", arrows::check),
     ("tidy: layers of the examples", layers::check),
     ("tidy: first lines", headers::check),
@@ -26,6 +28,8 @@ const RULES: [(&str, Rule); 8] = [
     ("tidy: contracts have tests", contracts::check),
     ("tidy: what the papers name", links::check),
     ("tidy: licences", licences::check),
+    ("tidy: what is published", published::check),
+    ("tidy: which release takes what", releases::check),
 ];
 
 /// Runs every rule and answers 1 where one is broken.
