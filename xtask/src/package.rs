@@ -18,7 +18,7 @@ const ALWAYS: [&str; 4] = ["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-AP
 /// Packs all and looks at what is in them.
 ///
 /// `--no-verify`: verifying builds every crate and its dependencies once more, librdkafka among
-/// them, minutes of two cores, and would show two things that the other steps do not: a file that
+/// them, five minutes of one core, and would show two things that the other steps do not: a file that
 /// is not packed, which the look at the lists shows, and a dependency that is not published, which
 /// `tidy` shows.
 pub(crate) fn passes(tree: &Tree) -> bool {
