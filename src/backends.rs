@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `memory:` | this process only | this process only | |
 //! | `static:product=127.0.0.1:9000,…` | a fixed list | | |
+//! | `consul://HOST:PORT?token=…&dc=…`, `consul+https://…` | feature `registry-consul` | | |
 //! | `kafka://host:9092,…?option=value` | | feature `broker-kafka` | |
 //! | `sqlite:path/to/file.db` | | | feature `tx-sqlite` |
 //! | `mysql://user:password@host:port/database`, `mariadb://…` | | | feature `tx-mysql` |
@@ -24,12 +25,20 @@ use micro_core::{
 ///
 /// # Errors
 ///
-/// `InvalidArgument` for a URL that names no registry, or none that is compiled in.
+/// `InvalidArgument` for a URL that names no registry, or none that is compiled in; `Unavailable`
+/// when a server cannot be reached.
 pub async fn registry(url: &str) -> Result<Arc<dyn Registry>> {
     match scheme(url) {
         "memory" => Ok(Arc::new(MemoryRegistry::new())),
         "static" => Ok(Arc::new(url.parse::<StaticRegistry>()?)),
-        _ => Err(unknown(url, "backends.registry", "memory: static:NAME=HOST:PORT")),
+        #[cfg(feature = "registry-consul")]
+        "consul" | "consul+https" => {
+            use micro_registry_consul::{ConsulConfig, ConsulRegistry};
+
+            let config = ConsulConfig::from_url(url)?.with_env_token();
+            Ok(Arc::new(ConsulRegistry::connect(config).await?))
+        }
+        _ => Err(unknown(url, "backends.registry", "memory: static:NAME=HOST:PORT consul://HOST:PORT")),
     }
 }
 
@@ -95,6 +104,9 @@ fn unknown(url: &str, operation: &'static str, known: &'static str) -> Error {
         "postgres" | "postgresql" if cfg!(not(feature = "tx-postgres")) => {
             "this backend is not compiled in: turn on the feature tx-postgres"
         }
+        "consul" | "consul+https" if cfg!(not(feature = "registry-consul")) => {
+            "this backend is not compiled in: turn on the feature registry-consul"
+        }
         _ => "this version has no such backend for this port",
     };
     let scheme = scheme(url).to_owned();
@@ -132,6 +144,16 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let text = error.report();
         assert!(text.contains("Kafka") && text.contains("127.0.0.1:1") && text.contains("refused"), "{text}");
+        assert!(!text.contains("canary-4711") && !text.contains('\n'), "{text}");
+    }
+
+    #[cfg(feature = "registry-consul")]
+    #[tokio::test]
+    async fn an_agent_that_is_not_there_is_one_line_without_its_token() {
+        let error = registry("consul://127.0.0.1:1?token=canary-4711").await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let text = error.report();
+        assert!(text.contains("backend=consul") && text.contains("address=127.0.0.1:1"), "{text}");
         assert!(!text.contains("canary-4711") && !text.contains('\n'), "{text}");
     }
 

@@ -30,7 +30,8 @@ const WATCH_AGAIN: RetryPolicy = RetryPolicy {
 ///
 /// The first question about a service begins its watch, in a background task that ends when the
 /// cache and every [`CachedService`] of it are dropped. A watch that fails or ends is begun again;
-/// meanwhile the instances known last are served. Services are never forgotten: ask for names that
+/// meanwhile the instances known last are served, and [`CachedService::last_error`] says why they
+/// may be out of date. Services are never forgotten: ask for names that
 /// come from the program, not from its input.
 ///
 /// Registering and listing go to the registry behind it.
@@ -132,30 +133,42 @@ impl CachedService {
     /// The instances as they are known now, sorted by id: empty until the first snapshot came.
     /// Costs one atomic load and a reference count.
     pub fn instances(&self) -> Arc<Vec<Instance>> {
-        self.slot.instances.load_full()
+        self.slot.state.load().instances.clone()
     }
 
     /// Whether the first snapshot came.
     pub fn is_known(&self) -> bool {
-        *self.slot.version.borrow() > 0
+        self.slot.state.load().is_known
+    }
+
+    /// Why the registry cannot be asked now, in one line; the instances are then those it told of
+    /// last. `None` while the watch is fresh, and until it was first tried.
+    pub fn last_error(&self) -> Option<Arc<str>> {
+        self.slot.state.load().last_error.clone()
     }
 
     /// Waits for the first snapshot, at most for `deadline`.
     ///
     /// # Errors
     ///
-    /// `Unavailable` when the registry told nothing by then.
+    /// `Unavailable` when the registry told nothing by then, with its last error if there is one.
     pub async fn known(&self, deadline: Duration) -> Result<Arc<Vec<Instance>>> {
         let mut versions = self.changes();
-        match timeout(deadline, versions.wait_for(|version| *version > 0)).await {
+        match timeout(deadline, versions.wait_for(|_| self.is_known())).await {
             Ok(_) => Ok(self.instances()),
-            Err(_) => Err(Error::new(ErrorKind::Unavailable, "registry.watch", "no snapshot came in time")
-                .with_context("deadline", format!("{deadline:?}"))),
+            Err(_) => {
+                let error = Error::new(ErrorKind::Unavailable, "registry.watch", "no snapshot came in time")
+                    .with_context("deadline", format!("{deadline:?}"));
+                Err(match self.last_error() {
+                    Some(cause) => error.with_source(&*cause),
+                    None => error,
+                })
+            }
         }
     }
 
-    /// Counts the changes of the snapshot: wake up on it, then read
-    /// [`instances`](Self::instances). 0 until the first snapshot.
+    /// Counts the changes of [`instances`](Self::instances) and [`last_error`](Self::last_error):
+    /// wake up on it, then read them. 0 until the registry told something, or could not.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.slot.version.subscribe()
     }
@@ -183,15 +196,18 @@ impl Drop for Watched {
     }
 }
 
+#[derive(Default)]
 struct Slot {
-    instances: ArcSwap<Vec<Instance>>,
+    state: ArcSwap<State>,
     version: watch::Sender<u64>,
 }
 
-impl Default for Slot {
-    fn default() -> Self {
-        Self { instances: ArcSwap::default(), version: watch::Sender::new(0) }
-    }
+/// What is known of a service; replaced as a whole.
+#[derive(Clone, Default, PartialEq)]
+struct State {
+    instances: Arc<Vec<Instance>>,
+    is_known: bool,
+    last_error: Option<Arc<str>>,
 }
 
 async fn keep_watching(registry: Arc<dyn Registry>, service: String, slot: Arc<Slot>) {
@@ -204,9 +220,17 @@ async fn keep_watching(registry: Arc<dyn Registry>, service: String, slot: Arc<S
                     slot.apply(change);
                 }
                 tracing::debug!(service, "the registry ended a watch, beginning it again");
+                slot.fail("the registry ended the watch".to_owned());
             }
             Err(error) => {
-                tracing::warn!(service, error = %error.report(), "a watch did not begin, serving what is known")
+                // The first failure tells all; the others would fill the log of a long outage.
+                match failures {
+                    0 => {
+                        tracing::warn!(service, error = %error.report(), "a watch did not begin, serving what is known")
+                    }
+                    _ => tracing::debug!(service, error = %error.report(), "a watch did not begin"),
+                }
+                slot.fail(error.report());
             }
         }
         sleep(WATCH_AGAIN.delay(failures)).await;
@@ -216,7 +240,7 @@ async fn keep_watching(registry: Arc<dyn Registry>, service: String, slot: Arc<S
 
 impl Slot {
     fn apply(&self, change: InstanceChange) {
-        let known = self.instances.load();
+        let known = self.state.load().instances.clone();
         let mut instances = match change {
             InstanceChange::Snapshot(instances) => instances,
             InstanceChange::Put(instance) => {
@@ -224,11 +248,21 @@ impl Slot {
                 others.chain([instance.clone()]).collect()
             }
             InstanceChange::Removed(id) => known.iter().filter(|instance| instance.id != id).cloned().collect(),
+            InstanceChange::Stale(reason) => return self.fail(reason),
         };
         instances.sort_by(|a, b| a.id.cmp(&b.id));
-        let is_first = *self.version.borrow() == 0;
-        if is_first || instances != **known {
-            self.instances.store(Arc::new(instances));
+        // An unchanged list stays the one that readers may have compared theirs with.
+        let instances = if instances == *known { known } else { Arc::new(instances) };
+        self.replace(State { instances, is_known: true, last_error: None });
+    }
+
+    fn fail(&self, reason: String) {
+        self.replace(State { last_error: Some(reason.into()), ..State::clone(&self.state.load()) });
+    }
+
+    fn replace(&self, state: State) {
+        if **self.state.load() != state {
+            self.state.store(Arc::new(state));
             self.version.send_modify(|version| *version += 1);
         }
     }

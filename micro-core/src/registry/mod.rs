@@ -208,6 +208,9 @@ pub enum InstanceChange {
     Put(Instance),
     /// The instance of this id is gone.
     Removed(String),
+    /// The registry cannot be asked now, for the reason told; what was known is what is known. A
+    /// snapshot follows once it can be asked again.
+    Stale(String),
 }
 
 /// The changes of one service's instances. Dropping it ends the watch.

@@ -191,6 +191,7 @@ impl View {
             }
             InstanceChange::Put(instance) => drop(self.instances.insert(instance.id.clone(), instance)),
             InstanceChange::Removed(id) => drop(self.instances.remove(&id)),
+            InstanceChange::Stale(_) => {}
             other => panic!("a change the suite does not know: {other:?}"),
         }
     }

@@ -1,0 +1,51 @@
+//! What a stock Consul shows of what is registered here.
+
+use micro_core::registry::{Instance, RegisterOptions, Registry as _};
+use micro_testkit::ready;
+
+use crate::agent::{Agent, becomes, blocking, consul};
+
+#[tokio::test]
+async fn the_command_line_lists_services_tags_and_nodes() {
+    let Some(agent) = ready::<Agent>().await else { return };
+    let registry = agent.registry().await;
+    let instance = Instance::new("go.micro.service.Order", "127.0.0.1:9000")
+        .with_version("8.2.0")
+        .with_metadata("protocol", "grpc");
+    let _registration = registry.register(instance.clone(), RegisterOptions::default()).await.unwrap();
+    becomes(&registry, &instance.service, std::slice::from_ref(&instance)).await;
+
+    let (program, url) = (agent.program(), agent.server.url().to_owned());
+    let [services, watched] = blocking(move || {
+        [
+            consul(&program, &url, &["catalog", "services", "-tags"]),
+            consul(&program, &url, &["watch", "-type=service", "-service=go.micro.service.Order", "-passingonly=true"]),
+        ]
+    })
+    .await;
+    let line = services.lines().find(|line| line.starts_with("go.micro.service.Order")).expect(&services);
+    assert!(line.ends_with("version=8.2.0"), "{services}");
+
+    let watched: serde_json::Value = serde_json::from_str(&watched).unwrap();
+    let service = &watched[0]["Service"];
+    assert_eq!(service["ID"], *instance.id);
+    assert_eq!((&service["Address"], &service["Port"]), (&"127.0.0.1".into(), &9000.into()));
+    assert_eq!(service["Meta"]["protocol"], "grpc");
+    assert_eq!(watched[0]["Checks"][1]["Name"], "heartbeats");
+    assert_eq!(registry.services().await.unwrap(), ["consul", "go.micro.service.Order"]);
+}
+
+#[tokio::test]
+async fn what_consul_cannot_write_is_refused_with_its_reason() {
+    let Some(agent) = ready::<Agent>().await else { return };
+    let registry = agent.registry().await;
+    let instance = Instance::new("greeter", "127.0.0.1:9000").with_metadata("two words", "x");
+    let error = registry.register(instance, RegisterOptions::default()).await.unwrap_err();
+    assert_eq!(error.kind(), micro_core::ErrorKind::InvalidArgument);
+    assert!(error.to_string().contains("Key contains invalid characters"), "{error}");
+
+    let mut options = RegisterOptions::default();
+    options.heartbeat = options.ttl;
+    let error = registry.register(Instance::new("greeter", "127.0.0.1:9000"), options).await.unwrap_err();
+    assert_eq!(error.kind(), micro_core::ErrorKind::InvalidArgument);
+}

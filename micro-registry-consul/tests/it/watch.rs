@@ -1,0 +1,181 @@
+//! Watches: how often they ask, and what they tell while Consul is away.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use micro_core::registry::{Instance, InstanceChange, InstanceWatch, Registry as _};
+use micro_registry_consul::{ConsulConfig, ConsulRegistry};
+use micro_testkit::{ready, unique};
+use tokio::time::timeout;
+
+use crate::{
+    agent::{Agent, PATIENCE, Shared, quick},
+    proxy::Proxy,
+};
+
+const QUERY: &str = "GET /v1/health/service/";
+
+async fn next(watch: &mut InstanceWatch) -> InstanceChange {
+    timeout(PATIENCE, watch.next()).await.expect("the watch tells something in time").expect("the watch goes on")
+}
+
+/// Waits for the snapshot that has this version of its only instance.
+async fn until_version(watch: &mut InstanceWatch, version: &str) -> usize {
+    for told in 1.. {
+        match next(watch).await {
+            InstanceChange::Snapshot(instances) if instances.iter().any(|known| known.version == version) => {
+                return told;
+            }
+            _ => {}
+        }
+    }
+    unreachable!("the wait for a change ends first")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_changes_in_a_row_make_few_questions_and_the_last_one_is_told() {
+    let Some(shared) = ready::<Shared>().await else { return };
+    let proxy = Proxy::of(&shared.url).await;
+    let watcher = ConsulRegistry::connect(ConsulConfig::from_url(&proxy.url).unwrap()).await.unwrap();
+    let instance = Instance::new(unique("churning"), "127.0.0.1:9000");
+    let mut watch = watcher.watch(&instance.service).await.unwrap();
+    let began = Instant::now();
+    let mut registrations = Vec::new();
+    for version in 1..=1000 {
+        let changed = instance.clone().with_version(version.to_string());
+        registrations.push(shared.registry.register(changed, quick()).await.unwrap());
+    }
+    until_version(&mut watch, "1000").await;
+    let seconds = began.elapsed().as_secs() as usize;
+    let count = proxy.count(QUERY);
+    assert!(count <= 1 + 2 + seconds + 1, "{count} questions in {seconds} s");
+    assert!(count >= 3, "it did watch");
+    registrations.pop().expect("the last one is the owner").close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_quiet_watch_asks_once_and_is_told_at_once() {
+    let Some(shared) = ready::<Shared>().await else { return };
+    let proxy = Proxy::of(&shared.url).await;
+    let watcher = ConsulRegistry::connect(ConsulConfig::from_url(&proxy.url).unwrap()).await.unwrap();
+    let instance = Instance::new(unique("quiet"), "127.0.0.1:9000").with_version("1");
+    let mut watch = watcher.watch(&instance.service).await.unwrap();
+    assert_eq!(next(&mut watch).await, InstanceChange::Snapshot(Vec::new()));
+    assert!(timeout(Duration::from_secs(3), watch.next()).await.is_err());
+    assert_eq!(proxy.count(QUERY), 2, "the snapshot, and the question that waits:\n{}", proxy.asked());
+
+    let began = Instant::now();
+    let registration = shared.registry.register(instance, quick()).await.unwrap();
+    until_version(&mut watch, "1").await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    registration.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_without_a_change_tells_nothing() {
+    let Some(shared) = ready::<Shared>().await else { return };
+    let proxy = Proxy::of(&shared.url).await;
+    let mut config = ConsulConfig::from_url(&proxy.url).unwrap();
+    config.blocking_wait = Duration::from_millis(200);
+    config.blocking_timeout = Duration::from_secs(5);
+    config.churn_interval = Duration::from_millis(50);
+    let mut watch = ConsulRegistry::connect(config).await.unwrap().watch(&unique("nothing")).await.unwrap();
+    assert_eq!(next(&mut watch).await, InstanceChange::Snapshot(Vec::new()));
+    assert!(timeout(Duration::from_secs(2), watch.next()).await.is_err());
+    assert!(proxy.count(QUERY) > 3, "waits ended:\n{}", proxy.asked());
+}
+
+#[tokio::test]
+async fn a_dropped_watch_asks_no_more() {
+    let Some(shared) = ready::<Shared>().await else { return };
+    let proxy = Proxy::of(&shared.url).await;
+    let mut config = ConsulConfig::from_url(&proxy.url).unwrap();
+    config.blocking_wait = Duration::from_millis(100);
+    config.blocking_timeout = Duration::from_secs(5);
+    config.churn_interval = Duration::from_millis(10);
+    let registry = ConsulRegistry::connect(config).await.unwrap();
+    let mut watch = registry.watch(&unique("dropped")).await.unwrap();
+    next(&mut watch).await;
+    drop(watch);
+    // A question that was on its way may end.
+    tokio::task::yield_now().await;
+    let count = proxy.count(QUERY);
+    let asked_more = timeout(Duration::from_secs(2), async {
+        while proxy.count(QUERY) <= count + 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(asked_more.await.is_err(), "{}", proxy.asked());
+}
+
+#[tokio::test]
+async fn while_consul_is_away_a_watch_says_so_once_and_goes_on_when_it_is_back() {
+    let logged = Logged::default();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(logged.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.with_ansi(false).finish());
+
+    let Some(agent) = ready::<Agent>().await else { return };
+    let proxy = Proxy::of(agent.server.url()).await;
+    let registry = ConsulRegistry::connect(ConsulConfig::from_url(&proxy.url).unwrap()).await.unwrap();
+    let instance = Instance::new("greeter", "127.0.0.1:9000");
+    let _registration = registry.register(instance.clone(), quick()).await.unwrap();
+    crate::agent::becomes(&registry, "greeter", std::slice::from_ref(&instance)).await;
+    let mut watch = registry.watch("greeter").await.unwrap();
+    assert_eq!(next(&mut watch).await, InstanceChange::Snapshot(vec![instance.clone()]));
+
+    let agent = agent.kill().await;
+    let before = proxy.count(QUERY);
+    let InstanceChange::Stale(reason) = next(&mut watch).await else { panic!("the watch says that it is stale") };
+    assert!(reason.contains("backend=consul"), "{reason}");
+    let quiet = timeout(Duration::from_secs(6), watch.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    // 200 ms, doubling: six attempts or so, and jitter.
+    let asked = proxy.count(QUERY) - before;
+    assert!(asked <= 12, "{asked} questions in 6 s");
+
+    let agent = agent.restart().await;
+    let told = next(&mut watch).await;
+    let InstanceChange::Snapshot(mut instances) = told else { panic!("a snapshot comes first: {told:?}") };
+    while instances != [instance.clone()] {
+        // The agent may be asked before the instance was registered again.
+        let InstanceChange::Snapshot(next) = next(&mut watch).await else { continue };
+        instances = next;
+    }
+    drop(agent);
+    let text = logged.text();
+    for (work, count) in [("work=\"watch\"", 1), ("work=\"heartbeat\"", 1)] {
+        let warnings = text.lines().filter(|line| line.contains("WARN") && line.contains(work)).count();
+        assert_eq!(warnings, count, "{text}");
+    }
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl Logged {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("no holder panics")).into_owned()
+    }
+}
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no holder panics").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl tracing_subscriber::fmt::MakeWriter<'_> for Logged {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
