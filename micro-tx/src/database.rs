@@ -17,7 +17,7 @@ use crate::mysql::MySqlTx;
 #[cfg(feature = "postgres")]
 use crate::postgres::PostgresTx;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
-use crate::server::ServerConnections;
+use crate::server::{Lease, ServerConnections};
 #[cfg(feature = "sqlite")]
 use crate::sqlite::SqliteConnections;
 use crate::{
@@ -54,6 +54,17 @@ pub(crate) enum Connections {
     MySql(ServerConnections<sqlx::MySql>),
     #[cfg(feature = "postgres")]
     Postgres(ServerConnections<sqlx::Postgres>),
+}
+
+/// The right to migrate, until it is dropped.
+pub(crate) enum MigrationTurn {
+    /// SQLite has one writer.
+    #[cfg(feature = "sqlite")]
+    OfWriter,
+    #[cfg(feature = "mysql")]
+    MySql { _lease: Lease<sqlx::MySql> },
+    #[cfg(feature = "postgres")]
+    Postgres { _lease: Lease<sqlx::Postgres> },
 }
 
 impl SqlDatabase {
@@ -301,6 +312,24 @@ impl SqlDatabase {
             Connections::MySql(connections) => connections.fetch_all(operation, statement, values).await,
             #[cfg(feature = "postgres")]
             Connections::Postgres(connections) => connections.fetch_all(operation, statement, values).await,
+        }
+    }
+
+    /// Waits until no other process migrates this database.
+    pub(crate) async fn migration_turn(&self) -> Result<MigrationTurn> {
+        #[cfg(any(feature = "mysql", feature = "postgres"))]
+        let lock = self.prefixed(self.dialect().migration_lock());
+        match &self.inner.connections {
+            #[cfg(feature = "sqlite")]
+            Connections::Sqlite(_) => Ok(MigrationTurn::OfWriter),
+            #[cfg(feature = "mysql")]
+            Connections::MySql(connections) => {
+                connections.locked("sql.migrate", &lock).await.map(|lease| MigrationTurn::MySql { _lease: lease })
+            }
+            #[cfg(feature = "postgres")]
+            Connections::Postgres(connections) => {
+                connections.locked("sql.migrate", &lock).await.map(|lease| MigrationTurn::Postgres { _lease: lease })
+            }
         }
     }
 

@@ -45,25 +45,16 @@ impl Dialect {
          (version BIGINT PRIMARY KEY, name VARCHAR(64) NOT NULL, applied_at BIGINT NOT NULL)"
     }
 
-    /// A statement that answers 1 once no other process migrates this database.
-    pub(crate) const fn migration_lock(self) -> Option<&'static str> {
+    /// A statement that answers 1 once no other process migrates this database, until its session
+    /// ends.
+    pub(crate) const fn migration_lock(self) -> &'static str {
         match self {
-            // Its transactions are one after the other.
-            Self::Sqlite => None,
-            Self::MySql => Some("SELECT GET_LOCK(CONCAT('micro-migrate:', SHA1(CONCAT(DATABASE(), '/micro_'))), 20)"),
-            // Until the end of the transaction.
-            Self::Postgres => Some(
-                "SELECT 1 FROM (SELECT pg_advisory_xact_lock(hashtext('micro-migrate:' || current_schema() || '/micro_'))) \
-                 AS locked",
-            ),
-        }
-    }
-
-    /// A statement that lets the next process migrate, where the end of the transaction does not.
-    pub(crate) const fn migration_unlock(self) -> Option<&'static str> {
-        match self {
-            Self::MySql => Some("SELECT RELEASE_LOCK(CONCAT('micro-migrate:', SHA1(CONCAT(DATABASE(), '/micro_'))))"),
-            Self::Sqlite | Self::Postgres => None,
+            Self::Sqlite => "SELECT 1",
+            Self::MySql => "SELECT GET_LOCK(CONCAT('micro-migrate:', SHA1(CONCAT(DATABASE(), '/micro_'))), 20)",
+            Self::Postgres => {
+                "SELECT 1 FROM (SELECT pg_advisory_lock(hashtext('micro-migrate:' || current_schema() || '/micro_'))) \
+                 AS locked"
+            }
         }
     }
 

@@ -7,31 +7,13 @@ use micro_core::{Error, ErrorKind, Result, TransactionManagerExt as _, event::un
 use crate::{
     database::SqlDatabase,
     transaction::{SqlTx, SqlTxExt as _},
-    value::Value,
 };
 
 /// Applies what is missing, in one transaction where the database can (MySQL commits each CREATE;
 /// its scripts can be run again). Of two processes that start together, one waits.
 pub(crate) async fn run(database: &SqlDatabase) -> Result<()> {
-    database
-        .run(async |tx| {
-            let sql = tx.sql()?;
-            if let Some(statement) = database.dialect().migration_lock() {
-                let row = sql.fetch_one(&database.prefixed(statement), &[]).await?;
-                if row.values() != [Value::Integer(1)] {
-                    let message = "another process migrates this database and has not ended in time";
-                    return Err(Error::new(ErrorKind::Aborted, "sql.migrate", message));
-                }
-            }
-            let migrated = apply(database, sql).await;
-            if let Some(statement) = database.dialect().migration_unlock() {
-                // It would live on with the connection. Where this fails the connection is closed.
-                let unlocked = sql.fetch_all(&database.prefixed(statement), &[]).await;
-                return migrated.and(unlocked.map(drop));
-            }
-            migrated
-        })
-        .await
+    let _turn = database.migration_turn().await?;
+    database.run(async |tx| apply(database, tx.sql()?).await).await
 }
 
 async fn apply(database: &SqlDatabase, sql: &mut SqlTx) -> Result<()> {

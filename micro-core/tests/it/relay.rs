@@ -442,6 +442,10 @@ enum Fault {
     Deletions,
     /// The first read panics.
     Panics,
+    /// No shard is given, and no answer.
+    SilentOwner,
+    SilentReads,
+    SilentDeletions,
 }
 
 /// An outbox whose shards can be owned but not used.
@@ -471,6 +475,9 @@ impl OutboxStore for FaultyOutbox {
     }
 
     async fn own(&self, shard: u16) -> Result<Option<Box<dyn OutboxShard>>> {
+        if *self.fault.lock().unwrap() == Some(Fault::SilentOwner) {
+            std::future::pending::<()>().await;
+        }
         let inner = self.inner.own(shard).await?;
         let (fault, calls) = (self.fault.clone(), self.calls.clone());
         Ok(inner.map(|inner| Box::new(FaultyShard { inner, fault, calls }) as Box<_>))
@@ -497,12 +504,19 @@ impl FaultyShard {
         self.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Err(Error::new(ErrorKind::ResourceExhausted, "outbox.test", "the disk is full"))
     }
+
+    async fn hang(&mut self, fault: Fault) {
+        if *self.fault.lock().unwrap() == Some(fault) {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 #[async_trait]
 impl OutboxShard for FaultyShard {
     async fn unsent(&mut self, known: &[i64], limit: usize) -> Result<Vec<OutboxRow>> {
         self.check(Fault::Reads)?;
+        self.hang(Fault::SilentReads).await;
         let panics = self.fault.lock().unwrap().take_if(|fault| *fault == Fault::Panics).is_some();
         assert!(!panics, "the store panics");
         self.inner.unsent(known, limit).await
@@ -510,6 +524,7 @@ impl OutboxShard for FaultyShard {
 
     async fn sent(&mut self, ids: &[i64]) -> Result<()> {
         self.check(Fault::Deletions)?;
+        self.hang(Fault::SilentDeletions).await;
         self.inner.sent(ids).await
     }
 
@@ -559,6 +574,27 @@ async fn a_store_that_cannot_be_read_makes_the_relay_not_serving_until_it_can() 
     eventually("all of them", || broker.taken_count() == 5).await;
     eventually("serving", || health.is_serving()).await;
     relay.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_gives_no_answer_is_waited_for_only_so_long() {
+    for fault in [Fault::SilentOwner, Fault::SilentReads, Fault::SilentDeletions] {
+        let world = World::new();
+        let broker = ProbeBroker::new(|_, _, _| Fate::Receipt);
+        let store = FaultyOutbox::new(&world, fault);
+        let silence = store.fault.clone();
+        let relay = Relay::builder(Arc::new(store), Arc::new(broker.clone())).build();
+        let health = Health::new();
+        world.add(&orders(5, 1)).await;
+        relay.start(&health).await.unwrap();
+        eventually("not serving", || !health.is_serving()).await;
+        *silence.lock().unwrap() = None;
+        eventually("all of them", || broker.taken_count() == 5).await;
+        eventually("serving", || health.is_serving()).await;
+        relay.drain(Duration::from_secs(60)).await.unwrap();
+        assert_eq!(counts(&world).await, OutboxCounts::default());
+        assert_eq!(broker.taken_count(), 5, "a row with a receipt was sent again");
+    }
 }
 
 #[tokio::test(start_paused = true)]

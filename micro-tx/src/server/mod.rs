@@ -9,7 +9,7 @@ mod transaction;
 
 use std::sync::Arc;
 
-use micro_core::{Result, transaction::shielded};
+use micro_core::{Error, ErrorKind, Result, transaction::shielded};
 use sqlx::Pool as SqlxPool;
 
 pub(crate) use self::{
@@ -110,6 +110,19 @@ impl<D: Driver> ServerConnections<D> {
     /// A connection of its own, outside the pool's count, for who keeps it: the relay.
     pub(crate) async fn dedicated(&self, operation: &'static str) -> Result<Lease<D>> {
         self.pool.dedicated(operation).await
+    }
+
+    /// Waits until `statement` answers 1, on a connection of its own that holds what the statement
+    /// locked until it is dropped, whatever becomes of the caller.
+    pub(crate) async fn locked(&self, operation: &'static str, statement: &str) -> Result<Lease<D>> {
+        let call = self.call(operation, statement, &[])?;
+        let mut lease = self.dedicated(operation).await?;
+        let rows = lease.fetch_all(operation, call).await?;
+        if rows.first().is_some_and(|row| row.values() == [Value::Integer(1)]) {
+            return Ok(lease);
+        }
+        let message = "another process has the lock and has not given it back in time";
+        Err(Error::new(ErrorKind::Aborted, operation, message))
     }
 
     /// The statement with its values, made ready for this database.

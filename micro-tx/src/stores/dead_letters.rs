@@ -2,12 +2,13 @@
 
 use async_trait::async_trait;
 use micro_core::{
-    ErrorKind, Result, Tx,
+    Error, ErrorKind, Result, Tx,
+    broker::{Delivery, Message},
     event::{from_unix_millis, unix_millis},
     parked::{DeadLetter, DeadLetterStore},
 };
 
-use super::{delivery, limit, text};
+use super::{delivery, kept_id, limit, text};
 use crate::{database::SqlDatabase, row::Row};
 
 pub(crate) struct SqlDeadLetters {
@@ -46,7 +47,7 @@ impl DeadLetterStore for SqlDeadLetters {
         let sql = self.database.opened(tx, "dead_letters.add")?;
         let mut values = vec![
             (&letter.group).into(),
-            (&letter.event_id).into(),
+            kept_id(&letter.event_id).as_ref().into(),
             letter.kind.as_str().into(),
             (&letter.cause).into(),
             letter.attempts.into(),
@@ -58,12 +59,15 @@ impl DeadLetterStore for SqlDeadLetters {
 
     async fn list(&self, group: &str, count_max: usize) -> Result<Vec<DeadLetter>> {
         let values = [group.into(), limit(count_max)];
-        self.database.fetch_all_as("dead_letters.list", &self.list, &values).await?.iter().map(read).collect()
+        let rows = self.database.fetch_all_as("dead_letters.list", &self.list, &values).await?;
+        Ok(rows.iter().map(|row| read(row).unwrap_or_else(|error| unreadable(row, &error))).collect())
     }
 
     async fn find(&self, group: &str, event_id: &str) -> Result<Option<DeadLetter>> {
-        let rows =
-            self.database.fetch_all_as("dead_letters.find", &self.find, &[group.into(), event_id.into()]).await?;
+        let rows = self
+            .database
+            .fetch_all_as("dead_letters.find", &self.find, &[group.into(), kept_id(event_id).as_ref().into()])
+            .await?;
         rows.first().map(read).transpose()
     }
 
@@ -74,7 +78,31 @@ impl DeadLetterStore for SqlDeadLetters {
 
     async fn remove(&self, tx: &mut Tx, group: &str, event_id: &str) -> Result<bool> {
         let sql = self.database.opened(tx, "dead_letters.remove")?;
-        Ok(sql.execute_as("dead_letters.remove", &self.remove, &[group.into(), event_id.into()]).await? > 0)
+        Ok(sql
+            .execute_as("dead_letters.remove", &self.remove, &[group.into(), kept_id(event_id).as_ref().into()])
+            .await?
+            > 0)
+    }
+}
+
+/// What can be seen of a letter that somebody else spoiled. It does not hide the others, and can be
+/// removed; `find` refuses it, so that it is not delivered again as something that it was not.
+fn unreadable(row: &Row, error: &Error) -> DeadLetter {
+    let body: bytes::Bytes = row.get("body").unwrap_or_default();
+    let message = Message::unkeyed(text(row, "topic").unwrap_or_default(), body);
+    DeadLetter {
+        group: text(row, "consumer_group").unwrap_or_default(),
+        event_id: text(row, "event_id").unwrap_or_default(),
+        delivery: Delivery {
+            message: Message { key: row.get("message_key").unwrap_or_default(), ..message },
+            partition: row.get("record_partition").unwrap_or_default(),
+            offset: row.get("record_offset").unwrap_or_default(),
+            timestamp: std::time::UNIX_EPOCH,
+        },
+        kind: ErrorKind::DataLoss,
+        cause: format!("the letter cannot be read back: {}", error.report()),
+        attempts: row.get("attempts").unwrap_or_default(),
+        created_at: from_unix_millis(row.get("created_at").unwrap_or_default()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The inbox on a table: one statement claims many ids, a second one asks for those that were taken.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashSet},
     time::Duration,
 };
@@ -8,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use micro_core::{Result, Tx, inbox::InboxStore};
 
-use super::{limit, millis, now_millis, text, widths::Widths};
+use super::{kept_id, limit, millis, now_millis, text, widths::Widths};
 use crate::{database::SqlDatabase, value::Value};
 
 pub(crate) struct SqlInbox {
@@ -46,8 +47,9 @@ impl InboxStore for SqlInbox {
     /// that before the insert.
     async fn claim(&self, tx: &mut Tx, group: &str, event_ids: &[String]) -> Result<Vec<bool>> {
         let sql = self.database.opened(tx, "inbox.claim")?;
+        let event_ids: Vec<Cow<'_, str>> = event_ids.iter().map(|id| kept_id(id)).collect();
         // In one order for all: two claims of the same ids wait for each other instead of deadlocking.
-        let ids: Vec<&String> = event_ids.iter().collect::<BTreeSet<_>>().into_iter().collect();
+        let ids: Vec<&str> = event_ids.iter().map(|id| &**id).collect::<BTreeSet<_>>().into_iter().collect();
         let (now, claim_id) = (now_millis(), fastrand::i64(..));
         let mut claimed_count = 0;
         for (statement, part) in self.claim.cut(&ids) {
@@ -66,7 +68,7 @@ impl InboxStore for SqlInbox {
         }
         // An id that is in the slice twice is new once, at its first place.
         let mut seen = HashSet::new();
-        Ok(event_ids.iter().map(|id| !taken.contains(id) && seen.insert(id)).collect())
+        Ok(event_ids.iter().map(|id| !taken.contains(&**id) && seen.insert(id)).collect())
     }
 
     async fn purge(&self, older_than: Duration, count_max: usize) -> Result<u64> {

@@ -12,40 +12,141 @@ use micro_testkit::{eventually, transaction::poll_at_most};
 use micro_tx::{SqlDatabase, SqlTxExt as _};
 use sqlx::SqliteConnection;
 
-use crate::sqlite::{File, is_unlocked};
+use crate::{
+    on_servers,
+    server::{Server, Site},
+    sqlite::{File, is_unlocked},
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const INSERT: &str = "INSERT INTO orders (code, status) VALUES (?, ?)";
 
+/// A database, and a look at it from outside.
+trait Ground: Sized {
+    async fn start() -> Option<Self>;
+
+    async fn database(&self) -> SqlDatabase;
+
+    /// How many orders of this code somebody else sees.
+    async fn seen_outside(&self, code: &str) -> i64;
+
+    /// Whether nobody has a transaction open.
+    async fn is_quiet(&self) -> bool;
+}
+
+struct Sqlite {
+    file: File,
+    outsider: tokio::sync::Mutex<SqliteConnection>,
+}
+
+impl Ground for Sqlite {
+    async fn start() -> Option<Self> {
+        let file = File::new();
+        file.database().await.close().await;
+        let outsider = file.outsider().await.into();
+        Some(Self { file, outsider })
+    }
+
+    async fn database(&self) -> SqlDatabase {
+        self.file.database().await
+    }
+
+    async fn seen_outside(&self, code: &str) -> i64 {
+        let count = sqlx::query_scalar("SELECT count(*) FROM orders WHERE code = ?").bind(code);
+        count.fetch_one(&mut *self.outsider.lock().await).await.unwrap()
+    }
+
+    async fn is_quiet(&self) -> bool {
+        is_unlocked(&mut *self.outsider.lock().await).await
+    }
+}
+
+/// On a server, named by its kind as the type's parameter.
+struct OnServer<const IS_POSTGRES: bool> {
+    site: Site,
+    outsider: SqlDatabase,
+}
+
+type Mariadb = OnServer<false>;
+type Postgres = OnServer<true>;
+
+impl<const IS_POSTGRES: bool> Ground for OnServer<IS_POSTGRES> {
+    async fn start() -> Option<Self> {
+        let site = on_servers::site(if IS_POSTGRES { Server::Postgres } else { Server::Mariadb }).await?;
+        let outsider = site.database().await;
+        Some(Self { site, outsider })
+    }
+
+    async fn database(&self) -> SqlDatabase {
+        self.site.database().await
+    }
+
+    async fn seen_outside(&self, code: &str) -> i64 {
+        let count = "SELECT count(*) FROM orders WHERE code = ?";
+        self.outsider.fetch_all(count, &[code.into()]).await.unwrap()[0].get(0).unwrap()
+    }
+
+    async fn is_quiet(&self) -> bool {
+        self.site.is_quiet().await
+    }
+}
+
+macro_rules! on_each_database {
+    ($($test:ident)+) => {
+        on_each_database!(@ sqlite Sqlite $($test)+);
+        on_each_database!(@ mariadb Mariadb $($test)+);
+        on_each_database!(@ postgres Postgres $($test)+);
+    };
+    (@ $name:ident $ground:ident $($test:ident)+) => {
+        mod $name {
+            use super::Ground as _;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    if let Some(ground) = super::$ground::start().await {
+                        super::$test(&ground).await;
+                    }
+                }
+            )+
+        }
+    };
+}
+
+on_each_database! {
+    begin
+    run
+    a_failing_run
+    rollback
+    reads_and_single_writes
+    the_stores
+    a_transaction_with_a_dropped_statement_does_not_commit
+}
+
 /// Drops `$call` after 0, 1, 2 … polls until it runs through, and looks after each.
 macro_rules! sweep {
-    ($database:ident, $number:ident => $call:expr) => {{
-        let file = File::new();
-        let $database = file.database().await;
-        let mut outsider = file.outsider().await;
+    ($ground:ident, $database:ident, $number:ident => $call:expr) => {{
+        let $database = $ground.database().await;
         for $number in 0.. {
             let call = async {
                 let _output = $call;
             };
             let is_through = poll_at_most($number, call).await.is_some();
-            is_clean(&$database, &mut outsider, $number).await;
+            is_clean($ground, &$database, $number).await;
             if is_through {
                 assert!($number > 0, "nothing was cancelled");
                 break;
             }
         }
-        (file, $database)
+        $database
     }};
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn begin() {
-    sweep!(database, _number => database.begin().await.unwrap());
+async fn begin(ground: &impl Ground) {
+    sweep!(ground, database, _number => database.begin().await.unwrap());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn run() {
-    let (_file, database) = sweep!(database, number => {
+async fn run(ground: &impl Ground) {
+    let database = sweep!(ground, database, number => {
         let code = format!("run-{number}");
         database.run(async |tx| {
             tx.sql()?.execute(INSERT, &[(&code).into(), "2".into()]).await?;
@@ -56,9 +157,8 @@ async fn run() {
     assert!(halves.unwrap().is_empty(), "half a transaction was committed");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failing_run() {
-    let (_file, database) = sweep!(database, number => {
+async fn a_failing_run(ground: &impl Ground) {
+    let database = sweep!(ground, database, number => {
         let code = format!("failing-{number}");
         let outcome = database.run(async |tx| {
             tx.sql()?.execute(INSERT, &[(&code).into(), "2".into()]).await?;
@@ -70,27 +170,24 @@ async fn a_failing_run() {
     assert!(rows.is_empty(), "a failed body was committed: {rows:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rollback() {
-    sweep!(database, number => {
+async fn rollback(ground: &impl Ground) {
+    sweep!(ground, database, number => {
         let mut tx = database.begin().await.unwrap();
         tx.sql().unwrap().execute(INSERT, &[format!("undone-{number}").into(), "2".into()]).await.unwrap();
         tx.rollback().await.unwrap();
     });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_and_single_writes() {
-    sweep!(database, _number => database.fetch_all("SELECT * FROM orders", &[]).await.unwrap());
-    sweep!(database, number => database.execute(INSERT, &[format!("single-{number}").into(), "2".into()]).await.unwrap());
-    sweep!(database, number => {
+async fn reads_and_single_writes(ground: &impl Ground) {
+    sweep!(ground, database, _number => database.fetch_all("SELECT * FROM orders", &[]).await.unwrap());
+    sweep!(ground, database, number => database.execute(INSERT, &[format!("single-{number}").into(), "2".into()]).await.unwrap());
+    sweep!(ground, database, number => {
         database.execute_script(&format!("INSERT INTO orders VALUES ('script-{number}', '2'); SELECT 1;")).await.unwrap();
     });
-    sweep!(database, _number => database.migrate().await.unwrap());
+    sweep!(ground, database, _number => database.migrate().await.unwrap());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_stores() {
+async fn the_stores(ground: &impl Ground) {
     let delivery = Delivery {
         message: Message::keyed("OrderEvent", "A-17", "paid"),
         partition: 0,
@@ -98,7 +195,7 @@ async fn the_stores() {
         timestamp: std::time::UNIX_EPOCH,
     };
     let ids: Vec<_> = (0..100).map(|id: i64| id).collect();
-    sweep!(database, number => {
+    sweep!(ground, database, number => {
         let [outbox, inbox] = [format!("outbox-{number}"), format!("inbox-{number}")];
         let letter = DeadLetter::new(&outbox, &delivery, &Error::new(ErrorKind::DataLoss, "test", "unreadable"), 1);
         let parking = Parking { group: &inbox, delivery: &delivery, attempts: 1, cause: "", delay: None };
@@ -110,20 +207,18 @@ async fn the_stores() {
             database.dead_letters().add(tx, &letter).await
         }).await.unwrap()
     });
-    sweep!(database, _number => {
+    sweep!(ground, database, _number => {
         let mut shard = database.outbox().own(database.outbox().shard_of(&delivery.message)).await.unwrap().unwrap();
         shard.unsent(&[1], 10).await.unwrap();
         shard.sent(&ids).await.unwrap();
         shard.park(1, &Error::new(ErrorKind::InvalidArgument, "test", "too large")).await.unwrap();
     });
-    sweep!(database, _number => database.inbox().purge(Duration::ZERO, 10).await.unwrap());
+    sweep!(ground, database, _number => database.inbox().purge(Duration::ZERO, 10).await.unwrap());
 }
 
 /// A statement that was dropped half-way may have run or not: its transaction must not commit.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_with_a_dropped_statement_does_not_commit() {
-    let file = File::new();
-    let database = file.database().await;
+async fn a_transaction_with_a_dropped_statement_does_not_commit(ground: &impl Ground) {
+    let database = ground.database().await;
     let mut tx = database.begin().await.unwrap();
     let values = ["dropped".into(), "2".into()];
     let dropped = poll_at_most(1, tx.sql().unwrap().execute(INSERT, &values)).await;
@@ -131,7 +226,7 @@ async fn a_transaction_with_a_dropped_statement_does_not_commit() {
         let next = tx.sql().unwrap().execute(INSERT, &["next".into(), "2".into()]).await;
         assert_eq!(next.unwrap_err().kind(), ErrorKind::Aborted);
         assert_eq!(tx.commit().await.unwrap_err().kind(), ErrorKind::Aborted);
-        is_clean(&database, &mut file.outsider().await, 1).await;
+        is_clean(ground, &database, 1).await;
         assert!(database.fetch_all("SELECT * FROM orders WHERE code = 'dropped'", &[]).await.unwrap().is_empty());
     }
 }
@@ -151,7 +246,9 @@ fn a_transaction_that_outlives_its_runtime_is_undone() {
     drop(first);
     drop(tx);
     runtime().block_on(async {
-        is_clean(&database, &mut file.outsider().await, 0).await;
+        let outsider = file.outsider().await.into();
+        let ground = Sqlite { file, outsider };
+        is_clean(&ground, &database, 0).await;
         let rows = database.fetch_all("SELECT * FROM orders WHERE code = 'outlived'", &[]).await.unwrap();
         assert!(rows.is_empty(), "{rows:?}");
     });
@@ -175,7 +272,9 @@ fn a_transaction_of_a_runtime_that_shuts_down_is_undone() {
     });
     drop(first);
     runtime().block_on(async {
-        is_clean(&database, &mut file.outsider().await, 0).await;
+        let outsider = file.outsider().await.into();
+        let ground = Sqlite { file, outsider };
+        is_clean(&ground, &database, 0).await;
         let rows = database.fetch_all("SELECT * FROM orders WHERE code = 'shut-down'", &[]).await.unwrap();
         assert!(rows.is_empty(), "{rows:?}");
     });
@@ -183,19 +282,14 @@ fn a_transaction_of_a_runtime_that_shuts_down_is_undone() {
 
 /// Others can write once the clean-up is through, and the next transaction and the next single
 /// statement are seen from outside: neither landed in a transaction that stayed open.
-async fn is_clean(database: &SqlDatabase, outsider: &mut SqliteConnection, number: usize) {
+async fn is_clean(ground: &impl Ground, database: &SqlDatabase, number: usize) {
     let code = format!("next-{number}");
     let commits = database.run(async |tx| tx.sql()?.execute(INSERT, &[(&code).into(), "2".into()]).await);
     let committed: Result<u64> = tokio::time::timeout(PATIENCE, commits).await.expect("a transaction stayed open");
     assert_eq!(committed.unwrap(), 1);
+    assert_eq!(ground.seen_outside(&code).await, 1, "a commit after {number} polls is not seen from outside");
     let deleted = database.execute("DELETE FROM orders WHERE code = ?", &[(&code).into()]).await.unwrap();
     assert_eq!(deleted, 1);
-    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM orders WHERE code = ?")
-        .bind(&code)
-        .fetch_one(&mut *outsider)
-        .await
-        .unwrap();
-    assert_eq!(left, 0, "a single statement after {number} polls is not seen from outside");
-    let outsider = tokio::sync::Mutex::new(outsider);
-    eventually(PATIENCE, "nobody holds the file's lock", || async { is_unlocked(*outsider.lock().await).await }).await;
+    assert_eq!(ground.seen_outside(&code).await, 0, "a single statement after {number} polls is not seen from outside");
+    eventually(PATIENCE, "nobody has a transaction open", || ground.is_quiet()).await;
 }

@@ -3,6 +3,11 @@
 mod cancel;
 mod conformance;
 mod database;
+mod faults;
 mod inbox_service;
+mod on_servers;
+mod proxy;
+mod relays;
 mod server;
+mod spoiled;
 mod sqlite;

@@ -60,6 +60,49 @@ impl Site {
     }
 }
 
+impl Site {
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs a statement as the server's administrator.
+    pub(crate) async fn administrate(&self, statement: &str) {
+        self.try_administrate(statement).await.unwrap();
+    }
+
+    pub(crate) async fn try_administrate(&self, statement: &str) -> Result<(), sqlx::Error> {
+        self.server.administrate(&self.base, statement).await
+    }
+
+    /// Whether no transaction is open on this database.
+    pub(crate) async fn is_quiet(&self) -> bool {
+        let name = &self.name;
+        match self.server {
+            Server::Mariadb => {
+                let open = "SELECT count(*) FROM information_schema.innodb_trx t \
+                            JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id WHERE p.db";
+                self.numbers(&format!("{open} = '{name}'")).await == [0]
+            }
+            Server::Postgres => {
+                let mut connection = PgConnection::connect(&format!("{}/postgres", self.base)).await.unwrap();
+                let open = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND datname";
+                let open = format!("{open} = '{name}'");
+                sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(open)).fetch_one(&mut connection).await.unwrap() == 0
+            }
+        }
+    }
+
+    /// The first column of what MariaDB answers.
+    pub(crate) async fn numbers(&self, select: &str) -> Vec<i64> {
+        let mut connection = MySqlConnection::connect(&self.base).await.unwrap();
+        sqlx::query_scalar(sqlx::AssertSqlSafe(select)).fetch_all(&mut connection).await.unwrap()
+    }
+}
+
 impl Drop for Site {
     fn drop(&mut self) {
         let (server, base, name) = (self.server, self.base.clone(), self.name.clone());

@@ -196,7 +196,7 @@ where
             if slot.owned.is_some() || slot.is_away {
                 continue;
             }
-            match self.store.own(shard).await {
+            match in_time(self.config.store_timeout, "outbox.own", self.store.own(shard)).await {
                 Ok(owned) => {
                     slot.is_dirty = owned.is_some();
                     slot.owned = owned;
@@ -225,18 +225,20 @@ where
             if self.on_their_way.len() >= self.config.in_flight_count_max {
                 return;
             }
-            if self.wants_read(shard) {
-                self.read_shard(shard).await;
+            // After a failure the receipts come first: a store that is silent takes its time to fail.
+            if self.wants_read(shard) && !self.read_shard(shard).await {
+                return;
             }
         }
     }
 
-    async fn read_shard(&mut self, shard: u16) {
+    /// Reads a shard's new rows; `false` when the store failed.
+    async fn read_shard(&mut self, shard: u16) -> bool {
         let limit = self.config.wave_count_max.max(1);
         let known = self.backlog.known(shard);
         let slot = &mut self.slots[usize::from(shard)];
-        let Some(owned) = slot.owned.as_mut() else { return };
-        match owned.unsent(&known, limit).await {
+        let Some(owned) = slot.owned.as_mut() else { return true };
+        match in_time(self.config.store_timeout, "outbox.unsent", owned.unsent(&known, limit)).await {
             Ok(rows) => {
                 let read_count = rows.len();
                 let new_count = self.backlog.add(shard, rows);
@@ -245,10 +247,12 @@ where
                     self.poll_interval = POLL_INTERVAL_MIN;
                 }
                 self.read_watch.succeeded();
+                true
             }
             Err(error) => {
                 self.read_watch.failed(&error);
                 self.lose(shard);
+                false
             }
         }
     }
@@ -304,7 +308,8 @@ where
                 self.backlog.settled(&key, id);
                 continue;
             };
-            if let Err(failure) = owned.park(id, &error).await {
+            let parking = in_time(self.config.store_timeout, "outbox.park", owned.park(id, &error));
+            if let Err(failure) = parking.await {
                 self.delete_watch.failed(&failure);
                 self.backlog.failed(&key);
                 return self.lose(shard);
@@ -326,9 +331,10 @@ where
             let Some(mut owned) = slot.owned.take() else { continue };
             slot.is_away = true;
             let ids = std::mem::take(&mut slot.sent);
+            let limit = self.config.store_timeout;
             let deletion = async move {
                 let started_at = Instant::now();
-                let result = owned.sent(&ids).await;
+                let result = in_time(limit, "outbox.sent", owned.sent(&ids)).await;
                 Deletion { shard, owned, ids, result, duration: started_at.elapsed() }
             };
             self.deletions.push(deletion.boxed());
@@ -422,6 +428,15 @@ impl Slot {
 /// parking them would set the whole outbox aside for good.
 fn is_refusal(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::OutOfRange | ErrorKind::DataLoss)
+}
+
+/// A call of the store, which must not hold up the other shards for ever. Dropped half-way it may
+/// have been done or not: the shard is given back, and read anew when it is owned again.
+async fn in_time<T>(limit: Duration, operation: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::DeadlineExceeded, operation, "the outbox's store gave no answer in time")
+            .with_context("store_timeout_ms", limit.as_millis()))
+    })
 }
 
 /// One message's way to its receipt.

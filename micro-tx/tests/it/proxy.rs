@@ -1,0 +1,67 @@
+//! A TCP proxy before a server that counts round trips.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+/// Counts how often a client sent something after the server had spoken.
+pub(crate) struct Proxy {
+    port: u16,
+    round_trips: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    /// Before the server at `address`; it ends with its test's runtime.
+    pub(crate) async fn before(address: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let round_trips = Arc::<AtomicU64>::default();
+        let count = round_trips.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(&address).await.unwrap();
+                tokio::spawn(carry(client, server, count.clone()));
+            }
+        });
+        Self { port, round_trips }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn round_trip_count(&self) -> u64 {
+        self.round_trips.load(Ordering::SeqCst)
+    }
+}
+
+async fn carry(mut client: TcpStream, mut server: TcpStream, round_trips: Arc<AtomicU64>) {
+    let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut has_server_spoken = true;
+    loop {
+        tokio::select! {
+            count = client.read(&mut asked) => {
+                let Ok(count @ 1..) = count else { return };
+                if std::mem::take(&mut has_server_spoken) {
+                    round_trips.fetch_add(1, Ordering::SeqCst);
+                }
+                if server.write_all(&asked[..count]).await.is_err() {
+                    return;
+                }
+            }
+            count = server.read(&mut answered) => {
+                let Ok(count @ 1..) = count else { return };
+                has_server_spoken = true;
+                if client.write_all(&answered[..count]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}

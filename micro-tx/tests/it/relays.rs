@@ -1,0 +1,128 @@
+//! Several relays on one database, some of which die: nothing is lost and each key keeps its order.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use micro_core::{
+    Error, ErrorKind, Health, Result, TransactionManagerExt as _,
+    app::Component as _,
+    broker::{Broker, Capabilities, Message, Receipt, SubscribeRequest, Subscription},
+    outbox::{OutboxCounts, Relay},
+};
+use micro_testkit::eventually;
+use micro_tx::SqlDatabase;
+
+use crate::{
+    on_servers,
+    server::{Server, Site},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const KEY_COUNT: u32 = 10;
+const ROUND_COUNT: u32 = 40;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_take_over_from_each_other_on_mariadb() {
+    if let Some(site) = on_servers::site(Server::Mariadb).await {
+        relays_take_over_from_each_other(site).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_take_over_from_each_other_on_postgres() {
+    if let Some(site) = on_servers::site(Server::Postgres).await {
+        relays_take_over_from_each_other(site).await;
+    }
+}
+
+/// Writes down what it took, by key.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<BTreeMap<String, Vec<u32>>>>);
+
+#[async_trait]
+impl Broker for Recorder {
+    async fn publish(&self, messages: Vec<Message>) -> Vec<Result<Receipt>> {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let mut taken = self.0.lock().unwrap();
+        let take = |message: Message| {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            let seq = text(&message.body).parse().unwrap();
+            taken.entry(text(message.key.as_ref().unwrap())).or_default().push(seq);
+            Ok(Receipt { partition: 0, offset: 0 })
+        };
+        messages.into_iter().map(take).collect()
+    }
+
+    async fn subscribe(&self, _request: SubscribeRequest) -> Result<Arc<dyn Subscription>> {
+        Err(Error::new(ErrorKind::Unimplemented, "recorder.subscribe", "sends only"))
+    }
+
+    async fn flush(&self, _deadline: Duration) -> Result<()> {
+        Ok(())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(true, true, true)
+    }
+}
+
+async fn relays_take_over_from_each_other(site: Site) {
+    let recorder = Recorder::default();
+    let mut config = site.config();
+    config.outbox_shard_count = 2;
+    let mut relays = Vec::new();
+    for _ in 0..3 {
+        let database = site.database_with(config.clone()).await;
+        let relay = Relay::builder(database.outbox(), Arc::new(recorder.clone())).build();
+        relay.start(&Health::new()).await.unwrap();
+        relays.push((database, relay));
+    }
+    let writer = site.database_with(config).await;
+    for round in 0..ROUND_COUNT {
+        let events: Vec<_> =
+            (0..KEY_COUNT).map(|key| Message::keyed("t", format!("key-{key}"), round.to_string())).collect();
+        retried(&writer, &events).await;
+        if round % 10 == 5 {
+            // The locks go with their connections.
+            on_servers::kill_connections(&site, site.name()).await;
+        }
+        if round == 20 {
+            // One ends as in a crash, one takes its leave.
+            relays.remove(0);
+            let (_database, relay) = relays.remove(0);
+            relay.drain(Duration::from_secs(10)).await.unwrap();
+            relay.close().await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let outbox = writer.outbox();
+    eventually(PATIENCE, "the outbox is empty", || async {
+        outbox.counts().await.is_ok_and(|counts| counts == OutboxCounts::default())
+    })
+    .await;
+    for (_database, relay) in &relays {
+        relay.close().await.unwrap();
+    }
+    let taken = recorder.0.lock().unwrap();
+    assert_eq!(taken.len(), usize::try_from(KEY_COUNT).unwrap());
+    for (key, seqs) in taken.iter() {
+        let mut seen = std::collections::HashSet::new();
+        let first: Vec<u32> = seqs.iter().copied().filter(|seq| seen.insert(*seq)).collect();
+        assert_eq!(first, (0..ROUND_COUNT).collect::<Vec<_>>(), "{key}: {seqs:?}");
+    }
+}
+
+/// Nothing is killed while it runs, so that no commit is of unknown outcome.
+async fn retried(database: &SqlDatabase, events: &[Message]) {
+    loop {
+        match database.run(async |tx| database.outbox().add(tx, events).await).await {
+            Ok(()) => return,
+            Err(error) if error.kind() == ErrorKind::Unavailable => {}
+            Err(error) => panic!("{}", error.report()),
+        }
+    }
+}
