@@ -14,7 +14,18 @@ use crate::events::OrderPlaced;
 pub async fn connect(url: &str) -> Result<Arc<dyn Broker>> {
     match url.split(':').next().unwrap_or_default() {
         "memory" => Ok(Arc::new(MemoryBroker::new())),
-        _ => Err(Error::new(ErrorKind::InvalidArgument, "embed.broker", "no such broker: expected memory:")),
+        #[cfg(feature = "broker-kafka")]
+        "kafka" => {
+            use micro_broker_kafka::{KafkaBroker, TopicSpec};
+
+            let broker = KafkaBroker::connect_url(url).await?;
+            broker.create_topics(&[TopicSpec::new(OrderPlaced::TOPIC, 4)]).await?;
+            Ok(Arc::new(broker))
+        }
+        _ => {
+            let message = "no such broker: expected memory: or, with the feature broker-kafka, kafka://HOST:PORT";
+            Err(Error::new(ErrorKind::InvalidArgument, "embed.broker", message))
+        }
     }
 }
 

@@ -15,7 +15,7 @@ struct Arguments {
     /// Its database.
     #[arg(long, default_value = "sqlite:shop.db")]
     database: String,
-    /// Where its events go: memory: is this process only.
+    /// Where its events go: memory: is this process only; with the feature broker-kafka also kafka://HOST:PORT.
     #[arg(long, default_value = "memory:")]
     broker: String,
 }

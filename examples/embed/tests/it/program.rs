@@ -65,6 +65,35 @@ fn the_shop_sells_and_tells_on_the_memory_broker() {
     sells("memory:");
 }
 
+#[cfg(feature = "broker-kafka")]
+mod on_kafka {
+    use std::time::Duration;
+
+    use dev_servers::{Kind, Server};
+    use micro_testkit::{Fixture, Missing, ready};
+    use tokio::task::spawn_blocking;
+
+    /// A server of its own: the topic's name is the event's, so a shared one may hold others' events.
+    struct OwnKafka(Server);
+
+    impl Fixture for OwnKafka {
+        async fn start() -> Result<Self, Missing> {
+            spawn_blocking(|| Server::start(Kind::Kafka)).await.unwrap().map(Self).map_err(Missing::new)
+        }
+
+        fn patience(&self) -> Duration {
+            Duration::from_secs(30)
+        }
+    }
+
+    #[tokio::test]
+    async fn the_shop_sells_and_tells_on_kafka() {
+        if let Some(kafka) = ready::<OwnKafka>().await {
+            spawn_blocking(move || super::sells(kafka.0.url())).await.unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_broker_that_is_not_there_is_told() {
     let folder = tempfile::tempdir().unwrap();
