@@ -43,6 +43,10 @@ impl ClientLog {
     /// A line of librdkafka's log.
     pub(crate) fn line(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         use RDKafkaLogLevel as Level;
+        // A connection that failed is told of as an error, too.
+        if facility == "FAIL" {
+            return tracing::debug!(target: "librdkafka", client = self.name, facility, "{line}");
+        }
         let Some(suppressed_count) = self.may_speak(facility) else { return };
         let client = &self.name;
         match level {
@@ -62,9 +66,10 @@ impl ClientLog {
         let Some(code) = error.rdkafka_error_code() else { return };
         let reason = reason.replace(['\n', '\r'], " ");
         // That all brokers are down says less than what each of them was down with.
-        if code != RDKafkaErrorCode::AllBrokersDown {
-            self.state().last_error = Some((code, reason.clone()));
+        if code == RDKafkaErrorCode::AllBrokersDown {
+            return tracing::debug!(target: "librdkafka", client = self.name, "{reason}");
         }
+        self.state().last_error = Some((code, reason.clone()));
         let Some(suppressed_count) = self.may_speak(&format!("{code:?}")) else { return };
         let (kind, meaning) = classify(code);
         tracing::warn!(target: "librdkafka", client = self.name, %kind, meaning, suppressed_count, "{reason}");

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::{address, millis};
 
 const OPERATION: &str = "broker.connect";
+/// A member learns of a rebalance by its next heartbeat, and what moves stands still until all have:
+/// more often than the 3 s of Kafka's own clients.
+const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_millis(500);
 
 /// The settings of a [`KafkaBroker`](crate::KafkaBroker). Durations are milliseconds when read from
 /// a file or a URL.
@@ -23,6 +26,9 @@ pub struct KafkaConfig {
     /// How long `connect`, `subscribe` and questions about topics wait for an answer; default 5 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
+    /// How long a broker may take for an answer before the connection is given up; default 10 s.
+    #[serde(rename = "request_timeout_ms", with = "millis")]
+    pub request_timeout: Duration,
 
     /// Which partition a key goes to; default [`Partitioner::Fnv1a`].
     pub partitioner: Partitioner,
@@ -184,6 +190,7 @@ impl Default for KafkaConfig {
             servers: String::new(),
             client_id: "micro-rs".to_owned(),
             connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(10),
             partitioner: Partitioner::default(),
             compression: Compression::default(),
             delivery_timeout: Duration::from_secs(30),
@@ -216,6 +223,7 @@ const REFUSED_PROPERTIES: &[(&str, &str)] = &[
     ("bootstrap.servers", "set servers"),
     ("metadata.broker.list", "set servers"),
     ("client.id", "set client_id"),
+    ("socket.timeout.ms", "set request_timeout_ms"),
     ("partitioner", "set partitioner"),
     ("compression.type", "set compression"),
     ("compression.codec", "set compression"),
@@ -232,6 +240,7 @@ const REFUSED_PROPERTIES: &[(&str, &str)] = &[
     ("partition.assignment.strategy", "set assignment"),
     ("group.instance.id", "set instance_id"),
     ("session.timeout.ms", "set session_timeout_ms"),
+    ("heartbeat.interval.ms", "it follows session_timeout_ms"),
     ("queued.max.messages.kbytes", "set prefetch_bytes_max"),
     ("fetch.message.max.bytes", "set fetch_bytes_max"),
     ("max.partition.fetch.bytes", "set fetch_bytes_max"),
@@ -244,7 +253,7 @@ const REFUSED_PROPERTIES: &[(&str, &str)] = &[
     ("retries", "an idempotent producer retries until delivery_timeout_ms"),
     ("message.send.max.retries", "an idempotent producer retries until delivery_timeout_ms"),
     ("transactional.id", "the outbox takes the place of Kafka's transactions"),
-    ("enable.auto.commit", "positions are committed after the work, never before"),
+    ("enable.auto.commit", "what is acked is committed, and nothing else"),
     ("auto.commit.interval.ms", "set commit_interval_ms"),
     ("enable.auto.offset.store", "positions are committed after the work, never before"),
     ("auto.offset.reset", "a new group starts at the earliest message"),
@@ -335,6 +344,7 @@ impl KafkaConfig {
             .set("bootstrap.servers", &self.servers)
             .set("client.id", &self.client_id)
             .set("allow.auto.create.topics", "false")
+            .set("socket.timeout.ms", text_of_millis(self.request_timeout))
             .set("topic.metadata.propagation.max.ms", text_of_millis(self.topic_wait));
         let protocol = match (&self.sasl, &self.tls) {
             (None, None) => "plaintext",
@@ -393,13 +403,16 @@ impl KafkaConfig {
         }
         consumer
             .set("group.id", group)
-            .set("enable.auto.commit", "false")
+            // In the background, of what is acked: nothing else is ever stored.
+            .set("enable.auto.commit", "true")
+            .set("auto.commit.interval.ms", text_of_millis(self.commit_interval))
             .set("enable.auto.offset.store", "false")
             // Every start position is given explicitly, so this is met only when the log no longer
             // holds a position: that must be seen, not skipped.
             .set("auto.offset.reset", "error")
             .set("partition.assignment.strategy", self.assignment.name())
             .set("session.timeout.ms", text_of_millis(self.session_timeout))
+            .set("heartbeat.interval.ms", text_of_millis((self.session_timeout / 3).min(HEARTBEAT_INTERVAL_MAX)))
             .set("queued.max.messages.kbytes", (self.prefetch_bytes_max / 1024).max(1).to_string())
             .set("fetch.message.max.bytes", self.fetch_bytes_max.max(1).to_string());
         if let Some(id) = &self.instance_id {
@@ -462,6 +475,7 @@ impl fmt::Debug for KafkaConfig {
             servers,
             client_id,
             connect_timeout,
+            request_timeout,
             partitioner,
             compression,
             delivery_timeout,
@@ -489,6 +503,7 @@ impl fmt::Debug for KafkaConfig {
             .field("servers", servers)
             .field("client_id", client_id)
             .field("connect_timeout", connect_timeout)
+            .field("request_timeout", request_timeout)
             .field("partitioner", partitioner)
             .field("compression", compression)
             .field("delivery_timeout", delivery_timeout)
@@ -568,7 +583,7 @@ mod tests {
             (&producer, "acks", "all"),
             (&producer, "delivery.timeout.ms", "30000"),
             (&producer, "partitioner", "fnv1a_random"),
-            (&consumer, "enable.auto.commit", "false"),
+            (&consumer, "auto.commit.interval.ms", "1000"),
             (&consumer, "enable.auto.offset.store", "false"),
             (&consumer, "auto.offset.reset", "error"),
             (&consumer, "partition.assignment.strategy", "cooperative-sticky"),

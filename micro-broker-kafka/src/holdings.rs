@@ -20,8 +20,10 @@ pub(crate) struct Holdings {
     turns: VecDeque<TopicPartition>,
     events: VecDeque<SubscriptionEvent>,
     has_ended: bool,
-    /// Something was paused or resumed that the client does not know of yet.
+    /// Something was paused, resumed or assigned since the client was told what to fetch.
     has_new_pauses: bool,
+    /// Whether the client fetches nothing because nobody receives.
+    is_stalled: bool,
     /// Of what `next` may hand out.
     ready: Amount,
 }
@@ -35,10 +37,23 @@ struct Holding {
     next_offset: Option<i64>,
     /// Everything below was handed out.
     handed_out_up_to: i64,
+    /// Where this ownership began.
+    start: i64,
     acked: i64,
-    committed: i64,
+    /// Up to where the client was told.
+    stored: i64,
     is_paused: bool,
+    /// Whether the client was told so. It must not be told to resume what it has not paused: that
+    /// throws away what it fetched.
+    is_paused_in_client: bool,
     is_revoked: bool,
+}
+
+/// What the client is to be told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct PauseChanges {
+    pub(crate) paused: Vec<TopicPartition>,
+    pub(crate) resumed: Vec<TopicPartition>,
 }
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -68,12 +83,15 @@ impl Holdings {
                 amount: Amount::default(),
                 next_offset: start,
                 handed_out_up_to: position,
+                start: position,
                 acked: position,
-                committed: position,
+                stored: position,
                 is_paused: false,
+                is_paused_in_client: false,
                 is_revoked: false,
             };
             self.partitions.insert(partition, holding);
+            self.has_new_pauses = true;
         }
     }
 
@@ -194,24 +212,25 @@ impl Holdings {
         }
     }
 
-    /// Positions to commit: acked and not committed yet. They count as committed from now on.
-    pub(crate) fn take_uncommitted(&mut self) -> Vec<Position> {
-        let mut positions = Vec::new();
+    /// Positions that moved since this was asked last: what the client commits in its time.
+    pub(crate) fn take_moved(&mut self) -> Vec<Position> {
+        let mut moved = Vec::new();
         for (partition, holding) in &mut self.partitions {
-            if holding.acked > holding.committed {
-                holding.committed = holding.acked;
-                positions.push(Position { partition: partition.clone(), next_offset: holding.acked });
+            if holding.acked > holding.stored {
+                holding.stored = holding.acked;
+                moved.push(Position { partition: partition.clone(), next_offset: holding.acked });
             }
         }
-        positions
+        moved
     }
 
-    /// Takes back that a position was committed: it is committed again with the next ones.
-    pub(crate) fn not_committed(&mut self, partition: &TopicPartition, next_offset: i64) {
-        let Some(holding) = self.partitions.get_mut(partition) else { return };
-        if holding.committed <= next_offset {
-            holding.committed = -1;
-        }
+    /// How far each of these partitions was acked, where it was acked at all in this ownership.
+    pub(crate) fn acked(&self, partitions: &[TopicPartition]) -> Vec<Position> {
+        let position = |partition: &TopicPartition| {
+            let holding = self.partitions.get(partition).filter(|holding| holding.acked > holding.start)?;
+            Some(Position { partition: partition.clone(), next_offset: holding.acked })
+        };
+        partitions.iter().filter_map(position).collect()
     }
 
     pub(crate) fn set_paused(&mut self, partitions: &[TopicPartition], is_paused: bool) {
@@ -230,14 +249,38 @@ impl Holdings {
         }
     }
 
-    /// The paused partitions, when they changed since this was asked last.
-    pub(crate) fn new_pauses(&mut self) -> bool {
-        std::mem::take(&mut self.has_new_pauses)
+    /// What the client is to pause and to resume, because of the consumer's pauses or because
+    /// nobody receives. It counts as told.
+    pub(crate) fn pause_changes(&mut self, is_stalled: bool) -> PauseChanges {
+        let mut changes = PauseChanges::default();
+        if !std::mem::take(&mut self.has_new_pauses) && is_stalled == self.is_stalled {
+            return changes;
+        }
+        self.is_stalled = is_stalled;
+        for (partition, holding) in self.partitions.iter_mut().filter(|(_, holding)| !holding.is_revoked) {
+            let is_paused = holding.is_paused || is_stalled;
+            if is_paused != holding.is_paused_in_client {
+                holding.is_paused_in_client = is_paused;
+                let list = if is_paused { &mut changes.paused } else { &mut changes.resumed };
+                list.push(partition.clone());
+            }
+        }
+        changes
     }
 
-    /// Every partition, whether it is paused, and the offset that comes next from the broker.
-    pub(crate) fn partitions(&self) -> impl Iterator<Item = (&TopicPartition, bool, Option<i64>)> {
-        self.partitions.iter().map(|(partition, holding)| (partition, holding.is_paused, holding.next_offset))
+    /// Those of `partitions` that the client has paused: it would keep that for their next
+    /// ownership. They count as resumed.
+    pub(crate) fn take_paused_in_client(&mut self, partitions: &[TopicPartition]) -> Vec<TopicPartition> {
+        let mut paused = partitions.to_vec();
+        paused.retain(|id| {
+            self.partitions.get_mut(id).is_some_and(|holding| std::mem::take(&mut holding.is_paused_in_client))
+        });
+        paused
+    }
+
+    /// Every partition, and the offset that comes next from the broker.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = (&TopicPartition, Option<i64>)> {
+        self.partitions.iter().map(|(partition, holding)| (partition, holding.next_offset))
     }
 
     fn release(&mut self, partition: &TopicPartition) {
@@ -266,5 +309,127 @@ impl Amount {
     fn subtract(&mut self, other: Self) {
         self.count -= other.count;
         self.bytes -= other.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use micro_core::broker::Message;
+
+    use super::*;
+
+    fn partition(number: i32) -> TopicPartition {
+        TopicPartition { topic: "t".into(), partition: number }
+    }
+
+    fn deliveries(number: i32, offsets: std::ops::Range<i64>) -> Vec<Delivery> {
+        let topic: Arc<str> = "t".into();
+        let message = Message::keyed(topic, "k", "body");
+        let timestamp = SystemTime::UNIX_EPOCH;
+        offsets.map(|offset| Delivery { message: message.clone(), partition: number, offset, timestamp }).collect()
+    }
+
+    fn position(number: i32, next_offset: i64) -> Position {
+        Position { partition: partition(number), next_offset }
+    }
+
+    fn owning(numbers: &[i32]) -> Holdings {
+        let mut holdings = Holdings::default();
+        holdings.assign(numbers.iter().map(|number| (partition(*number), Some(0))));
+        holdings
+    }
+
+    fn places(batch: &[Delivery]) -> Vec<(i32, i64)> {
+        batch.iter().map(|delivery| (delivery.partition, delivery.offset)).collect()
+    }
+
+    #[test]
+    fn each_partition_is_first_in_its_turn_and_keeps_its_order() {
+        let mut holdings = owning(&[0, 1]);
+        holdings.receive(deliveries(0, 0..4));
+        holdings.receive(deliveries(1, 0..4));
+        assert_eq!(places(&holdings.take(3)), [(0, 0), (0, 1), (0, 2)]);
+        assert_eq!(places(&holdings.take(3)), [(1, 0), (1, 1), (1, 2)]);
+        assert_eq!(places(&holdings.take(3)), [(0, 3), (1, 3)]);
+        assert_eq!(holdings.ready, Amount::default());
+    }
+
+    #[test]
+    fn an_ack_moves_forward_within_what_was_handed_out_in_this_ownership() {
+        let mut holdings = owning(&[0]);
+        holdings.receive(deliveries(0, 0..10));
+        holdings.take(6);
+        for (next_offset, acked) in [(4, 4), (2, 4), (7, 4), (6, 6)] {
+            holdings.ack(&position(0, next_offset));
+            assert_eq!(holdings.partitions[&partition(0)].acked, acked, "after an ack of {next_offset}");
+        }
+        holdings.ack(&position(1, 3));
+        assert_eq!(holdings.take_moved(), [position(0, 6)]);
+        assert_eq!(holdings.take_moved(), [], "told once");
+        assert_eq!(holdings.acked(&[partition(0), partition(1)]), [position(0, 6)], "whether told or not");
+
+        // It goes and comes back further behind: what was handed out before says nothing now.
+        holdings.lose(&[partition(0)]);
+        holdings.ack(&position(0, 6));
+        holdings.assign([(partition(0), Some(2))]);
+        holdings.receive(deliveries(0, 2..10));
+        holdings.take(2);
+        holdings.ack(&position(0, 6));
+        assert_eq!(holdings.take_moved(), [], "an ack of an earlier ownership is ignored");
+        assert_eq!(holdings.acked(&[partition(0)]), [], "nothing was acked in this one");
+    }
+
+    #[test]
+    fn a_paused_partition_keeps_what_it_has_and_takes_no_room() {
+        let mut holdings = owning(&[0, 1]);
+        holdings.receive(deliveries(0, 0..3));
+        holdings.set_paused(&[partition(0)], true);
+        let told = |paused: &[i32], resumed: &[i32]| PauseChanges {
+            paused: paused.iter().copied().map(partition).collect(),
+            resumed: resumed.iter().copied().map(partition).collect(),
+        };
+        assert_eq!(holdings.pause_changes(false), told(&[0], &[]));
+        assert_eq!(holdings.pause_changes(false), told(&[], &[]), "it is told once");
+        assert_eq!(holdings.pause_changes(true), told(&[1], &[]), "nobody receives");
+        assert_eq!(holdings.pause_changes(false), told(&[], &[1]), "what the consumer paused stays so");
+        holdings.receive(deliveries(0, 3..4));
+        holdings.receive(deliveries(1, 0..1));
+        assert_eq!(holdings.ready_count(), 1);
+        assert_eq!(places(&holdings.take(10)), [(1, 0)]);
+        holdings.set_paused(&[partition(0)], false);
+        assert_eq!(places(&holdings.take(10)), [(0, 0), (0, 1), (0, 2), (0, 3)]);
+        assert_eq!(holdings.take_paused_in_client(&[partition(0), partition(1)]), [partition(0)]);
+        assert_eq!(holdings.pause_changes(false), told(&[], &[]), "it was resumed when it went");
+        assert_eq!(holdings.ready, Amount::default());
+    }
+
+    #[test]
+    fn a_revoked_partition_hands_out_nothing_and_is_acked_until_it_goes() {
+        let mut holdings = owning(&[0, 1]);
+        holdings.receive(deliveries(0, 0..4));
+        holdings.take(2);
+        assert!(!holdings.revoke(&[partition(1)]).is_in_hand);
+        assert!(holdings.revoke(&[partition(0)]).is_in_hand);
+        holdings.receive(deliveries(0, 4..6));
+        assert_eq!(holdings.take(10), []);
+        holdings.ack(&position(0, 2));
+        assert_eq!(holdings.acked(&[partition(0)]), [position(0, 2)]);
+        holdings.drop_partitions(&[partition(0), partition(1)]);
+        holdings.ack(&position(0, 2));
+        assert_eq!(holdings.acked(&[partition(0)]), []);
+        assert!(matches!(holdings.pop_event(), Some(SubscriptionEvent::Revoked(of, _)) if of == [partition(1)]));
+        assert!(matches!(holdings.pop_event(), Some(SubscriptionEvent::Revoked(of, _)) if of == [partition(0)]));
+        assert!(holdings.pop_event().is_none());
+    }
+
+    #[test]
+    fn room_is_bounded_by_count_and_by_bytes() {
+        let mut holdings = owning(&[0]);
+        assert!(holdings.has_room(1, 1));
+        holdings.receive(deliveries(0, 0..2));
+        assert!(!holdings.has_room(2, usize::MAX) && holdings.has_room(3, usize::MAX));
+        assert!(!holdings.has_room(usize::MAX, 2 * size_of::<Delivery>()));
     }
 }

@@ -17,7 +17,7 @@ use micro_core::{
 use rdkafka::{
     Offset, TopicPartitionList,
     config::FromClientConfigAndContext,
-    consumer::{BaseConsumer, CommitMode, Consumer as _, RebalanceProtocol},
+    consumer::{BaseConsumer, Consumer as _, RebalanceProtocol},
     error::{KafkaError, KafkaResult},
     message::{BorrowedMessage, Message as _},
     types::RDKafkaErrorCode as Code,
@@ -28,7 +28,12 @@ use tokio::{
 };
 
 use crate::{
-    client_log::ClientLog, config::KafkaConfig, error::from_kafka, holdings::Holdings, rebalance::MemberContext, record,
+    client_log::ClientLog,
+    config::KafkaConfig,
+    error::from_kafka,
+    holdings::{Holdings, PauseChanges},
+    rebalance::{MemberContext, list_of},
+    record,
 };
 
 /// How long one poll waits, which is how late the thread notices a pause, a resume or a close.
@@ -89,7 +94,7 @@ impl Member {
         let poll = {
             let shared = shared.clone();
             move || {
-                Poller { shared, client, is_stalled: false, commit_at: Instant::now(), recover_at: None }.run();
+                Poller { shared, client, is_stalled: false, recover_at: None }.run();
                 drop(leave);
             }
         };
@@ -225,7 +230,6 @@ struct Poller {
     client: Client,
     /// Everything is paused because nobody receives.
     is_stalled: bool,
-    commit_at: Instant,
     /// When to look for positions that the log does not hold.
     recover_at: Option<Instant>,
 }
@@ -233,7 +237,7 @@ struct Poller {
 impl Poller {
     fn run(mut self) {
         while !self.shared.is_closing() {
-            self.commit_if_due();
+            self.shared.store(&self.client);
             self.recover_if_due();
             self.regulate();
             if let Err(error) = self.receive() {
@@ -241,10 +245,24 @@ impl Poller {
                 break;
             }
         }
-        self.shared.commit(&self.client, CommitMode::Sync);
+        self.finish();
         // Dropping the client leaves the group. That polls without a limit, which is why it is done
         // here and nobody waits for this thread longer than the close timeout.
         drop(self.client);
+    }
+
+    /// Commits what was acked, however often that takes within the deadline: in the middle of a
+    /// rebalance, which goes on only while polled, the coordinator takes no commit.
+    fn finish(&self) {
+        let end = Instant::now() + self.shared.settings.close_timeout;
+        loop {
+            let owned: Vec<_> = self.shared.holdings().partitions().map(|(id, _)| id.clone()).collect();
+            if self.shared.commit(&self.client, &owned) || Instant::now() >= end {
+                return;
+            }
+            // Nothing is received any more.
+            drop(self.client.poll(POLL_WAIT));
+        }
     }
 
     /// Polls once and then takes what is there.
@@ -285,14 +303,6 @@ impl Poller {
         }
     }
 
-    fn commit_if_due(&mut self) {
-        let now = Instant::now();
-        if now >= self.commit_at {
-            self.commit_at = now + self.shared.settings.commit_interval;
-            self.shared.commit(&self.client, CommitMode::Async);
-        }
-    }
-
     /// Waits a little for room; pauses everything when none comes, and resumes when there is some.
     fn regulate(&mut self) {
         let settings = &self.shared.settings;
@@ -300,22 +310,18 @@ impl Poller {
             holdings.has_ended() || holdings.has_room(settings.receive_count_max, settings.receive_bytes_max)
         };
         let mut holdings = self.shared.holdings();
-        let was_stalled = self.is_stalled;
-        if !was_stalled && !has_room(&mut holdings) {
+        if !self.is_stalled && !has_room(&mut holdings) {
             let waited = self.shared.room.wait_timeout_while(holdings, STALL_WAIT, |holdings| !has_room(holdings));
             holdings = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         self.is_stalled = !has_room(&mut holdings);
-        if !holdings.new_pauses() && self.is_stalled == was_stalled {
+        let PauseChanges { paused, resumed } = holdings.pause_changes(self.is_stalled);
+        drop(holdings);
+        if paused.is_empty() && resumed.is_empty() {
             return;
         }
-        let (mut paused, mut resumed) = (TopicPartitionList::new(), TopicPartitionList::new());
-        for (id, is_paused, _) in holdings.partitions() {
-            let list = if is_paused || self.is_stalled { &mut paused } else { &mut resumed };
-            list.add_partition(&id.topic, id.partition);
-        }
-        drop(holdings);
-        if let Err(error) = self.client.pause(&paused).and_then(|()| self.client.resume(&resumed)) {
+        let told = self.client.pause(&list_of(&paused)).and_then(|()| self.client.resume(&list_of(&resumed)));
+        if let Err(error) = told {
             tracing::warn!(group = %self.shared.group, %error, "pause or resume");
         }
     }
@@ -338,7 +344,7 @@ impl Poller {
     /// earliest message: what is missing is an alarm, and nothing that is there is skipped.
     fn recover(&self) -> KafkaResult<()> {
         let partitions: Vec<(TopicPartition, Option<i64>)> =
-            self.shared.holdings().partitions().map(|(id, _, next_offset)| (id.clone(), next_offset)).collect();
+            self.shared.holdings().partitions().map(|(id, next_offset)| (id.clone(), next_offset)).collect();
         let mut again = Vec::new();
         for (id, next_offset) in partitions {
             let wait = self.shared.settings.connect_timeout;
@@ -352,6 +358,7 @@ impl Poller {
                         "the log no longer holds the group's position: messages were deleted before they were \
                          handled, or the topic was made anew; going on at the earliest message"
                     );
+                    self.shared.resume_paused(&self.client, std::slice::from_ref(&id));
                     self.shared.holdings().lose(std::slice::from_ref(&id));
                     self.shared.received.notify_one();
                 }
@@ -376,7 +383,7 @@ impl Poller {
             }
             _ => {
                 let mut all = TopicPartitionList::new();
-                for (id, _, next_offset) in self.shared.holdings().partitions() {
+                for (id, next_offset) in self.shared.holdings().partitions() {
                     let offset = next_offset.map_or(Offset::Stored, Offset::Offset);
                     all.add_partition_offset(&id.topic, id.partition, offset)?;
                 }
@@ -388,7 +395,7 @@ impl Poller {
     /// A fatal error: this client will never receive again.
     fn end(&self, error: &KafkaError) {
         let mut holdings = self.shared.holdings();
-        let all: Vec<_> = holdings.partitions().map(|(id, ..)| id.clone()).collect();
+        let all: Vec<_> = holdings.partitions().map(|(id, _)| id.clone()).collect();
         holdings.lose(&all);
         holdings.end();
         drop(holdings);

@@ -55,21 +55,22 @@ impl ConsumerContext for MemberContext {
         }
     }
 
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let Err(error) = result else { return };
-        let mut holdings = self.shared.holdings();
-        for position in positions_of(offsets, &self.shared.topics) {
-            holdings.not_committed(&position.partition, position.next_offset);
+    /// Of the client's own commits; those of this crate are told of where they are made.
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        // It tries again with the next ones, or whoever owns the partition now takes it from there.
+        if let Err(error) = result {
+            tracing::warn!(group = %self.shared.group, %error, "positions not committed");
         }
-        drop(holdings);
-        // They are committed again with the next ones, or by whoever owns the partition now.
-        tracing::warn!(group = %self.shared.group, %error, "positions not committed");
     }
 }
 
 impl Shared {
     fn take_over(&self, consumer: &BaseConsumer<MemberContext>, partitions: &TopicPartitionList) -> KafkaResult<()> {
-        let starts = self.starts(consumer, partitions);
+        // Nothing new; asking for the positions of nothing would wait until the deadline.
+        let starts = match partitions.count() {
+            0 => Vec::new(),
+            _ => self.starts(consumer, partitions),
+        };
         let mut list = TopicPartitionList::with_capacity(starts.len());
         for (id, start) in &starts {
             let offset = match start {
@@ -83,11 +84,9 @@ impl Shared {
         self.holdings().assign(starts.iter().map(|(id, start)| (id.clone(), start.offset())));
         tracing::info!(group = %self.group, partitions = ?names(&starts), "partitions assigned");
         match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_assign(&list)?,
-            _ => consumer.assign(&list)?,
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(&list),
+            _ => consumer.assign(&list),
         }
-        // Whoever owns a partition anew has not paused it.
-        consumer.resume(&list)
     }
 
     /// Where each partition begins: at the committed position, or at its earliest message.
@@ -118,19 +117,27 @@ impl Shared {
     fn hand_over(&self, consumer: &BaseConsumer<MemberContext>, partitions: &TopicPartitionList) -> KafkaResult<()> {
         let ids = self.partitions_of(partitions);
         tracing::info!(group = %self.group, partitions = ?ids, is_lost = consumer.assignment_lost(), "partitions revoked");
+        self.resume_paused(consumer, &ids);
         if consumer.assignment_lost() {
             // They may be somebody else's by now, who may be further: nothing is committed.
             self.holdings().lose(&ids);
             self.received.notify_one();
         } else {
             self.revoke(&ids);
-            // Those of the revoked partitions among them; the others would be committed soon anyhow.
-            self.commit(consumer, CommitMode::Sync);
+            self.commit(consumer, &ids);
             self.holdings().drop_partitions(&ids);
         }
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
             _ => consumer.unassign(),
+        }
+    }
+
+    /// A partition that goes is resumed first: the client would remember the pause when it comes back.
+    pub(crate) fn resume_paused(&self, consumer: &BaseConsumer<MemberContext>, ids: &[TopicPartition]) {
+        let paused = self.holdings().take_paused_in_client(ids);
+        if let Err(error) = consumer.resume(&list_of(&paused)) {
+            tracing::warn!(group = %self.group, %error, "resume");
         }
     }
 
@@ -152,21 +159,30 @@ impl Shared {
         }
     }
 
-    /// Commits what is acked and not committed yet.
-    pub(crate) fn commit(&self, consumer: &BaseConsumer<MemberContext>, mode: CommitMode) {
-        let positions = self.holdings().take_uncommitted();
-        if positions.is_empty() {
+    /// Tells the client how far it may commit, in its time.
+    pub(crate) fn store(&self, consumer: &BaseConsumer<MemberContext>) {
+        let moved = self.holdings().take_moved();
+        if moved.is_empty() {
             return;
         }
-        let committed = next_offsets(&positions).and_then(|list| consumer.commit(&list, mode));
-        if let Err(error) = committed {
-            let mut holdings = self.holdings();
-            for position in &positions {
-                holdings.not_committed(&position.partition, position.next_offset);
-            }
-            drop(holdings);
+        if let Err(error) = next_offsets(&moved).and_then(|list| consumer.store_offsets(&list)) {
+            // A partition that has just been taken away: its positions were committed at that.
+            tracing::debug!(group = %self.group, %error, "positions not stored");
+        }
+    }
+
+    /// Commits how far these are acked, and waits for that; `false` when it must be tried again.
+    pub(crate) fn commit(&self, consumer: &BaseConsumer<MemberContext>, ids: &[TopicPartition]) -> bool {
+        let acked = self.holdings().acked(ids);
+        if acked.is_empty() {
+            return true;
+        }
+        // Not in the background: the driver tells nobody how that ends.
+        let committed = next_offsets(&acked).and_then(|list| consumer.commit(&list, CommitMode::Sync));
+        if let Err(error) = &committed {
             tracing::warn!(group = %self.group, %error, "positions not committed");
         }
+        committed.is_ok()
     }
 
     fn partitions_of(&self, list: &TopicPartitionList) -> Vec<TopicPartition> {
@@ -196,6 +212,14 @@ fn names(starts: &[(TopicPartition, Start)]) -> Vec<String> {
     starts.iter().map(|(id, start)| format!("{}/{} from {start:?}", id.topic, id.partition)).collect()
 }
 
+pub(crate) fn list_of(ids: &[TopicPartition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(ids.len());
+    for id in ids {
+        list.add_partition(&id.topic, id.partition);
+    }
+    list
+}
+
 /// Positions as Kafka has them: the offset that comes next, as it is. librdkafka's calls for one
 /// message and for `store_offset` add one to what they are given; lists are taken as they are.
 fn next_offsets(positions: &[Position]) -> KafkaResult<TopicPartitionList> {
@@ -204,15 +228,6 @@ fn next_offsets(positions: &[Position]) -> KafkaResult<TopicPartitionList> {
         list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(*next_offset))?;
     }
     Ok(list)
-}
-
-fn positions_of(list: &TopicPartitionList, topics: &[Arc<str>]) -> Vec<Position> {
-    let position = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
-        let Offset::Offset(next_offset) = element.offset() else { return None };
-        let partition = TopicPartition { topic: known(element.topic(), topics), partition: element.partition() };
-        Some(Position { partition, next_offset })
-    };
-    list.elements().iter().filter_map(position).collect()
 }
 
 /// The subscription's own name of a topic.

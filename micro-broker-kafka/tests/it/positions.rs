@@ -1,0 +1,126 @@
+//! How far a group is: what is committed, when, and what a log that lost it means.
+
+use std::time::Duration;
+
+use micro_broker_kafka::KafkaConfig;
+use micro_core::{
+    ErrorKind,
+    broker::{Broker, Position, SubscribeRequest, SubscriptionEvent},
+};
+use micro_testkit::{eventually, unique};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
+
+use crate::{
+    heard,
+    world::{KafkaFixture, PATIENCE, Reader, bodies, new_topic, numbers, publish, ready},
+};
+
+/// Neither handing out nor a later position commits anything but what was acked, as it was acked.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_is_the_position_that_was_acked() {
+    let kafka = ready!(KafkaFixture);
+    let mut config = kafka.config.clone();
+    config.commit_interval = Duration::from_millis(50);
+    let broker = micro_broker_kafka::KafkaBroker::connect(config).await.unwrap();
+    let (topic, group) = (new_topic(&broker, 1).await, unique("group"));
+    publish(&broker, &topic, "a", &numbers(0..10)).await;
+    let reader = Reader::join(&broker, &group, &topic).await;
+    let deliveries = reader.take(10).await;
+    let committed = async || broker.lag(&*group, [&*topic]).await.unwrap()[0].committed;
+
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(committed().await, None, "handed out is not done");
+    reader.ack(&deliveries[..4]).await;
+    eventually(PATIENCE, "the acked position is committed", || async { committed().await == Some(4) }).await;
+    // Backwards, and above what was handed out: neither moves anything.
+    for next_offset in [2, 11] {
+        let partition = deliveries[0].topic_partition();
+        reader.0.ack(Position { partition, next_offset }).await.unwrap();
+    }
+    reader.close().await;
+    let lag = broker.lag(&*group, [&*topic]).await.unwrap();
+    assert_eq!((lag[0].committed, lag[0].end, lag[0].lag), (Some(4), 10, 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_commits_what_was_acked_a_moment_ago() {
+    let kafka = ready!(KafkaFixture);
+    let mut config: KafkaConfig = kafka.config.clone();
+    config.commit_interval = Duration::from_secs(3_600);
+    let broker = micro_broker_kafka::KafkaBroker::connect(config).await.unwrap();
+    let (topic, group) = (new_topic(&broker, 1).await, unique("group"));
+    publish(&broker, &topic, "a", &numbers(0..3)).await;
+    let reader = Reader::join(&broker, &group, &topic).await;
+    let deliveries = reader.take(3).await;
+    reader.ack(&deliveries).await;
+    reader.close().await;
+    assert_eq!(broker.lag(&*group, [&*topic]).await.unwrap()[0].committed, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_log_is_an_alarm_and_goes_on_at_its_earliest_message() {
+    let kafka = ready!(KafkaFixture);
+    let broker = &kafka.broker;
+    let (topic, group) = (new_topic(broker, 1).await, unique("group"));
+    publish(broker, &topic, "a", &numbers(0..20)).await;
+    let reader = Reader::join(broker, &group, &topic).await;
+    let deliveries = reader.take(20).await;
+    reader.ack(&deliveries[..5]).await;
+    reader.close().await;
+
+    delete_below(&kafka.config, &topic, 12).await;
+    let reader = Reader::join(broker, &group, &topic).await;
+    let deliveries = reader.take(8).await;
+    assert_eq!(bodies(&deliveries), numbers(12..20), "nothing that is there is skipped");
+    let alarm = heard::line_of(&topic, "no longer holds the group's position").await;
+    assert!(alarm.contains("missing_count=7") && alarm.starts_with("ERROR"), "{alarm}");
+    reader.ack(&deliveries).await;
+    reader.close().await;
+    assert_eq!(broker.lag(&*group, [&*topic]).await.unwrap()[0].committed, Some(20));
+}
+
+/// The log moves away under a member that is behind: it is told that what it has is void.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_truncated_under_a_paused_member_is_an_alarm_too() {
+    let kafka = ready!(KafkaFixture);
+    let broker = &kafka.broker;
+    let (topic, group) = (new_topic(broker, 1).await, unique("group"));
+    publish(broker, &topic, "a", &numbers(0..1)).await;
+    let reader = Reader::join(broker, &group, &topic).await;
+    let first = reader.take(1).await;
+    reader.0.pause(&[first[0].topic_partition()]).await.unwrap();
+    // Until the client has stopped fetching.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    publish(broker, &topic, "a", &numbers(1..20)).await;
+    delete_below(&kafka.config, &topic, 12).await;
+    reader.0.resume(&[first[0].topic_partition()]).await.unwrap();
+
+    let SubscriptionEvent::Lost(lost) = reader.notice().await else { panic!("expected the partition to be lost") };
+    assert_eq!(lost, [first[0].topic_partition()]);
+    assert_eq!(bodies(&reader.take(8).await), numbers(12..20));
+    heard::line_of(&topic, "no longer holds the group's position").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_missing_is_said_at_once() {
+    let kafka = ready!(KafkaFixture);
+    let topic = unique("missing");
+    let error = kafka.broker.subscribe(SubscribeRequest::new("group", [&*topic])).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.report().contains(&topic), "{}", error.report());
+    let error = kafka.broker.lag("group", [&*topic]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+async fn delete_below(config: &KafkaConfig, topic: &str, offset: i64) {
+    let admin: AdminClient<DefaultClientContext> =
+        rdkafka::ClientConfig::new().set("bootstrap.servers", &config.servers).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Offset(offset)).unwrap();
+    admin.delete_records(&list, &AdminOptions::new()).await.expect("records are deleted");
+    tokio::task::spawn_blocking(move || drop(admin)).await.unwrap();
+}

@@ -1,0 +1,165 @@
+//! What publishing promises beside the port's suite: limits, faults of one message, partitions.
+
+use std::time::{Duration, Instant};
+
+use futures_util::poll;
+use micro_broker_kafka::{Compression, KafkaBroker, KafkaConfig, Partitioner, TopicSpec};
+use micro_core::{
+    ErrorKind,
+    broker::{Broker, Message, fnv1a_partition},
+};
+use micro_testkit::unique;
+
+use crate::world::{KafkaFixture, Reader, bodies, new_topic, numbers, publish, ready};
+
+/// What does not fit is refused at once, and nothing behind it in the call takes the place that
+/// becomes free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_the_rest_of_the_call_in_order() {
+    let kafka = ready!(KafkaFixture);
+    let mut config = kafka.config.clone();
+    config.queue_count_max = 50;
+    let broker = KafkaBroker::connect(config).await.unwrap();
+    let topic = new_topic(&broker, 1).await;
+    let mut expected = Vec::new();
+    let mut refused_count = 0;
+    for round in 0..5 {
+        let bodies: Vec<String> = (0..500).map(|number| format!("{round}-{number}")).collect();
+        let messages = bodies.iter().map(|body| Message::keyed(&*topic, "a", body.clone())).collect();
+        let began = Instant::now();
+        let results = broker.publish(messages).await;
+        assert!(began.elapsed() < Duration::from_secs(2), "nothing waits for a place: {:?}", began.elapsed());
+        let taken_count = results.iter().take_while(|result| result.is_ok()).count();
+        assert!(round > 0 || taken_count >= 50, "{taken_count} of the first call");
+        for result in &results[taken_count..] {
+            assert_eq!(result.as_ref().unwrap_err().kind(), ErrorKind::ResourceExhausted);
+        }
+        refused_count += results.len() - taken_count;
+        expected.extend_from_slice(&bodies[..taken_count]);
+    }
+    assert!(refused_count > 0, "the queue was full at least once");
+    let reader = Reader::join(&broker, &unique("group"), &topic).await;
+    assert_eq!(bodies(&reader.take(expected.len()).await), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_too_large_fails_alone_and_at_once() {
+    let kafka = ready!(KafkaFixture);
+    let topic = unique("topic");
+    let spec = TopicSpec::new(&*topic, 1).with_setting("max.message.bytes", "2000");
+    kafka.broker.create_topics(&[spec]).await.unwrap();
+    // The first is refused by the client, the second by the broker. Incompressible.
+    let noise = |count: usize| (0..count).map(|_| fastrand::u8(..)).collect::<Vec<u8>>();
+    for body in [noise(1_100_000), noise(5_000)] {
+        let began = Instant::now();
+        let large = Message::keyed(&*topic, "a", body);
+        let before = kafka.broker.publish(vec![Message::keyed(&*topic, "b", "small")]).await;
+        let results = kafka.broker.publish(vec![large]).await;
+        let after = kafka.broker.publish(vec![Message::keyed(&*topic, "a", "small")]).await;
+        assert!(before[0].is_ok() && after[0].is_ok(), "{before:?} {after:?}");
+        let error = results[0].as_ref().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error:?}");
+        assert!(error.report().contains("larger") && error.report().contains(&topic), "{}", error.report());
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_to_no_topic_fails_within_seconds_while_other_keys_go_on() {
+    let kafka = ready!(KafkaFixture);
+    let (topic, missing) = (new_topic(&kafka.broker, 2).await, unique("missing"));
+    let began = Instant::now();
+    let lost = kafka.broker.publish(vec![Message::keyed(&*missing, "a", "body")]);
+    let other = async {
+        publish(&kafka.broker, &topic, "b", &numbers(0..5)).await;
+        began.elapsed()
+    };
+    let (lost, other_took) = tokio::join!(lost, other);
+    let error = lost[0].as_ref().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error:?}");
+    assert!(error.report().contains(&missing), "{}", error.report());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(other_took < Duration::from_secs(2), "{other_took:?}");
+}
+
+/// What was handed in is sent although nobody waits for it and the last handle is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_broker_sends_what_was_handed_in() {
+    let kafka = ready!(KafkaFixture);
+    let topic = new_topic(&kafka.broker, 1).await;
+    let broker = KafkaBroker::connect(kafka.config.clone()).await.unwrap();
+    {
+        let messages = numbers(0..1_000).into_iter().map(|body| Message::keyed(&*topic, "a", body)).collect();
+        let mut publish = broker.publish(messages);
+        assert!(poll!(&mut publish).is_pending());
+    }
+    drop(broker);
+    let reader = Reader::join(&kafka.broker, &unique("group"), &topic).await;
+    assert_eq!(bodies(&reader.take(1_000).await), numbers(0..1_000));
+}
+
+/// Java's murmur2 of the keys of Kafka's own test (`UtilsTest.testMurmur2`).
+const MURMUR2: [(&str, i32); 6] = [
+    ("21", -973_932_308),
+    ("foobar", -790_332_482),
+    ("a-little-bit-long-string", -985_981_536),
+    ("a-little-bit-longer-string", -1_486_304_829),
+    ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+    ("abc", 479_470_107),
+];
+
+/// CRC-32 (IEEE): "123456789" is the check value of the catalogue of parametrised CRC algorithms,
+/// the others are zlib's `crc32`.
+const CRC32: [(&str, u32); 3] = [("123456789", 0xcbf4_3926), ("a", 0xe8b7_be43), ("abc", 0x3524_41c2)];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_partitioner_sends_a_key_where_its_fleet_sends_it() {
+    let kafka = ready!(KafkaFixture);
+    for partition_count in [4_u32, 7, 8] {
+        let topic = new_topic(&kafka.broker, partition_count).await;
+        let count = i32::try_from(partition_count).unwrap();
+        // Go's: of records that Go services wrote, and of any key.
+        let mut fnv1a: Vec<(String, i32)> = numbers(0..300)
+            .into_iter()
+            .map(|key| (key.clone(), i32::try_from(fnv1a_partition(key.as_bytes(), partition_count)).unwrap()))
+            .collect();
+        match partition_count {
+            4 => fnv1a.push(("2".to_owned(), 1)),
+            8 => fnv1a.extend([("526".to_owned(), 0), ("319".to_owned(), 0)]),
+            _ => {}
+        }
+        let murmur2 = MURMUR2.map(|(key, hash)| (key.to_owned(), (hash & i32::MAX) % count));
+        let crc32 = CRC32.map(|(key, hash)| (key.to_owned(), i32::try_from(hash % partition_count).unwrap()));
+        for (partitioner, expected) in [
+            (Partitioner::Fnv1a, fnv1a),
+            (Partitioner::Murmur2, murmur2.to_vec()),
+            (Partitioner::Crc32, crc32.to_vec()),
+        ] {
+            let mut config: KafkaConfig = kafka.config.clone();
+            config.partitioner = partitioner;
+            let broker = KafkaBroker::connect(config).await.unwrap();
+            let messages = expected.iter().map(|(key, _)| Message::keyed(&*topic, key.clone(), "")).collect();
+            let receipts = broker.publish(messages).await;
+            for ((key, partition), receipt) in expected.iter().zip(receipts) {
+                assert_eq!(receipt.unwrap().partition, *partition, "{partitioner:?} of {key} among {partition_count}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_compression_arrives_as_it_was_sent() {
+    let kafka = ready!(KafkaFixture);
+    let topic = new_topic(&kafka.broker, 1).await;
+    let all = [Compression::None, Compression::Lz4, Compression::Zstd, Compression::Gzip, Compression::Snappy];
+    let body = "much the same ".repeat(500);
+    for compression in all {
+        let mut config = kafka.config.clone();
+        config.compression = compression;
+        let broker = KafkaBroker::connect(config).await.unwrap();
+        publish(&broker, &topic, "a", &[format!("{compression:?} {body}")]).await;
+    }
+    let reader = Reader::join(&kafka.broker, &unique("group"), &topic).await;
+    let expected = all.map(|compression| format!("{compression:?} {body}"));
+    assert_eq!(bodies(&reader.take(all.len()).await), expected);
+}
