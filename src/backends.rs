@@ -63,6 +63,17 @@ pub async fn broker(url: &str) -> Result<Arc<dyn Broker>> {
 /// As [`registry`]; `Unavailable` when it cannot be reached.
 #[cfg(any(feature = "tx-sqlite", feature = "tx-mysql", feature = "tx-postgres"))]
 pub async fn database(url: &str) -> Result<micro_tx::SqlDatabase> {
+    database_with(micro_tx::SqlConfig::new(url)).await
+}
+
+/// As [`database`], with more settings than its URL.
+///
+/// # Errors
+///
+/// As [`database`].
+#[cfg(any(feature = "tx-sqlite", feature = "tx-mysql", feature = "tx-postgres"))]
+pub async fn database_with(config: micro_tx::SqlConfig) -> Result<micro_tx::SqlDatabase> {
+    let url = config.url.as_str();
     let compiled_in = [
         ("sqlite", cfg!(feature = "tx-sqlite")),
         ("mysql", cfg!(feature = "tx-mysql")),
@@ -74,7 +85,7 @@ pub async fn database(url: &str) -> Result<micro_tx::SqlDatabase> {
         let known = "sqlite:FILE mysql://USER:PASSWORD@HOST/DATABASE postgres://USER:PASSWORD@HOST/DATABASE";
         return Err(unknown(url, "backends.database", known));
     }
-    let database = micro_tx::SqlDatabase::connect_url(url).await?;
+    let database = micro_tx::SqlDatabase::connect(config).await?;
     database.migrate().await?;
     Ok(database)
 }

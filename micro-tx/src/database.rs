@@ -408,8 +408,9 @@ fn unknown_scheme(url: &str) -> Error {
             (ErrorKind::Unimplemented, "PostgreSQL is not compiled in: turn the feature tx-postgres on")
         }
         _ => {
+            // Without the text: what is no URL may begin with a password.
             let message = "the URL names no database that is known: sqlite:PATH, mysql://… or postgres://…";
-            (ErrorKind::InvalidArgument, message)
+            return Error::new(ErrorKind::InvalidArgument, "sql.connect", message);
         }
     };
     Error::new(kind, "sql.connect", message).with_context("url", redacted(url))

@@ -8,7 +8,7 @@ use micro_core::{
     broker::Broker,
     consume::{Consumer, InboxService, InboxStores, Router},
     outbox::{Outbox, Relay},
-    registry::{RegisterOptions, Registry},
+    registry::Registry,
 };
 use micro_grpc::GrpcServer;
 use micro_rs::middleware::stack::{consume_stack, publish_stack};
@@ -18,8 +18,8 @@ use crate::{
     application::{AuditStatuses, ConfirmPayments, FailPayments, FindOrder, PayNotify},
     config::OrderConfig,
     infrastructure::{
+        dialect::Dialect,
         persistence::{SqlAuditTrails, SqlOrders},
-        schema,
     },
     interfaces::{
         consume::{AuditOnStatusChange, ConfirmOnDeduction, FailOnLostConfirmation, FailOnRefusal},
@@ -47,8 +47,8 @@ pub struct OrderService {
     pub components: Vec<Arc<dyn Component>>,
     /// The inbox of the group that moves orders on, for its dead letters.
     pub inbox: InboxService,
-    /// The inbox of the audit's group.
-    pub audit: InboxService,
+    /// The inbox of the audit's group, where there is an audit.
+    pub audit: Option<InboxService>,
     config: OrderConfig,
 }
 
@@ -57,7 +57,7 @@ impl OrderService {
     pub fn into_app(self, plugged: &Plugged) -> App {
         let mut app = App::builder(self.config.service)
             .config(self.config.app)
-            .registry(plugged.registry.clone(), RegisterOptions::default());
+            .registry(plugged.registry.clone(), self.config.register);
         for component in self.components {
             app = app.shared_component(component);
         }
@@ -73,29 +73,31 @@ impl OrderService {
 pub async fn assemble(config: &OrderConfig, plugged: &Plugged) -> Result<OrderService> {
     let database = &plugged.database;
     database.migrate().await?;
-    database.execute_script(schema::SQLITE).await?;
+    database.execute_script(Dialect::of(database).schema()).await?;
     let outbox = Outbox::new(database.outbox(), config.service.as_str(), config.version.as_str());
+    let events = OutboxOrderEvents::new(outbox.clone(), config.has_audit);
     let inbox = InboxService::new(
         config.group.as_str(),
         stores(database, &outbox),
-        router(&outbox),
+        router(database, &events),
         // What cannot be confirmed for good must reach the product service, which gives it back.
         config.delivery.clone().with_copy_to_dead_letter_topic(true),
     )?;
-    let audit = InboxService::new(
-        config.audit_group.as_str(),
-        stores(database, &outbox),
-        Router::new().on_batch(AuditOnStatusChange(AuditStatuses::new(SqlAuditTrails))),
-        config.delivery.clone(),
-    )?;
-    let components: Vec<Arc<dyn Component>> = vec![
+    let audit = if config.has_audit { Some(audit(config, database, &outbox)?) } else { None };
+    let mut components: Vec<Arc<dyn Component>> = vec![
         // First to start and last to stop, so that what the others write still leaves.
         Arc::new(relay(plugged)),
         Arc::new(consumer(config, plugged, &inbox)),
-        Arc::new(consumer(config, plugged, &audit)),
-        Arc::new(server(config, database, &outbox)?),
     ];
+    components.extend(audit.iter().map(|audit| Arc::new(consumer(config, plugged, audit)) as Arc<dyn Component>));
+    components.push(Arc::new(server(config, database, events)?));
     Ok(OrderService { components, inbox, audit, config: config.clone() })
+}
+
+fn audit(config: &OrderConfig, database: &SqlDatabase, outbox: &Outbox) -> Result<InboxService> {
+    let audit = AuditOnStatusChange(AuditStatuses::new(SqlAuditTrails::new(database)));
+    let router = Router::new().on_batch(audit);
+    InboxService::new(config.audit_group.as_str(), stores(database, outbox), router, config.delivery.clone())
 }
 
 fn relay(plugged: &Plugged) -> impl Component {
@@ -114,12 +116,12 @@ fn stores(database: &SqlDatabase, outbox: &Outbox) -> InboxStores {
     }
 }
 
-fn router(outbox: &Outbox) -> Router {
-    let events = OutboxOrderEvents::new(outbox.clone());
+fn router(database: &SqlDatabase, events: &OutboxOrderEvents) -> Router {
+    let orders = SqlOrders::new(database);
     Router::new()
-        .on_batch(ConfirmOnDeduction(ConfirmPayments::new(SqlOrders), events.clone()))
-        .on_batch(FailOnRefusal(FailPayments::new(SqlOrders), events.clone()))
-        .on_batch(FailOnLostConfirmation(FailPayments::new(SqlOrders), events))
+        .on_batch(ConfirmOnDeduction(ConfirmPayments::new(orders.clone()), events.clone()))
+        .on_batch(FailOnRefusal(FailPayments::new(orders.clone()), events.clone()))
+        .on_batch(FailOnLostConfirmation(FailPayments::new(orders), events.clone()))
 }
 
 fn consumer(config: &OrderConfig, plugged: &Plugged, inbox: &InboxService) -> impl Component {
@@ -129,11 +131,10 @@ fn consumer(config: &OrderConfig, plugged: &Plugged, inbox: &InboxService) -> im
         .build()
 }
 
-fn server(config: &OrderConfig, database: &SqlDatabase, outbox: &Outbox) -> Result<GrpcServer> {
-    let transactions = database.transactions();
-    let events = OutboxOrderEvents::new(outbox.clone());
-    let pay_notify = PayNotify::new(transactions.clone(), SqlOrders, config.callback_retry);
-    let calls = OrderGrpc::new(pay_notify, FindOrder::new(transactions, SqlOrders), events, config.callback_batches);
+fn server(config: &OrderConfig, database: &SqlDatabase, events: OutboxOrderEvents) -> Result<GrpcServer> {
+    let orders = SqlOrders::new(database);
+    let pay_notify = PayNotify::new(database.transactions(), orders.clone(), config.callback_retry);
+    let calls = OrderGrpc::new(pay_notify, FindOrder::new(orders), events, config.callback_batches);
     let mut grpc = config.grpc.clone();
     grpc.version.clone_from(&config.version);
     GrpcServer::builder(config.service.as_str())

@@ -4,6 +4,7 @@ use micro_core::{
     app::AppConfig,
     batch::BatcherConfig,
     consume::{ConsumerConfig, DeliveryPolicy},
+    registry::RegisterOptions,
     transaction::RetryPolicy,
 };
 use micro_grpc::GrpcServerConfig;
@@ -23,6 +24,8 @@ pub struct OrderConfig {
     pub group: String,
     /// The group of the audit; default `order-audit`.
     pub audit_group: String,
+    /// Whether an order's transitions are published on `OrderStatus` and audited; default yes.
+    pub has_audit: bool,
     /// How both groups consume.
     pub consumer: ConsumerConfig,
     /// What happens when a handler fails. A confirmation that is given up is always copied to
@@ -32,6 +35,8 @@ pub struct OrderConfig {
     pub callback_retry: RetryPolicy,
     /// How callbacks that come at the same time share transactions; default up to 64 in each of 2.
     pub callback_batches: BatcherConfig,
+    /// How its instance is kept alive in the registry.
+    pub register: RegisterOptions,
     /// How long each phase of the stop may take.
     pub app: AppConfig,
 }
@@ -44,20 +49,13 @@ impl Default for OrderConfig {
             grpc: GrpcServerConfig::default(),
             group: "order-consumer".to_owned(),
             audit_group: "order-audit".to_owned(),
+            has_audit: true,
             consumer: ConsumerConfig::default(),
             delivery: DeliveryPolicy::default(),
             callback_retry: RetryPolicy::default(),
             callback_batches: BatcherConfig::default(),
+            register: RegisterOptions::default(),
             app: AppConfig::default(),
         }
-    }
-}
-
-impl OrderConfig {
-    /// The defaults, taking calls at `address` (`host:port`).
-    pub fn listening_on(address: impl Into<String>) -> Self {
-        let mut config = Self::default();
-        config.grpc.address = address.into();
-        config
     }
 }

@@ -1,57 +1,41 @@
 //! Runs the order service until SIGTERM or SIGINT.
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
-use micro_rs::{backends, core::Result, signals};
-use order::{bootstrap, config::OrderConfig};
-use tracing_subscriber::EnvFilter;
+use launch::{Options, Program, Settings};
+use micro_rs::{core::Result, signals};
+use order::{
+    bootstrap::{self, Plugged},
+    config::OrderConfig,
+};
+
+const PROGRAM: Program = Program { name: "order", database: "sqlite:orders.db" };
 
 /// The order service of the payment chain.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Where the instance is announced: `memory:` (this process only).
-    #[arg(long, default_value = "memory:")]
-    registry: String,
-    /// Where events go: `memory:` (this process only).
-    #[arg(long, default_value = "memory:")]
-    broker: String,
-    /// Where rows are kept: `sqlite:FILE`.
-    #[arg(long, default_value = "sqlite:orders.db")]
-    database: String,
-    /// Where calls are taken; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:0")]
-    listen: String,
+    #[command(flatten)]
+    options: Options,
+    /// Neither publishes an order's transitions on `OrderStatus` nor audits them.
+    #[arg(long)]
+    no_audit: bool,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let is_terminal = std::io::stdout().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).init();
-    match run(arguments).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("order: {}", error.report());
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    let Arguments { options, no_audit } = Arguments::parse();
+    launch::run(PROGRAM, options, async move |settings| serve(settings, no_audit).await)
 }
 
-async fn run(arguments: Arguments) -> Result<()> {
+async fn serve(settings: Settings, no_audit: bool) -> Result<()> {
     let stopped = signals::termination()?;
-    let plugged = bootstrap::Plugged {
-        registry: backends::registry(&arguments.registry).await?,
-        broker: backends::broker(&arguments.broker).await?,
-        database: backends::database(&arguments.database).await?,
-    };
-    let service = bootstrap::assemble(&OrderConfig::listening_on(arguments.listen), &plugged).await?;
-    for (port, url) in [("registry", &arguments.registry), ("broker", &arguments.broker)] {
-        if url.starts_with("memory:") {
-            tracing::warn!(port, "memory: reaches this process only; no other service sees what is in it");
-        }
-    }
+    let mut config = OrderConfig::default();
+    config.has_audit = !no_audit;
+    settings.apply(&mut config.service, &mut config.version, &mut config.grpc, &mut config.consumer);
+    config.register = settings.register_options();
+    let backends = launch::connect(&settings, &order::TOPICS).await?;
+    let plugged = Plugged { registry: backends.registry, broker: backends.broker, database: backends.database };
+    let service = bootstrap::assemble(&config, &plugged).await?;
     service.into_app(&plugged).run_until(stopped).await
 }

@@ -1,18 +1,13 @@
 //! Chooses what is plugged in: the one file of this program that names adapters.
 
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use micro_rs::{
     backends,
     core::app::RunningApp,
     core::{
         broker::{Broker, MemoryBroker},
-        consume::InboxService,
+        consume::{ConsumerConfig, InboxService},
         registry::Registry,
         selector::RoundRobinSelector,
     },
@@ -24,17 +19,25 @@ use order::{bootstrap as order_service, config::OrderConfig};
 use product::{bootstrap as product_service, config::ProductConfig};
 
 use crate::{
+    backlog::{Backlog, NoBacklog},
     clock::Clock,
     mischief::{MischievousBroker, Poison},
     operations::{OperationLog, Seed},
     options::Options,
     seed,
+    site::Site,
 };
 
 /// SQLite has one writer: more lanes or partitions would only cut its transactions into smaller
 /// ones, each of which waits for the disk.
-const LANE_COUNT: usize = 1;
-const PARTITION_COUNT: u32 = 2;
+const LANE_COUNT_OF_FILES: usize = 1;
+const PARTITION_COUNT_OF_FILES: u32 = 2;
+/// A server commits what comes side by side together.
+const LANE_COUNT: usize = 4;
+const PARTITION_COUNT: u32 = 8;
+/// How long Kafka keeps the records of a run.
+#[cfg(feature = "broker-kafka")]
+const RETENTION_MS: &str = "3600000";
 /// No more dead letters than this are read back.
 const DEAD_LETTER_COUNT_MAX: usize = 1_000_000;
 
@@ -53,26 +56,41 @@ pub struct Chain {
     /// What callbacks were answered.
     pub log: Arc<OperationLog>,
     plain_broker: Arc<dyn Broker>,
+    backlog: Box<dyn Backlog>,
     inboxes: Vec<(InboxService, SqlDatabase)>,
     apps: Vec<RunningApp>,
-    // Removed when the chain is dropped, after the databases are closed.
-    _folder: Folder,
+    site: Arc<Site>,
 }
+
+/// A broker, and what knows how far its groups are.
+type Carrier = (Arc<dyn Broker>, Box<dyn Backlog>);
 
 impl Chain {
     /// Connects the backends, seeds the databases on their first use, starts both services.
     pub async fn start(options: &Options) -> Result<Self> {
+        let site = Arc::new(Site::open(options).await?);
+        match Self::start_on(site.clone(), options).await {
+            Ok(chain) => Ok(chain),
+            Err(error) => {
+                if let Err(left) = site.clean_up().await {
+                    tracing::warn!(error = %left.report(), "databases of this run stay on the server");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_on(site: Arc<Site>, options: &Options) -> Result<Self> {
         let seed = Seed { orders: options.orders, skus: options.skus, stock: options.stock };
-        let folder = Folder::open(options.database.as_deref())?;
-        let log = Arc::new(OperationLog::open(folder.path(), seed)?);
+        let log = Arc::new(OperationLog::open(site.folder(), seed)?);
         let clock = Arc::new(Clock::new(options.orders));
-        let order_config = order_config();
-        let product_config = product_config();
+        let order_config = order_config(options, &site);
+        let product_config = product_config(options, &site);
         let registry = backends::registry(&options.registry).await?;
-        let plain_broker = plain_broker(&options.broker, &order_config, &product_config).await?;
+        let (plain_broker, backlog) = carrier(&options.broker, &site, &order_config, &product_config).await?;
         let broker = Arc::new(MischievousBroker::new(plain_broker.clone(), clock.clone(), options.duplicate_percent));
-        let orders = backends::database(&folder.database_url("orders")).await?;
-        let products = backends::database(&folder.database_url("products")).await?;
+        let orders = backends::database(&site.database_url("orders")).await?;
+        let products = backends::database(&site.database_url("products")).await?;
 
         let order_plugs =
             order_service::Plugged { registry: registry.clone(), broker: broker.clone(), database: orders.clone() };
@@ -83,11 +101,8 @@ impl Chain {
         seed::products(&products, seed).await?;
         seed::orders(&orders, seed).await?;
 
-        let inboxes = vec![
-            (order.inbox.clone(), orders.clone()),
-            (order.audit.clone(), orders.clone()),
-            (product.inbox.clone(), products.clone()),
-        ];
+        let mut inboxes = vec![(order.inbox.clone(), orders.clone()), (product.inbox.clone(), products.clone())];
+        inboxes.extend(order.audit.iter().map(|audit| (audit.clone(), orders.clone())));
         // Consumers first: the product service is there before the first payment is.
         let product = product.into_app(&product_plugs).start().await?;
         let order = match order.into_app(&order_plugs).start().await {
@@ -98,21 +113,11 @@ impl Chain {
             }
         };
         let channel = order_channel(registry, &order_config).await?;
-        Ok(Self {
-            channel,
-            orders,
-            products,
-            broker,
-            clock,
-            log,
-            plain_broker,
-            inboxes,
-            apps: vec![order, product],
-            _folder: folder,
-        })
+        let apps = vec![order, product];
+        Ok(Self { channel, orders, products, broker, clock, log, plain_broker, backlog, inboxes, apps, site })
     }
 
-    /// Stops both services in order and closes their databases.
+    /// Stops both services in order, closes their databases, and drops those of this run alone.
     pub async fn stop(self) -> Result<()> {
         let mut outcome = Ok(());
         for app in self.apps {
@@ -121,11 +126,12 @@ impl Chain {
         }
         self.orders.close().await;
         self.products.close().await;
-        outcome
+        let cleaned_up = self.site.clean_up().await;
+        outcome.and(cleaned_up)
     }
 
-    /// What is still under way: orders in status 3, outbox rows, parked deliveries, poison that is
-    /// no dead letter yet.
+    /// What is still under way: orders in status 3, outbox rows, parked deliveries, records that no
+    /// group took yet, poison that is no dead letter yet.
     pub async fn unsettled(&self, poison: &HashSet<String>) -> Result<u64> {
         let processing = self.orders.fetch_all("SELECT COUNT(*) FROM orders WHERE pay_status = 3", &[]).await?;
         let mut unsettled = processing[0].get::<i64>(0)?.unsigned_abs();
@@ -135,6 +141,9 @@ impl Chain {
         }
         for (inbox, database) in &self.inboxes {
             unsettled += database.parked().count(inbox.group()).await?;
+        }
+        if unsettled == 0 {
+            unsettled = self.backlog.count().await?;
         }
         if unsettled == 0 {
             let letters: HashSet<String> = self.dead_letter_ids().await?.into_iter().collect();
@@ -159,36 +168,89 @@ impl Chain {
     }
 }
 
-fn order_config() -> OrderConfig {
+fn order_config(options: &Options, site: &Site) -> OrderConfig {
     let mut config = OrderConfig::default();
     // Nobody outside this process has seen the instances: no wait for callers to notice.
     config.app.withdraw_wait = Duration::ZERO;
-    config.consumer.lane_count = LANE_COUNT;
+    of_this_run(&mut config.service, options, site);
+    set_lanes(&mut config.consumer, site);
     config
 }
 
-fn product_config() -> ProductConfig {
+fn product_config(options: &Options, site: &Site) -> ProductConfig {
     let mut config = ProductConfig::default();
     config.app.withdraw_wait = Duration::ZERO;
-    config.consumer.lane_count = LANE_COUNT;
+    of_this_run(&mut config.service, options, site);
+    set_lanes(&mut config.consumer, site);
     config
 }
 
-/// The broker of the URL. The one in memory is told who will come: a receipt then waits for them,
-/// so that a killed process finds in its outbox what they had not handled.
-async fn plain_broker(url: &str, order: &OrderConfig, product: &ProductConfig) -> Result<Arc<dyn Broker>> {
-    if url != "memory:" {
-        return backends::broker(url).await;
+/// In a registry that others use too, the services of this run are found by a name of their own.
+fn of_this_run(service: &mut String, options: &Options, site: &Site) {
+    if options.registry != "memory:" {
+        *service = format!("{service}-{}", site.name().replace('_', "-"));
     }
-    let broker = MemoryBroker::new().with_partition_count(PARTITION_COUNT);
-    for topic in [order::PRODUCT_TOPIC, "OrderEventDLQ", "ProductEventDLQ"] {
-        broker.declare_group(topic, order.group.as_str());
+}
+
+fn set_lanes(consumer: &mut ConsumerConfig, site: &Site) {
+    consumer.lane_count = if site.has_one_writer() { LANE_COUNT_OF_FILES } else { LANE_COUNT };
+}
+
+fn partition_count(site: &Site) -> u32 {
+    if site.has_one_writer() { PARTITION_COUNT_OF_FILES } else { PARTITION_COUNT }
+}
+
+/// The topics that each group of the services reads.
+fn groups(order: &OrderConfig, product: &ProductConfig) -> [(String, &'static [&'static str]); 3] {
+    [
+        (order.group.clone(), &[order::PRODUCT_TOPIC, "OrderEventDLQ", "ProductEventDLQ"]),
+        (product.group.clone(), &[order::ORDER_TOPIC, "ProductEventDLQ"]),
+        (order.audit_group.clone(), &["OrderStatus"]),
+    ]
+}
+
+async fn carrier(url: &str, site: &Site, order: &OrderConfig, product: &ProductConfig) -> Result<Carrier> {
+    match backends::scheme(url) {
+        "memory" => Ok((Arc::new(memory_broker(site, order, product)), Box::new(NoBacklog))),
+        #[cfg(feature = "broker-kafka")]
+        "kafka" | "kafka+tls" => kafka_broker(url, site, order, product).await,
+        _ => Ok((backends::broker(url).await?, Box::new(NoBacklog))),
     }
-    for topic in [order::ORDER_TOPIC, "ProductEventDLQ"] {
-        broker.declare_group(topic, product.group.as_str());
+}
+
+/// The broker in memory is told who will come: a receipt then waits for them, so that a killed
+/// process finds in its outbox what they had not handled.
+fn memory_broker(site: &Site, order: &OrderConfig, product: &ProductConfig) -> MemoryBroker {
+    let broker = MemoryBroker::new().with_partition_count(partition_count(site));
+    for (group, topics) in groups(order, product) {
+        for topic in topics {
+            broker.declare_group(*topic, group.as_str());
+        }
     }
-    broker.declare_group("OrderStatus", order.audit_group.as_str());
-    Ok(Arc::new(broker))
+    broker
+}
+
+/// Kafka with topics and groups that are this run's own: two runs do not see each other.
+#[cfg(feature = "broker-kafka")]
+async fn kafka_broker(url: &str, site: &Site, order: &OrderConfig, product: &ProductConfig) -> Result<Carrier> {
+    use micro_rs::broker::kafka::{KafkaBroker, TopicSpec};
+
+    use crate::{
+        backlog::KafkaBacklog,
+        prefix::{PrefixedBroker, prefixed},
+    };
+
+    let prefix = format!("{}.", site.name());
+    let broker = KafkaBroker::connect_url(url).await?;
+    let topics = order::TOPICS.map(|topic| {
+        TopicSpec::new(&*prefixed(&prefix, topic), partition_count(site)).with_setting("retention.ms", RETENTION_MS)
+    });
+    broker.create_topics(&topics).await?;
+    let named = |name: &str| prefixed(&prefix, name).to_string();
+    let groups = groups(order, product)
+        .map(|(group, topics)| (named(&group), topics.iter().map(|topic| named(topic)).collect()));
+    let backlog = KafkaBacklog::new(broker.clone(), groups.into());
+    Ok((Arc::new(PrefixedBroker::new(Arc::new(broker), prefix)), Box::new(backlog)))
 }
 
 async fn order_channel(registry: Arc<dyn Registry>, order: &OrderConfig) -> Result<GrpcClient> {
@@ -197,44 +259,4 @@ async fn order_channel(registry: Arc<dyn Registry>, order: &OrderConfig) -> Resu
         .selector(RoundRobinSelector::default())
         .connect()
         .await
-}
-
-/// Where the databases and the operation log are.
-enum Folder {
-    Kept(PathBuf),
-    Temporary(tempfile::TempDir),
-}
-
-impl Folder {
-    fn open(url: Option<&str>) -> Result<Self> {
-        let Some(url) = url else {
-            return tempfile::tempdir().map(Self::Temporary).map_err(|error| {
-                Error::new(ErrorKind::Internal, "bootstrap.folder", "no temporary folder").with_source(error)
-            });
-        };
-        let path = url.strip_prefix("sqlite:").filter(|path| !path.is_empty()).ok_or_else(|| {
-            // The scheme alone: the rest may hold a password.
-            let message = "this version has no such database: expected sqlite:FOLDER";
-            Error::new(ErrorKind::InvalidArgument, "bootstrap.database", message)
-                .with_context("scheme", backends::scheme(url))
-        })?;
-        let path = PathBuf::from(path);
-        std::fs::create_dir_all(&path).map_err(|error| {
-            Error::new(ErrorKind::InvalidArgument, "bootstrap.database", "the folder cannot be made")
-                .with_context("folder", path.display())
-                .with_source(error)
-        })?;
-        Ok(Self::Kept(path))
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Kept(path) => path,
-            Self::Temporary(folder) => folder.path(),
-        }
-    }
-
-    fn database_url(&self, name: &str) -> String {
-        format!("sqlite:{}", self.path().join(format!("{name}.db")).display())
-    }
 }

@@ -1,14 +1,17 @@
 //! The order and product services in one process: driven with payment callbacks, disturbed on
 //! purpose, and judged.
 
+pub mod backlog;
 pub mod bootstrap;
 pub mod clock;
 pub mod drive;
 pub mod mischief;
 pub mod operations;
 pub mod options;
+pub mod prefix;
 pub mod report;
 pub mod seed;
+pub mod site;
 pub mod verdict;
 
 use std::{

@@ -1,5 +1,7 @@
 //! What the command line asks for.
 
+use std::path::PathBuf;
+
 use clap::Parser;
 
 /// Drives payment callbacks through the order and product services and judges the outcome.
@@ -27,16 +29,25 @@ pub struct Options {
     /// Poison records (bad bytes, unknown types) on top, in percent of the orders.
     #[arg(long, default_value_t = 1.0, value_parser = percent)]
     pub poison_percent: f64,
-    /// Where the services announce themselves and are found: memory:.
-    #[arg(long, default_value = "memory:")]
+    /// Where the services announce themselves and are found: memory: or consul://HOST:PORT.
+    #[arg(long, value_name = "URL", default_value = "memory:")]
     pub registry: String,
-    /// What carries their events: memory:.
-    #[arg(long, default_value = "memory:")]
+    /// What carries their events: memory: or kafka://HOST:PORT. On Kafka the run has topics and
+    /// groups of its own, which Kafka forgets after an hour.
+    #[arg(long, value_name = "URL", default_value = "memory:")]
     pub broker: String,
-    /// Where the two databases are: sqlite:FOLDER keeps orders.db and products.db there, and a
-    /// second run on the same folder goes on where the first one ended. Default: a temporary folder.
-    #[arg(long)]
+    /// Where the two databases are. sqlite:FOLDER keeps orders.db and products.db there;
+    /// mysql://HOST:PORT/NAME and postgres://… keep NAME_orders and NAME_products on a server, and
+    /// without a NAME make two of their own and drop them in the end. A second run on what was kept
+    /// goes on where the first one ended. Default: a temporary folder.
+    #[arg(long, value_name = "URL")]
     pub database: Option<String>,
+    /// Where the operation log is kept. Default: the folder of the databases, or a temporary one.
+    #[arg(long, value_name = "FOLDER")]
+    pub operations: Option<PathBuf>,
+    /// Keeps databases that would be dropped in the end.
+    #[arg(long)]
+    pub keep: bool,
     /// Prints one JSON object as the last line.
     #[arg(long)]
     pub json: bool,

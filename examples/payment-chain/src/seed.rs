@@ -4,11 +4,15 @@ use micro_rs::{
     prelude::*,
     tx::{SqlDatabase, SqlTxExt, Value},
 };
+use order::{
+    domain::{Money, Order, OrderLine, Orders as _, PayStatus, ShipStatus},
+    infrastructure::persistence::SqlOrders,
+};
 
 use crate::operations::Seed;
 
-/// How many lines one transaction writes.
-const LINES_PER_TRANSACTION: u32 = 2_000;
+/// How many orders one transaction writes.
+const ORDERS_PER_TRANSACTION: u32 = 2_000;
 
 /// One line of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +20,7 @@ pub struct Line {
     /// The SKU, from 1.
     pub sku_id: i64,
     /// Units.
-    pub quantity: i64,
+    pub quantity: u32,
 }
 
 /// The lines of an order: one unit of the SKU that its number points to, and for every third order
@@ -70,40 +74,36 @@ pub async fn products(database: &SqlDatabase, seed: Seed) -> Result<()> {
 
 /// Writes orders in status 2 (unpaid) and their lines, from where an earlier run was ended.
 pub async fn orders(database: &SqlDatabase, seed: Seed) -> Result<()> {
+    let store = SqlOrders::new(database);
     let mut first = highest_id(database, "orders").await? + 1;
     while first <= seed.orders {
-        let last = seed.orders.min(first + LINES_PER_TRANSACTION - 1);
-        database
-            .run(async |tx| {
-                for order_id in first..=last {
-                    order(tx, order_id, seed.skus).await?;
-                }
-                Ok::<_, Error>(())
-            })
-            .await?;
+        let last = seed.orders.min(first + ORDERS_PER_TRANSACTION - 1);
+        let orders: Vec<Order> = (first..=last).map(|order_id| order(order_id, seed.skus)).collect();
+        database.run(async |tx| store.add(tx, &orders).await).await?;
         first = last + 1;
     }
     Ok(())
 }
 
-async fn order(tx: &mut Tx, order_id: u32, sku_count: u32) -> Result<()> {
+fn order(order_id: u32, sku_count: u32) -> Order {
     let id = i64::from(order_id);
-    tx.sql()?
-        .execute(
-            "INSERT INTO orders (id, user_id, order_code, pay_status, ship_status, price) VALUES (?, 7, ?, 2, 1, '10.00')",
-            &[id.into(), order_code(id).into()],
-        )
-        .await?;
-    for line in lines_of(order_id, sku_count) {
-        tx.sql()?
-            .execute(
-                "INSERT INTO order_details (order_id, user_id, sku_id, product_id, quantity, unit_price) \
-                 VALUES (?, 7, ?, 1, ?, '10.00')",
-                &[id.into(), line.sku_id.into(), line.quantity.into()],
-            )
-            .await?;
+    let lines = lines_of(order_id, sku_count).into_iter().map(|line| OrderLine {
+        id: 0,
+        product_id: 1,
+        sku_id: line.sku_id,
+        quantity: line.quantity,
+        unit_price: Money::from_cents(1000),
+    });
+    Order {
+        id,
+        code: order_code(id),
+        user_id: 7,
+        pay_status: PayStatus::Unpaid,
+        ship_status: ShipStatus::Initial,
+        pay_error: String::new(),
+        price: Money::from_cents(1000),
+        lines: lines.collect(),
     }
-    Ok(())
 }
 
 async fn highest_id(database: &SqlDatabase, table: &str) -> Result<u32> {

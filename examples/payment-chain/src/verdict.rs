@@ -107,7 +107,8 @@ async fn ledger(products: &SqlDatabase) -> Result<Ledger> {
 }
 
 async fn order_rows(orders: &SqlDatabase) -> Result<Vec<OrderRow>> {
-    let statement = "SELECT o.id, o.pay_status, o.ship_status, o.pay_error, o.pay_time, COALESCE(a.applied_seq, 0) \
+    let statement = "SELECT o.id, o.pay_status, o.ship_status, o.pay_error, \
+                     CASE WHEN o.pay_time IS NULL THEN 0 ELSE 1 END, COALESCE(a.applied_seq, 0) \
                      FROM orders o LEFT JOIN order_audit a ON a.order_id = o.id";
     let rows = orders.fetch_all(statement, &[]).await?;
     let row = |row: &Row| {
@@ -116,7 +117,7 @@ async fn order_rows(orders: &SqlDatabase) -> Result<Vec<OrderRow>> {
             pay_status: row.get(1)?,
             ship_status: row.get(2)?,
             pay_error: row.get(3)?,
-            has_pay_time: row.get::<Option<String>>(4)?.is_some(),
+            has_pay_time: row.get(4)?,
             transitions: row.get(5)?,
         })
     };
@@ -170,7 +171,7 @@ fn is_doubled(taken: &BTreeMap<i64, Taken>, wanted: &BTreeMap<i64, i64>) -> bool
 fn wanted(order_id: i64, sku_count: u32) -> BTreeMap<i64, i64> {
     let mut wanted = BTreeMap::new();
     for line in lines_of(u32::try_from(order_id).unwrap_or(0), sku_count) {
-        *wanted.entry(line.sku_id).or_insert(0) += line.quantity;
+        *wanted.entry(line.sku_id).or_insert(0) += i64::from(line.quantity);
     }
     wanted
 }

@@ -8,7 +8,7 @@ use micro_core::{
     broker::Broker,
     consume::{Consumer, InboxService, InboxStores, Router},
     outbox::{Outbox, Relay},
-    registry::{RegisterOptions, Registry},
+    registry::Registry,
 };
 use micro_grpc::GrpcServer;
 use micro_rs::middleware::stack::{consume_stack, publish_stack};
@@ -20,8 +20,8 @@ use crate::{
     },
     config::ProductConfig,
     infrastructure::{
+        dialect::Dialect,
         persistence::{SqlCatalogue, SqlLedger, SqlQueries, SqlRestocks, SqlStocks},
-        schema,
     },
     interfaces::{
         consume::{DeductOnPayment, ReturnOnLostConfirmation},
@@ -57,7 +57,7 @@ impl ProductService {
     pub fn into_app(self, plugged: &Plugged) -> App {
         let mut app = App::builder(self.config.service)
             .config(self.config.app)
-            .registry(plugged.registry.clone(), RegisterOptions::default());
+            .registry(plugged.registry.clone(), self.config.register);
         for component in self.components {
             app = app.shared_component(component);
         }
@@ -73,7 +73,7 @@ impl ProductService {
 pub async fn assemble(config: &ProductConfig, plugged: &Plugged) -> Result<ProductService> {
     let database = &plugged.database;
     database.migrate().await?;
-    database.execute_script(schema::SQLITE).await?;
+    database.execute_script(Dialect::of(database).schema()).await?;
     let outbox = Outbox::new(database.outbox(), config.service.as_str(), config.version.as_str());
     let stores = InboxStores {
         transactions: database.transactions(),
@@ -82,7 +82,7 @@ pub async fn assemble(config: &ProductConfig, plugged: &Plugged) -> Result<Produ
         dead_letters: database.dead_letters(),
         outbox: Some(outbox.clone()),
     };
-    let inbox = InboxService::new(config.group.as_str(), stores, router(&outbox), config.delivery.clone())?;
+    let inbox = InboxService::new(config.group.as_str(), stores, router(database, &outbox), config.delivery.clone())?;
     let consumer = Consumer::builder(plugged.broker.clone(), inbox.clone())
         .config(config.consumer.clone())
         .stack(consume_stack)
@@ -102,17 +102,18 @@ fn relay(plugged: &Plugged) -> impl Component {
         .build()
 }
 
-fn router(outbox: &Outbox) -> Router {
+fn router(database: &SqlDatabase, outbox: &Outbox) -> Router {
+    let stocks = SqlStocks::new(database);
     let events = OutboxProductEvents::new(outbox.clone());
     Router::new()
-        .on_batch(DeductOnPayment(DeductStock::new(SqlStocks, SqlLedger), events))
-        .on(ReturnOnLostConfirmation(ReturnStock::new(SqlStocks, SqlLedger)))
+        .on_batch(DeductOnPayment(DeductStock::new(stocks, SqlLedger), events))
+        .on(ReturnOnLostConfirmation(ReturnStock::new(stocks, SqlLedger)))
 }
 
 fn server(config: &ProductConfig, database: &SqlDatabase) -> Result<GrpcServer> {
     let (transactions, queries) = (database.transactions(), SqlQueries::new(database.clone()));
     let calls = ProductGrpc {
-        add_product: AddProduct::new(transactions.clone(), SqlCatalogue),
+        add_product: AddProduct::new(transactions.clone(), SqlCatalogue::new(database)),
         find_skus: FindSkus::new(queries.clone()),
         apply_for_restock: ApplyForRestock::new(transactions, queries.clone(), SqlRestocks),
         find_restock: FindRestock::new(queries.clone()),

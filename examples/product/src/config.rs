@@ -3,6 +3,7 @@
 use micro_core::{
     app::AppConfig,
     consume::{ConsumerConfig, DeliveryPolicy},
+    registry::RegisterOptions,
 };
 use micro_grpc::GrpcServerConfig;
 
@@ -23,6 +24,8 @@ pub struct ProductConfig {
     pub consumer: ConsumerConfig,
     /// What happens when a handler fails.
     pub delivery: DeliveryPolicy,
+    /// How its instance is kept alive in the registry.
+    pub register: RegisterOptions,
     /// How long each phase of the stop may take.
     pub app: AppConfig,
 }
@@ -36,16 +39,8 @@ impl Default for ProductConfig {
             group: "product-consumer".to_owned(),
             consumer: ConsumerConfig::default(),
             delivery: DeliveryPolicy::default(),
+            register: RegisterOptions::default(),
             app: AppConfig::default(),
         }
-    }
-}
-
-impl ProductConfig {
-    /// The defaults, taking calls at `address` (`host:port`).
-    pub fn listening_on(address: impl Into<String>) -> Self {
-        let mut config = Self::default();
-        config.grpc.address = address.into();
-        config
     }
 }

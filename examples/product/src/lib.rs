@@ -17,3 +17,5 @@ pub use interfaces::wire::{product_event as events, service as proto};
 pub const ORDER_TOPIC: &str = "OrderEvent";
 /// The topic of the product service's facts.
 pub const PRODUCT_TOPIC: &str = "ProductEvent";
+/// Every topic that the service writes to or reads from.
+pub const TOPICS: [&str; 4] = ["OrderEvent", "OrderEventDLQ", "ProductEvent", "ProductEventDLQ"];

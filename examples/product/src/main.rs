@@ -1,57 +1,37 @@
 //! Runs the product service until SIGTERM or SIGINT.
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
-use micro_rs::{backends, core::Result, signals};
-use product::{bootstrap, config::ProductConfig};
-use tracing_subscriber::EnvFilter;
+use launch::{Options, Program, Settings};
+use micro_rs::{core::Result, signals};
+use product::{
+    bootstrap::{self, Plugged},
+    config::ProductConfig,
+};
+
+const PROGRAM: Program = Program { name: "product", database: "sqlite:products.db" };
 
 /// The product service of the payment chain.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Where the instance is announced: `memory:` (this process only).
-    #[arg(long, default_value = "memory:")]
-    registry: String,
-    /// Where events go: `memory:` (this process only).
-    #[arg(long, default_value = "memory:")]
-    broker: String,
-    /// Where rows are kept: `sqlite:FILE`.
-    #[arg(long, default_value = "sqlite:products.db")]
-    database: String,
-    /// Where calls are taken; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:0")]
-    listen: String,
+    #[command(flatten)]
+    options: Options,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let is_terminal = std::io::stdout().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).init();
-    match run(arguments).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("product: {}", error.report());
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    let Arguments { options } = Arguments::parse();
+    launch::run(PROGRAM, options, serve)
 }
 
-async fn run(arguments: Arguments) -> Result<()> {
+async fn serve(settings: Settings) -> Result<()> {
     let stopped = signals::termination()?;
-    let plugged = bootstrap::Plugged {
-        registry: backends::registry(&arguments.registry).await?,
-        broker: backends::broker(&arguments.broker).await?,
-        database: backends::database(&arguments.database).await?,
-    };
-    let service = bootstrap::assemble(&ProductConfig::listening_on(arguments.listen), &plugged).await?;
-    for (port, url) in [("registry", &arguments.registry), ("broker", &arguments.broker)] {
-        if url.starts_with("memory:") {
-            tracing::warn!(port, "memory: reaches this process only; no other service sees what is in it");
-        }
-    }
+    let mut config = ProductConfig::default();
+    settings.apply(&mut config.service, &mut config.version, &mut config.grpc, &mut config.consumer);
+    config.register = settings.register_options();
+    let backends = launch::connect(&settings, &product::TOPICS).await?;
+    let plugged = Plugged { registry: backends.registry, broker: backends.broker, database: backends.database };
+    let service = bootstrap::assemble(&config, &plugged).await?;
     service.into_app(&plugged).run_until(stopped).await
 }

@@ -1,22 +1,19 @@
 //! Finds an order by its id.
 
-use std::sync::Arc;
-
-use micro_core::{Result, TransactionManager, TransactionManagerExt};
+use micro_core::Result;
 
 use super::unknown_order;
-use crate::domain::{Order, Orders};
+use crate::domain::{Order, OrderQueries};
 
 /// Finds orders.
-pub struct FindOrder<O> {
-    transactions: Arc<dyn TransactionManager>,
-    orders: O,
+pub struct FindOrder<Q> {
+    orders: Q,
 }
 
-impl<O: Orders> FindOrder<O> {
-    /// The use case over these ports.
-    pub fn new(transactions: Arc<dyn TransactionManager>, orders: O) -> Self {
-        Self { transactions, orders }
+impl<Q: OrderQueries> FindOrder<Q> {
+    /// The use case over this port.
+    pub fn new(orders: Q) -> Self {
+        Self { orders }
     }
 
     /// The order with its lines.
@@ -25,11 +22,7 @@ impl<O: Orders> FindOrder<O> {
     ///
     /// `NotFound` when there is none of this id.
     pub async fn find(&self, id: i64) -> Result<Order> {
-        self.transactions
-            .run(async |tx| {
-                let order = self.orders.find(tx, id).await?;
-                order.ok_or_else(|| unknown_order("order.find").with_context("order_id", id))
-            })
-            .await
+        let order = self.orders.find(id).await?;
+        order.ok_or_else(|| unknown_order("order.find").with_context("order_id", id))
     }
 }

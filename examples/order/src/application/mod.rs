@@ -8,7 +8,7 @@ mod pay_notify;
 
 pub use audit_statuses::{AuditStatuses, ObservedStatus};
 pub use confirm_payments::ConfirmPayments;
-pub use fail_payments::{FailPayments, Failure};
+pub use fail_payments::FailPayments;
 pub use find_order::FindOrder;
 pub use pay_notify::PayNotify;
 

@@ -8,6 +8,6 @@ mod status;
 
 pub use audit::AuditTrail;
 pub use money::Money;
-pub use order::{AcceptedPayment, Order, OrderLine, PAY_ERROR_CHARS_MAX, Payment, PaymentOutcome, pay_error};
-pub use ports::{AuditTrails, OrderEvents, Orders};
+pub use order::{AcceptedPayment, Failure, Order, OrderLine, PAY_ERROR_CHARS_MAX, Payment, PaymentOutcome, pay_error};
+pub use ports::{AuditTrails, OrderEvents, OrderQueries, Orders};
 pub use status::{PayStatus, PaymentState, ShipStatus, StatusChange};

@@ -69,6 +69,15 @@ pub struct AcceptedPayment {
     pub change: StatusChange,
 }
 
+/// An order whose payment comes to nothing, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The order.
+    pub order_id: i64,
+    /// What its `pay_error` will say.
+    pub reason: String,
+}
+
 /// What a callback does to its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PaymentOutcome {

@@ -4,16 +4,13 @@ use std::{collections::HashMap, future::Future};
 
 use micro_core::{Result, Tx};
 
-use super::{AcceptedPayment, AuditTrail, Order, PaymentState, StatusChange};
+use super::{AcceptedPayment, AuditTrail, Failure, Order, PaymentState, StatusChange};
 
 /// The stored orders. Every write is conditional on the status it starts from and answers how many
 /// orders it changed, so that a decision that was overtaken is seen.
 pub trait Orders: Send + Sync + 'static {
     /// Stores new orders with their lines.
     fn add(&self, tx: &mut Tx, orders: &[Order]) -> impl Future<Output = Result<()>> + Send;
-
-    /// The order with its lines.
-    fn find(&self, tx: &mut Tx, id: i64) -> impl Future<Output = Result<Option<Order>>> + Send;
 
     /// The orders with their lines, by their codes; in no order, unknown ones left out.
     fn find_by_codes(&self, tx: &mut Tx, codes: &[&str]) -> impl Future<Output = Result<Vec<Order>>> + Send;
@@ -30,8 +27,14 @@ pub trait Orders: Send + Sync + 'static {
     /// 3 → 4, ready to ship, paid now; `ids` are distinct.
     fn save_paid(&self, tx: &mut Tx, ids: &[i64]) -> impl Future<Output = Result<u64>> + Send;
 
-    /// 3 → 5 for one reason, nothing to ship; `ids` are distinct.
-    fn save_failed(&self, tx: &mut Tx, ids: &[i64], reason: &str) -> impl Future<Output = Result<u64>> + Send;
+    /// 3 → 5, each for its reason, nothing to ship; the orders are distinct.
+    fn save_failed(&self, tx: &mut Tx, failures: &[Failure]) -> impl Future<Output = Result<u64>> + Send;
+}
+
+/// The orders as they are committed; asking waits for no transaction.
+pub trait OrderQueries: Send + Sync + 'static {
+    /// The order with its lines.
+    fn find(&self, id: i64) -> impl Future<Output = Result<Option<Order>>> + Send;
 }
 
 /// The stored audits.

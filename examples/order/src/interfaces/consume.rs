@@ -11,8 +11,8 @@ use super::{
     },
 };
 use crate::{
-    application::{AuditStatuses, ConfirmPayments, FailPayments, Failure, ObservedStatus},
-    domain::{AuditTrails, Orders, pay_error},
+    application::{AuditStatuses, ConfirmPayments, FailPayments, ObservedStatus},
+    domain::{AuditTrails, Failure, Orders, pay_error},
 };
 
 /// `OnInventoryDeductSuccess`: the goods are deducted, the payment is confirmed.

@@ -15,13 +15,13 @@ use super::{
 };
 use crate::{
     application::{FindOrder, PayNotify},
-    domain::{Order, OrderLine, Orders, Payment, PaymentOutcome},
+    domain::{Order, OrderLine, OrderQueries, Orders, Payment, PaymentOutcome},
 };
 
 /// Answers the calls of the order service.
-pub struct OrderGrpc<O: Orders, E: OnBehalf> {
+pub struct OrderGrpc<O: Orders, Q, E: OnBehalf> {
     callbacks: Batcher<TakePayments<O, E>>,
-    find_order: FindOrder<O>,
+    find_order: FindOrder<Q>,
 }
 
 /// Takes the callbacks that come at the same time in one transaction.
@@ -36,10 +36,10 @@ struct Callback {
     metadata: Metadata,
 }
 
-impl<O: Orders, E: OnBehalf> OrderGrpc<O, E> {
+impl<O: Orders, Q: OrderQueries, E: OnBehalf> OrderGrpc<O, Q, E> {
     /// The calls over these use cases, which tell `events`; `batches` says how callbacks share
     /// transactions.
-    pub fn new(pay_notify: PayNotify<O>, find_order: FindOrder<O>, events: E, batches: BatcherConfig) -> Self {
+    pub fn new(pay_notify: PayNotify<O>, find_order: FindOrder<Q>, events: E, batches: BatcherConfig) -> Self {
         Self { callbacks: Batcher::new(TakePayments { pay_notify, events }, batches), find_order }
     }
 
@@ -65,7 +65,7 @@ impl<O: Orders, E: OnBehalf> BatchCall for TakePayments<O, E> {
 }
 
 #[tonic::async_trait]
-impl<O: Orders, E: OnBehalf> OrderService for OrderGrpc<O, E> {
+impl<O: Orders, Q: OrderQueries, E: OnBehalf> OrderService for OrderGrpc<O, Q, E> {
     async fn get_order_by_id(&self, request: Request<OrderId>) -> Result<Response<OrderInfo>, Status> {
         let order = self.find_order.find(request.into_inner().order_id).await.map_err(to_status)?;
         Ok(Response::new(order_info(&order)))

@@ -26,26 +26,28 @@ pub struct OutboxOrderEvents {
     by_id: HashMap<i64, Outbox>,
     /// The outbox in the trace of the call that came for an order, by the order's code.
     by_code: HashMap<String, Outbox>,
+    /// Whether transitions are told to the audit.
+    has_audit: bool,
 }
 
 impl OutboxOrderEvents {
-    /// Publishes through `outbox`.
-    pub fn new(outbox: Outbox) -> Self {
-        Self { outbox, by_id: HashMap::new(), by_code: HashMap::new() }
+    /// Publishes through `outbox`; an order's transitions too where there is an audit of them.
+    pub fn new(outbox: Outbox, has_audit: bool) -> Self {
+        Self { outbox, by_id: HashMap::new(), by_code: HashMap::new(), has_audit }
     }
 }
 
 impl OnBehalf for OutboxOrderEvents {
     fn of_calls<'a>(&self, calls: impl Iterator<Item = (&'a str, &'a Metadata)>) -> Self {
         let by_code = calls.map(|(code, metadata)| (code.to_owned(), self.outbox.on_behalf_of(metadata)));
-        Self { by_code: by_code.collect(), ..Self::new(self.outbox.clone()) }
+        Self { by_code: by_code.collect(), ..Self::new(self.outbox.clone(), self.has_audit) }
     }
 
     fn of_events<E>(&self, received: &[Received<E>], order_id: impl Fn(&E) -> i64) -> Self {
         let by_id = received
             .iter()
             .map(|received| (order_id(&received.event), self.outbox.on_behalf_of(&received.delivery.metadata())));
-        Self { by_id: by_id.collect(), ..Self::new(self.outbox.clone()) }
+        Self { by_id: by_id.collect(), ..Self::new(self.outbox.clone(), self.has_audit) }
     }
 }
 
@@ -55,12 +57,17 @@ impl OrderEvents for OutboxOrderEvents {
         for AcceptedPayment { order, change } in accepted {
             let outbox = self.by_code.get(&order.code).unwrap_or(&self.outbox);
             messages.push(outbox.seal(&paid(order))?);
-            messages.push(outbox.seal(&changed(change))?);
+            if self.has_audit {
+                messages.push(outbox.seal(&changed(change))?);
+            }
         }
         self.outbox.add_messages(tx, &messages).await
     }
 
     async fn statuses_changed(&self, tx: &mut Tx, changes: &[StatusChange]) -> Result<()> {
+        if !self.has_audit {
+            return Ok(());
+        }
         let messages = changes
             .iter()
             .map(|change| self.by_id.get(&change.order_id).unwrap_or(&self.outbox).seal(&changed(change)));

@@ -13,7 +13,21 @@ use order::{
 };
 use tonic::{Code, Request};
 
-use crate::shop::{Shop, open};
+use crate::{
+    databases::{Databases, on_every_database},
+    shop::{Shop, open},
+};
+
+on_every_database!(
+    get_order_by_id_fills_every_field,
+    a_callback_that_makes_no_sense_is_refused_and_writes_nothing,
+    a_payment_tells_its_goods_and_its_transitions,
+    a_duplicate_callback_succeeds_and_writes_nothing,
+    a_hundred_concurrent_callbacks_for_one_order_pay_once,
+    client_headers_never_reach_an_event,
+    a_rolled_back_transaction_sends_nothing,
+    the_use_case_says_what_became_of_a_callback,
+);
 
 const SUCCESS: (&str, &str) = ("0000", "SUCCESS");
 
@@ -22,9 +36,8 @@ fn success() -> (String, String) {
 }
 
 /// Wire fault 9.24: product_num, product_size_id and product_price were always 0.
-#[tokio::test]
-async fn get_order_by_id_fills_every_field() {
-    let shop = Shop::with_stock(&[10, 10]).await;
+async fn get_order_by_id_fills_every_field(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[10, 10]).await;
     shop.place(1, &[(1, 2), (2, 3)]).await;
     let answer = shop.client.clone().get_order_by_id(OrderId { order_id: 1 }).await.unwrap().into_inner();
     let detail = |id, product_num, product_size_id| proto::OrderDetail {
@@ -49,9 +62,8 @@ async fn get_order_by_id_fills_every_field() {
     shop.close().await;
 }
 
-#[tokio::test]
-async fn a_callback_that_makes_no_sense_is_refused_and_writes_nothing() {
-    let shop = Shop::with_stock(&[10]).await;
+async fn a_callback_that_makes_no_sense_is_refused_and_writes_nothing(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[10]).await;
     shop.place(1, &[]).await;
     let endless = "9".repeat(100_000);
     for (code, kind, text) in [
@@ -71,9 +83,8 @@ async fn a_callback_that_makes_no_sense_is_refused_and_writes_nothing() {
     shop.close().await;
 }
 
-#[tokio::test]
-async fn a_payment_tells_its_goods_and_its_transitions() {
-    let shop = Shop::with_stock(&[10]).await;
+async fn a_payment_tells_its_goods_and_its_transitions(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[10]).await;
     shop.place(1, &[(1, 2)]).await;
     assert_eq!(shop.notify("OC1", "0000").await.unwrap(), success());
     shop.until_status(1, 4).await;
@@ -95,9 +106,8 @@ async fn a_payment_tells_its_goods_and_its_transitions() {
     shop.close().await;
 }
 
-#[tokio::test]
-async fn a_duplicate_callback_succeeds_and_writes_nothing() {
-    let shop = Shop::with_stock(&[10, 0]).await;
+async fn a_duplicate_callback_succeeds_and_writes_nothing(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[10, 0]).await;
     shop.place(1, &[(1, 1)]).await;
     shop.place(2, &[(2, 1)]).await;
     for (code, id, ends_in) in [("OC1", 1, 4), ("OC2", 2, 5)] {
@@ -115,9 +125,8 @@ async fn a_duplicate_callback_succeeds_and_writes_nothing() {
     shop.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_concurrent_callbacks_for_one_order_pay_once() {
-    let shop = Arc::new(Shop::with_stock(&[1000]).await);
+async fn a_hundred_concurrent_callbacks_for_one_order_pay_once(databases: Databases) {
+    let shop = Arc::new(Shop::with_stock(&databases, &[1000]).await);
     shop.place(1, &[(1, 3)]).await;
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..100 {
@@ -135,9 +144,8 @@ async fn a_hundred_concurrent_callbacks_for_one_order_pay_once() {
 }
 
 /// Wire fault 9.18: a caller's headers, credentials among them, went into every event.
-#[tokio::test]
-async fn client_headers_never_reach_an_event() {
-    let shop = Shop::with_stock(&[10]).await;
+async fn client_headers_never_reach_an_event(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[10]).await;
     shop.place(1, &[(1, 1)]).await;
     let mut request = Request::new(PayNotifyRequest {
         out_trade_no: "OC1".into(),
@@ -164,14 +172,13 @@ async fn client_headers_never_reach_an_event() {
 }
 
 /// Wire fault 9.3: events left before the commit and stayed after a rollback.
-#[tokio::test]
-async fn a_rolled_back_transaction_sends_nothing() {
-    let shop = Shop::with_stock(&[10]).await;
+async fn a_rolled_back_transaction_sends_nothing(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[10]).await;
     shop.place(1, &[(1, 1)]).await;
     let outbox = micro_core::outbox::Outbox::new(shop.orders.outbox(), "test", "0");
-    let events = FailingEvents(OutboxOrderEvents::new(outbox));
+    let events = FailingEvents(OutboxOrderEvents::new(outbox, true));
     let retry = RetryPolicy { retry_count_max: 1, delay_initial: Duration::ZERO, delay_max: Duration::ZERO };
-    let pay_notify = PayNotify::new(shop.orders.transactions(), SqlOrders, retry);
+    let pay_notify = PayNotify::new(shop.orders.transactions(), SqlOrders::new(&shop.orders), retry);
     let payment = Payment::new("OC1".into(), "T1".into(), "0000".into()).unwrap();
     let failed = pay_notify.take(&events, &[payment]).await.unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
@@ -184,13 +191,12 @@ async fn a_rolled_back_transaction_sends_nothing() {
     shop.close().await;
 }
 
-#[tokio::test]
-async fn the_use_case_says_what_became_of_a_callback() {
-    let shop = Shop::with_stock(&[0]).await;
+async fn the_use_case_says_what_became_of_a_callback(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[0]).await;
     shop.place(1, &[(1, 1)]).await;
     let outbox = micro_core::outbox::Outbox::new(shop.orders.outbox(), "test", "0");
-    let events = OutboxOrderEvents::new(outbox);
-    let pay_notify = PayNotify::new(shop.orders.transactions(), SqlOrders, RetryPolicy::default());
+    let events = OutboxOrderEvents::new(outbox, true);
+    let pay_notify = PayNotify::new(shop.orders.transactions(), SqlOrders::new(&shop.orders), RetryPolicy::default());
     let payment = |code: &str| Payment::new("OC1".into(), "T1".into(), code.into()).unwrap();
     let taken = async |payments: &[Payment]| -> Vec<PaymentOutcome> {
         pay_notify.take(&events, payments).await.unwrap().into_iter().map(Result::unwrap).collect()

@@ -4,11 +4,23 @@ use micro_core::broker::header;
 use order::{events::OnPaymentSuccess, interfaces::wire::OnInventoryDeductSuccessDlq, proto::PayNotifyRequest};
 use tonic::Request;
 
-use crate::shop::{SETTLED_WITHIN, Shop, open};
+use crate::{
+    databases::{Databases, on_every_database},
+    shop::{SETTLED_WITHIN, Shop, open},
+};
 
-#[tokio::test]
-async fn a_paid_order_is_deducted_and_confirmed() {
-    let shop = Shop::with_stock(&[10, 5]).await;
+on_every_database!(
+    a_paid_order_is_deducted_and_confirmed,
+    failed_payment_deducts_nothing,
+    sold_out_order_ends_in_5_with_reason,
+    dead_letter_type_is_rewritten_and_compensation_runs_once,
+    the_audit_sees_every_transition_in_order,
+    a_record_published_again_has_its_effect_once,
+    every_event_belongs_to_the_trace_of_the_callback,
+);
+
+async fn a_paid_order_is_deducted_and_confirmed(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[10, 5]).await;
     shop.place(1, &[(1, 2), (2, 1)]).await;
     shop.notify("OC1", "0000").await.unwrap();
     shop.until_status(1, 4).await;
@@ -18,9 +30,8 @@ async fn a_paid_order_is_deducted_and_confirmed() {
 }
 
 /// Wire fault 9.11: a payment that failed was treated as paid.
-#[tokio::test]
-async fn failed_payment_deducts_nothing() {
-    let shop = Shop::with_stock(&[10]).await;
+async fn failed_payment_deducts_nothing(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[10]).await;
     shop.place(1, &[(1, 2)]).await;
     assert_eq!(shop.notify("OC1", "9999").await.unwrap().0, "0000");
     let reason = r#"payment failed: status code "9999", trade no "T1""#;
@@ -37,9 +48,8 @@ async fn failed_payment_deducts_nothing() {
 }
 
 /// Wire fault 9.12: a sold-out order stayed in status 3 for ever.
-#[tokio::test]
-async fn sold_out_order_ends_in_5_with_reason() {
-    let shop = Shop::with_stock(&[3]).await;
+async fn sold_out_order_ends_in_5_with_reason(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[3]).await;
     for id in 1..=5 {
         shop.place(id, &[(1, 1)]).await;
         shop.notify(&format!("OC{id}"), "0000").await.unwrap();
@@ -70,20 +80,19 @@ async fn sold_out_order_ends_in_5_with_reason() {
 
 /// Wire faults 9.4 and 9.5: the dead letter kept its type, so it confirmed the payment instead of
 /// undoing it, and the stock was never given back.
-#[tokio::test]
-async fn dead_letter_type_is_rewritten_and_compensation_runs_once() {
-    let shop = Shop::with_stock(&[10]).await;
+async fn dead_letter_type_is_rewritten_and_compensation_runs_once(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[10]).await;
     shop.place(1, &[(1, 4)]).await;
     shop.place(2, &[(1, 1)]).await;
     // The confirmation of order 1 fails whatever is tried; everything else works.
-    shop.orders
-        .execute(
+    let fault = match shop.orders.dialect_name() {
+        "sqlite" => {
             "CREATE TRIGGER no_confirmation BEFORE UPDATE ON orders WHEN NEW.id = 1 AND NEW.pay_status = 4 \
-             BEGIN SELECT RAISE(ABORT, 'the disk says no'); END",
-            &[],
-        )
-        .await
-        .unwrap();
+             BEGIN SELECT RAISE(ABORT, 'the disk says no'); END"
+        }
+        _ => "ALTER TABLE orders ADD CONSTRAINT no_confirmation CHECK (order_code <> 'OC1' OR pay_status <> 4)",
+    };
+    shop.orders.execute(fault, &[]).await.unwrap();
     for code in ["OC1", "OC2"] {
         shop.notify(code, "0000").await.unwrap();
     }
@@ -113,9 +122,8 @@ async fn dead_letter_type_is_rewritten_and_compensation_runs_once() {
     shop.close().await;
 }
 
-#[tokio::test]
-async fn the_audit_sees_every_transition_in_order() {
-    let shop = Shop::with_stock(&[2]).await;
+async fn the_audit_sees_every_transition_in_order(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[2]).await;
     for id in 1..=4 {
         shop.place(id, &[(1, 1)]).await;
         shop.notify(&format!("OC{id}"), "0000").await.unwrap();
@@ -138,9 +146,8 @@ async fn the_audit_sees_every_transition_in_order() {
     shop.close().await;
 }
 
-#[tokio::test]
-async fn a_record_published_again_has_its_effect_once() {
-    let shop = Shop::with_stock(&[10]).await;
+async fn a_record_published_again_has_its_effect_once(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[10]).await;
     shop.place(1, &[(1, 2)]).await;
     shop.notify("OC1", "0000").await.unwrap();
     shop.until_status(1, 4).await;
@@ -159,9 +166,8 @@ async fn a_record_published_again_has_its_effect_once() {
     shop.close().await;
 }
 
-#[tokio::test]
-async fn every_event_belongs_to_the_trace_of_the_callback() {
-    let shop = Shop::with_stock(&[1]).await;
+async fn every_event_belongs_to_the_trace_of_the_callback(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[1]).await;
     let trace = "0af7651916cd43dd8448eb211c80319c";
     for id in [1, 2] {
         shop.place(id, &[(1, 1)]).await;

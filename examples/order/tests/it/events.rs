@@ -10,7 +10,19 @@ use order::interfaces::wire::{
     product_event::OnInventoryDeductSuccess,
 };
 
-use crate::shop::{SETTLED_WITHIN, Shop, event};
+use crate::{
+    databases::{Databases, on_every_database},
+    shop::{SETTLED_WITHIN, Shop, event},
+};
+
+on_every_database!(
+    a_confirmation_that_cannot_be_is_a_dead_letter_and_changes_nothing,
+    a_refusal_moves_3_to_5_once_and_keeps_its_first_reason,
+    a_lost_confirmation_ends_a_payment_in_processing_and_no_other,
+    an_unknown_order_is_tried_again_and_then_kept,
+    an_undecodable_record_does_not_kill_the_process,
+    a_record_that_nobody_can_read_is_one_dead_letter,
+);
 
 fn deducted(order_id: i64) -> Message {
     event(&OnInventoryDeductSuccess { order_id, sku: Vec::new() })
@@ -34,9 +46,8 @@ async fn until_dead_letters(shop: &Shop, kinds: &[ErrorKind]) {
     .await;
 }
 
-#[tokio::test]
-async fn a_confirmation_that_cannot_be_is_a_dead_letter_and_changes_nothing() {
-    let shop = Shop::with_stock(&[]).await;
+async fn a_confirmation_that_cannot_be_is_a_dead_letter_and_changes_nothing(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[]).await;
     for (id, status) in [(1, 2), (2, 5)] {
         shop.place(id, &[(1, 1)]).await;
         set_status(&shop, id, status).await;
@@ -50,9 +61,8 @@ async fn a_confirmation_that_cannot_be_is_a_dead_letter_and_changes_nothing() {
     shop.close().await;
 }
 
-#[tokio::test]
-async fn a_refusal_moves_3_to_5_once_and_keeps_its_first_reason() {
-    let shop = Shop::with_stock(&[]).await;
+async fn a_refusal_moves_3_to_5_once_and_keeps_its_first_reason(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[]).await;
     for id in 1..=3 {
         shop.place(id, &[(1, 1)]).await;
         set_status(&shop, id, 3).await;
@@ -70,9 +80,8 @@ async fn a_refusal_moves_3_to_5_once_and_keeps_its_first_reason() {
     shop.close().await;
 }
 
-#[tokio::test]
-async fn a_lost_confirmation_ends_a_payment_in_processing_and_no_other() {
-    let shop = Shop::with_stock(&[]).await;
+async fn a_lost_confirmation_ends_a_payment_in_processing_and_no_other(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[]).await;
     shop.place(1, &[(1, 1)]).await;
     set_status(&shop, 1, 3).await;
     let lost = OnInventoryDeductSuccessDlq(OnInventoryDeductSuccess { order_id: 1, sku: Vec::new() });
@@ -84,9 +93,8 @@ async fn a_lost_confirmation_ends_a_payment_in_processing_and_no_other() {
 
 /// Wire fault 9.1: what is not there yet was swallowed. It is tried again, and kept when it stays
 /// away.
-#[tokio::test]
-async fn an_unknown_order_is_tried_again_and_then_kept() {
-    let shop = Shop::with_stock(&[]).await;
+async fn an_unknown_order_is_tried_again_and_then_kept(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[]).await;
     shop.publish(deducted(404)).await;
     // The confirmation, and the copy that asks for the payment's end.
     until_dead_letters(&shop, &[ErrorKind::NotFound; 2]).await;
@@ -96,9 +104,8 @@ async fn an_unknown_order_is_tried_again_and_then_kept() {
 }
 
 /// Wire fault 9.6: an undecodable record killed the process.
-#[tokio::test]
-async fn an_undecodable_record_does_not_kill_the_process() {
-    let shop = Shop::with_stock(&[10]).await;
+async fn an_undecodable_record_does_not_kill_the_process(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[10]).await;
     shop.place(1, &[(1, 1)]).await;
     shop.publish(Message::keyed("OrderEventDLQ", "1", vec![0xff; 9])).await;
     shop.publish(deducted(-1)).await;
@@ -112,9 +119,8 @@ async fn an_undecodable_record_does_not_kill_the_process() {
 }
 
 /// Its copy comes to both services on the dead letter topic: neither makes another one of it.
-#[tokio::test]
-async fn a_record_that_nobody_can_read_is_one_dead_letter() {
-    let shop = Shop::with_stock(&[]).await;
+async fn a_record_that_nobody_can_read_is_one_dead_letter(databases: Databases) {
+    let shop = Shop::with_stock(&databases, &[]).await;
     shop.publish(Message::keyed("ProductEvent", "1", vec![0xff; 9])).await;
     shop.publish(seal_payload("ProductEvent", "OnSomethingUnheardOf", "1", vec![1].into(), "", "")).await;
     until_dead_letters(&shop, &[ErrorKind::DataLoss, ErrorKind::Unimplemented]).await;

@@ -1,7 +1,9 @@
-//! The order service on SQLite, called over gRPC on loopback, with the product service beside it.
+//! The order service on each database, called over gRPC on loopback, with the product service beside it.
 
 mod calls;
 mod chain;
+#[path = "../../../product/tests/it/databases.rs"]
+mod databases;
 mod events;
 mod program;
 mod shop;

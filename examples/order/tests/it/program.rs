@@ -19,10 +19,10 @@ fn what_cannot_be_is_one_line_that_says_what_was_expected() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (arguments, expected) in [
-        (["--registry", "consul://127.0.0.1:8500"], "scheme=consul, known=memory: static:"),
+        (["--registry", "eureka://127.0.0.1:8761"], "scheme=eureka, known=memory: static:"),
         (["--registry", "static:no-address"], "expected name=host:port"),
-        (["--broker", "kafka://127.0.0.1:9092"], "scheme=kafka, known=memory:"),
-        (["--database", "mysql://127.0.0.1/x"], "scheme=mysql, known=sqlite:FILE"),
+        (["--broker", "amqp://127.0.0.1:5672"], "scheme=amqp, known=memory:"),
+        (["--database", "oracle://127.0.0.1/x"], "scheme=oracle, known=sqlite:FILE"),
         (["--database", "sqlite:/no/such/folder/x.db"], "the database file cannot be opened"),
         (["--listen", "nonsense"], "expected a free host:port (address=nonsense)"),
         (["--listen", &address], "expected a free host:port"),
@@ -36,6 +36,30 @@ fn what_cannot_be_is_one_line_that_says_what_was_expected() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         let said = lines_of_the_program(&output);
         assert!(said.len() == 1 && said[0].starts_with("order: ") && said[0].contains(expected), "{said:?}");
+    }
+}
+
+/// Port 1: nobody listens there.
+#[test]
+fn a_server_that_is_away_is_one_line_with_backend_address_and_cause() {
+    let cases: [(&str, &str, &str, bool); 4] = [
+        ("--registry", "consul://127.0.0.1:1", "127.0.0.1:1", cfg!(feature = "registry-consul")),
+        ("--broker", "kafka://127.0.0.1:1", "127.0.0.1:1", cfg!(feature = "broker-kafka")),
+        ("--database", "mysql://root@127.0.0.1:1/x", "127.0.0.1:1", cfg!(feature = "tx-mysql")),
+        ("--database", "postgres://postgres@127.0.0.1:1/x", "127.0.0.1:1", cfg!(feature = "tx-postgres")),
+    ];
+    for (option, url, address, is_compiled_in) in cases {
+        let began = std::time::Instant::now();
+        let output = order(&[option, url, "--listen", "127.0.0.1:0"]);
+        assert!(began.elapsed() < std::time::Duration::from_secs(15), "{url} took {:?}", began.elapsed());
+        assert_eq!(output.status.code(), Some(1), "{url}");
+        let said = lines_of_the_program(&output);
+        assert!(said.len() == 1 && said[0].starts_with("order: "), "{said:?}");
+        if is_compiled_in {
+            assert!(said[0].contains(address) && said[0].to_lowercase().contains("refused"), "{said:?}");
+        } else {
+            assert!(said[0].contains("turn on the feature"), "{said:?}");
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Both services in one process over one memory broker and registry, each on its own SQLite file.
+//! Both services in one process over one memory broker and registry, each on its own database.
 
 use std::{
     sync::{Arc, Mutex},
@@ -26,6 +26,8 @@ use order::{
 use product::config::ProductConfig;
 use tonic::Status;
 
+use crate::databases::{Databases, TestDatabase};
+
 /// How long anything may take to settle.
 pub(crate) const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -40,18 +42,14 @@ pub(crate) struct Shop {
     pub(crate) broker: MemoryBroker,
     seen: Arc<Mutex<Vec<Delivery>>>,
     apps: Vec<RunningApp>,
-    _folder: tempfile::TempDir,
+    _databases: [TestDatabase; 2],
 }
 
 impl Shop {
     /// SKUs 1, 2, … with so many in stock.
-    pub(crate) async fn with_stock(stock: &[u32]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let connect = async |name: &str| {
-            let url = format!("sqlite:{}", folder.path().join(name).display());
-            SqlDatabase::connect_url(&url).await.unwrap()
-        };
-        let (orders, products) = (connect("orders.db").await, connect("products.db").await);
+    pub(crate) async fn with_stock(databases: &Databases, stock: &[u32]) -> Self {
+        let databases = [databases.create("orders").await, databases.create("products").await];
+        let [orders, products] = [&databases[0], &databases[1]].map(|test| test.database.clone());
         let (broker, registry) = (MemoryBroker::new(), Arc::new(MemoryRegistry::new()));
         let seen = record(&broker).await;
 
@@ -89,7 +87,7 @@ impl Shop {
             broker,
             seen,
             apps: vec![order_app, product_app],
-            _folder: folder,
+            _databases: databases,
         };
         shop.fill(stock).await;
         shop
@@ -125,7 +123,8 @@ impl Shop {
             price: Money::from_cents(2020),
             lines: lines.collect(),
         };
-        self.orders.run(async |tx| SqlOrders.add(tx, &[order]).await).await.unwrap();
+        let orders = SqlOrders::new(&self.orders);
+        self.orders.run(async |tx| orders.add(tx, &[order]).await).await.unwrap();
     }
 
     /// Calls back with a status code and answers the reply's.
@@ -141,10 +140,10 @@ impl Shop {
 
     /// Pay status, ship status, whether there is a pay time, and the pay error.
     pub(crate) async fn order(&self, id: i64) -> (i64, i64, bool, String) {
-        let statement = "SELECT pay_status, ship_status, pay_time, pay_error FROM orders WHERE id = ?";
+        let statement = "SELECT pay_status, ship_status, CASE WHEN pay_time IS NULL THEN 0 ELSE 1 END, pay_error \
+                         FROM orders WHERE id = ?";
         let row = self.orders.fetch_optional(statement, &[id.into()]).await.unwrap().unwrap();
-        let pay_time: Option<String> = row.get(2).unwrap();
-        (row.get(0).unwrap(), row.get(1).unwrap(), pay_time.is_some(), row.get(3).unwrap())
+        (row.get(0).unwrap(), row.get(1).unwrap(), row.get(2).unwrap(), row.get(3).unwrap())
     }
 
     pub(crate) async fn until_status(&self, id: i64, status: i64) {

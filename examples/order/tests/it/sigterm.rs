@@ -20,7 +20,7 @@ use micro_grpc::GrpcClient;
 use micro_tx::SqlDatabase;
 use order::{
     domain::{Money, Order, OrderLine, Orders as _, PayStatus, ShipStatus},
-    infrastructure::{persistence::SqlOrders, schema},
+    infrastructure::{dialect::Dialect, persistence::SqlOrders},
     proto::{PayNotifyRequest, order_client::OrderClient},
 };
 use prost::Message as _;
@@ -131,7 +131,7 @@ async fn call_until_refused(
 async fn place_orders(url: &str) {
     let database = SqlDatabase::connect_url(url).await.unwrap();
     database.migrate().await.unwrap();
-    database.execute_script(schema::SQLITE).await.unwrap();
+    database.execute_script(Dialect::Sqlite.schema()).await.unwrap();
     let line = OrderLine { id: 0, product_id: 100, sku_id: 1, quantity: 1, unit_price: Money::from_cents(1000) };
     let orders: Vec<Order> = (1..=ORDER_COUNT)
         .map(|id| Order {
@@ -145,7 +145,8 @@ async fn place_orders(url: &str) {
             lines: vec![line.clone()],
         })
         .collect();
-    database.run(async |tx| SqlOrders.add(tx, &orders).await).await.unwrap();
+    let store = SqlOrders::new(&database);
+    database.run(async |tx| store.add(tx, &orders).await).await.unwrap();
     database.close().await;
 }
 

@@ -1,5 +1,7 @@
 //! The main job as a user runs it: the program, its last line, its exit code.
 
+#[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql", feature = "tx-postgres"))]
+mod servers;
 mod verdict;
 
 use std::{
@@ -206,8 +208,8 @@ fn a_folder_seeded_with_other_numbers_is_refused_with_a_reason() {
 }
 
 #[test]
-fn a_backend_that_is_not_compiled_in_is_named() {
-    for (option, url) in [("--broker", "kafka://127.0.0.1:9092"), ("--registry", "consul://127.0.0.1:8500")] {
+fn a_backend_that_is_not_there_is_named() {
+    for (option, url) in [("--broker", "amqp://127.0.0.1:5672"), ("--registry", "eureka://127.0.0.1:8761")] {
         let output = payment_chain(&["--orders", "1", option, url]).output().unwrap();
         assert!(!output.status.success());
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -245,6 +247,8 @@ fn arguments_that_cannot_be_are_refused_with_what_was_expected() {
         (["--poison-percent", "101"], "expected a number from 0 to 100"),
         (["--duplicate-percent", "NaN"], "expected a number from 0 to 100"),
         (["--database", "sqlite:"], "expected sqlite:FOLDER"),
+        (["--database", "mysql://127.0.0.1/a;b"], "lower-case letters, digits and _"),
+        (["--operations", "/proc/no/such/folder"], "the folder cannot be made"),
         (["--database", "sqlite:/proc/no/such/folder"], "the folder cannot be made"),
         (["--broker", "memory"], "not a URL"),
     ] {

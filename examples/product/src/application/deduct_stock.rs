@@ -31,9 +31,8 @@ impl<S: Stocks, L: Ledger> DeductStock<S, L> {
     }
 
     /// Decides each order once, in slice order, and tells `events`: its goods are taken, or it is
-    /// refused. The
-    /// transaction must hold its locks from the first read on (`BEGIN IMMEDIATE`); what a weaker one
-    /// lets through fails the conditional writes.
+    /// refused. The stocks are locked from their reading on; what slips past the locks fails the
+    /// conditional writes.
     ///
     /// # Errors
     ///
@@ -63,13 +62,7 @@ impl<S: Stocks, L: Ledger> DeductStock<S, L> {
             self.ledger.add_changes(tx, Source::Payment, &decisions.entries).await?;
         }
         self.ledger.add_decided(tx, &decisions.decided).await?;
-        if !decisions.deducted.is_empty() {
-            events.deducted(tx, &decisions.deducted).await?;
-        }
-        if !decisions.refused.is_empty() {
-            events.refused(tx, &decisions.refused).await?;
-        }
-        Ok(())
+        events.decided(tx, &decisions.deducted, &decisions.refused).await
     }
 }
 

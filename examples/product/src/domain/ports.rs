@@ -11,10 +11,10 @@ use super::{
 
 /// The stored stocks.
 pub trait Stocks: Send + Sync + 'static {
-    /// The stocks of those of these SKUs that are on the shelf.
+    /// The stocks of those of these SKUs that are on the shelf, locked until the transaction ends.
     fn on_shelf(&self, tx: &mut Tx, sku_ids: &[i64]) -> impl Future<Output = Result<Vec<SkuStock>>> + Send;
 
-    /// The stocks of these SKUs, on the shelf or off it; unknown ones are left out.
+    /// The stocks of these SKUs, on the shelf or off it, locked; unknown ones are left out.
     fn find(&self, tx: &mut Tx, sku_ids: &[i64]) -> impl Future<Output = Result<Vec<SkuStock>>> + Send;
 
     /// Takes so many of each SKU, where that many are there and on the shelf; counts them as sold.
@@ -109,9 +109,11 @@ pub trait SupplyQueries: Send + Sync + 'static {
 
 /// The facts others may learn, if and only if the transaction commits.
 pub trait ProductEvents: Send + Sync + 'static {
-    /// The goods of these orders were taken.
-    fn deducted(&self, tx: &mut Tx, orders: &[Deducted]) -> impl Future<Output = Result<()>> + Send;
-
-    /// The goods of these orders cannot be had.
-    fn refused(&self, tx: &mut Tx, orders: &[Refused]) -> impl Future<Output = Result<()>> + Send;
+    /// The goods of these orders were taken, and of those they cannot be had.
+    fn decided(
+        &self,
+        tx: &mut Tx,
+        deducted: &[Deducted],
+        refused: &[Refused],
+    ) -> impl Future<Output = Result<()>> + Send;
 }

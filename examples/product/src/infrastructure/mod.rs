@@ -1,4 +1,4 @@
-//! The ports of the domain on SQL.
+//! The tables and the statements on them.
 
+pub mod dialect;
 pub mod persistence;
-pub mod schema;

@@ -47,16 +47,14 @@ impl OnBehalf for OutboxProductEvents {
 }
 
 impl ProductEvents for OutboxProductEvents {
-    async fn deducted(&self, tx: &mut Tx, orders: &[Deducted]) -> Result<()> {
-        let messages = orders.iter().map(|order| self.outbox_of(order.order_id).seal(&deduct_success(order)));
-        self.outbox.add_messages(tx, &messages.collect::<Result<Vec<_>>>()?).await
-    }
-
     /// A refusal is not a dead letter: it is this service's answer, on the topic where the order
     /// service looks for it, with the reason in a header.
-    async fn refused(&self, tx: &mut Tx, orders: &[Refused]) -> Result<()> {
-        let mut messages = Vec::with_capacity(orders.len());
-        for Refused { order, reason } in orders {
+    async fn decided(&self, tx: &mut Tx, deducted: &[Deducted], refused: &[Refused]) -> Result<()> {
+        let mut messages = Vec::with_capacity(deducted.len() + refused.len());
+        for order in deducted {
+            messages.push(self.outbox_of(order.order_id).seal(&deduct_success(order))?);
+        }
+        for Refused { order, reason } in refused {
             let message = self.outbox_of(order.order_id()).seal(&OnPaymentSuccessDlq(payment_success(order)))?;
             messages.push(message.with_header(header::ERROR, reason.clone()));
         }

@@ -223,7 +223,9 @@ async fn an_undecodable_record_does_not_kill_the_process(databases: Databases) {
 /// Wire faults 9.1 and 9.2: every error that was not permanent was swallowed and acked.
 async fn transient_handler_error_is_retried(databases: Databases) {
     let desk = Desk::with_stock(&databases, &[10]).await;
-    let stocks = FlakyStocks { failures_left: AtomicU32::new(2) };
+    let flaky =
+        |failures| FlakyStocks { failures_left: AtomicU32::new(failures), stocks: SqlStocks::new(&desk.database) };
+    let stocks = flaky(2);
     let handler = DeductOnPayment(DeductStock::new(stocks, SqlLedger), OutboxProductEvents::new(desk.outbox()));
     let inbox = desk.inbox_of(Router::new().on_batch(handler));
     deliver(&inbox, &[paid(1, &[(1, 1)])]).await.unwrap();
@@ -231,7 +233,7 @@ async fn transient_handler_error_is_retried(databases: Databases) {
     assert_eq!(desk.outgoing().await.len(), 1);
     assert_eq!(desk.dead_letters().await, []);
     // One that stays away is kept with its cause instead of being lost.
-    let stocks = FlakyStocks { failures_left: AtomicU32::new(u32::MAX) };
+    let stocks = flaky(u32::MAX);
     let handler = DeductOnPayment(DeductStock::new(stocks, SqlLedger), OutboxProductEvents::new(desk.outbox()));
     let inbox = desk.inbox_of(Router::new().on_batch(handler));
     deliver(&inbox, &[paid(2, &[(1, 1)])]).await.unwrap();
@@ -243,7 +245,7 @@ async fn transient_handler_error_is_retried(databases: Databases) {
 async fn a_rolled_back_transaction_sends_nothing(databases: Databases) {
     let desk = Desk::with_stock(&databases, &[10]).await;
     let events = FailingEvents(OutboxProductEvents::new(desk.outbox()));
-    let handler = DeductOnPayment(DeductStock::new(SqlStocks, SqlLedger), events);
+    let handler = DeductOnPayment(DeductStock::new(SqlStocks::new(&desk.database), SqlLedger), events);
     let inbox = desk.inbox_of(Router::new().on_batch(handler));
     deliver(&inbox, &[paid(1, &[(1, 1)])]).await.unwrap();
     assert_eq!(desk.outgoing().await, []);
@@ -256,6 +258,7 @@ async fn a_rolled_back_transaction_sends_nothing(databases: Databases) {
 /// Stocks that cannot be reached so many times.
 struct FlakyStocks {
     failures_left: AtomicU32,
+    stocks: SqlStocks,
 }
 
 impl Stocks for FlakyStocks {
@@ -264,19 +267,19 @@ impl Stocks for FlakyStocks {
         if self.failures_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).is_ok() {
             return Err(Error::new(ErrorKind::Unavailable, "stocks.on_shelf", "the table cannot be reached"));
         }
-        SqlStocks.on_shelf(tx, sku_ids).await
+        self.stocks.on_shelf(tx, sku_ids).await
     }
 
     async fn find(&self, tx: &mut Tx, sku_ids: &[i64]) -> Result<Vec<SkuStock>> {
-        SqlStocks.find(tx, sku_ids).await
+        self.stocks.find(tx, sku_ids).await
     }
 
     async fn withdraw(&self, tx: &mut Tx, quantities: &[Quantity]) -> Result<u64> {
-        SqlStocks.withdraw(tx, quantities).await
+        self.stocks.withdraw(tx, quantities).await
     }
 
     async fn put_back(&self, tx: &mut Tx, quantities: &[Quantity]) -> Result<u64> {
-        SqlStocks.put_back(tx, quantities).await
+        self.stocks.put_back(tx, quantities).await
     }
 }
 
@@ -290,12 +293,8 @@ impl OnBehalf for FailingEvents {
 }
 
 impl ProductEvents for FailingEvents {
-    async fn deducted(&self, tx: &mut Tx, orders: &[Deducted]) -> Result<()> {
-        self.0.deducted(tx, orders).await?;
-        Err(Error::new(ErrorKind::FailedPrecondition, "test.deducted", "something after the event fails"))
-    }
-
-    async fn refused(&self, tx: &mut Tx, orders: &[Refused]) -> Result<()> {
-        self.0.refused(tx, orders).await
+    async fn decided(&self, tx: &mut Tx, deducted: &[Deducted], refused: &[Refused]) -> Result<()> {
+        self.0.decided(tx, deducted, refused).await?;
+        Err(Error::new(ErrorKind::FailedPrecondition, "test.decided", "something after the event fails"))
     }
 }

@@ -3,20 +3,32 @@
 use std::collections::HashMap;
 
 use micro_core::{Result, Tx};
-use micro_tx::{SqlTxExt, Value};
+use micro_tx::{SqlDatabase, SqlTxExt, Value};
 
-use super::pieces::{list, pieces};
-use crate::domain::{AuditTrail, AuditTrails};
+use super::pieces::{filled, list, pieces};
+use crate::{
+    domain::{AuditTrail, AuditTrails},
+    infrastructure::dialect::Dialect,
+};
 
-/// The audits of the database that opened the transaction.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SqlAuditTrails;
+/// The audits of a database.
+#[derive(Clone, Copy, Debug)]
+pub struct SqlAuditTrails {
+    dialect: Dialect,
+}
+
+impl SqlAuditTrails {
+    /// Those of `database`, whose transactions they are used in.
+    pub fn new(database: &SqlDatabase) -> Self {
+        Self { dialect: Dialect::of(database) }
+    }
+}
 
 impl AuditTrails for SqlAuditTrails {
     async fn find(&self, tx: &mut Tx, ids: &[i64]) -> Result<HashMap<i64, AuditTrail>> {
         let sql = tx.sql()?;
         let mut trails = HashMap::with_capacity(ids.len());
-        for piece in pieces(ids) {
+        for piece in filled(ids) {
             let statement = format!(
                 "SELECT order_id, applied_seq, out_of_order FROM order_audit WHERE order_id IN ({})",
                 list("?", piece.len())
@@ -35,17 +47,15 @@ impl AuditTrails for SqlAuditTrails {
         let mut rows: Vec<(i64, AuditTrail)> = trails.iter().map(|(id, trail)| (*id, *trail)).collect();
         rows.sort_unstable_by_key(|(id, _)| *id);
         for piece in pieces(&rows) {
-            // Deleting and inserting is the one form of "insert or update" that every database has.
-            let delete = format!("DELETE FROM order_audit WHERE order_id IN ({})", list("?", piece.len()));
-            sql.execute(&delete, &piece.iter().map(|(id, _)| Value::from(*id)).collect::<Vec<_>>()).await?;
-            let insert = format!(
-                "INSERT INTO order_audit (order_id, applied_seq, out_of_order) VALUES {}",
-                list("(?, ?, ?)", piece.len())
+            let statement = format!(
+                "INSERT INTO order_audit (order_id, applied_seq, out_of_order) VALUES {} {}",
+                list("(?, ?, ?)", piece.len()),
+                self.dialect.or_update("order_id", &["applied_seq", "out_of_order"]),
             );
             let values = piece.iter().flat_map(|(id, trail)| {
                 [Value::from(*id), Value::from(trail.applied_seq), Value::from(trail.out_of_order)]
             });
-            sql.execute(&insert, &values.collect::<Vec<_>>()).await?;
+            sql.execute(&statement, &values.collect::<Vec<_>>()).await?;
         }
         Ok(())
     }

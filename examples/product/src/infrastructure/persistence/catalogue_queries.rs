@@ -6,7 +6,7 @@ use micro_tx::Row;
 use super::{
     SqlQueries,
     columns::{decimal, moment, text},
-    pieces::{list, pieces},
+    pieces::{filled, list},
     values,
 };
 use crate::domain::{CatalogueQueries, Money, SkuDetail, SkuImage, SkuLevel};
@@ -35,16 +35,17 @@ impl CatalogueQueries for SqlQueries {
 
     async fn levels(&self, sku_ids: &[i64]) -> Result<Vec<SkuLevel>> {
         let mut levels = Vec::with_capacity(sku_ids.len());
-        for piece in pieces(sku_ids) {
+        for piece in filled(sku_ids) {
             let statement = format!(
                 "SELECT {LEVEL} FROM product_skus s WHERE s.id IN ({}) AND s.status = 1 AND s.deleted_at IS NULL",
                 list("?", piece.len())
             );
-            for row in self.database.fetch_all(&statement, &values(piece)).await? {
+            for row in self.database.fetch_all(&statement, &values(&piece)).await? {
                 levels.push(level(&row)?);
             }
         }
         levels.sort_by_key(|level| level.sku_id);
+        levels.dedup_by_key(|level| level.sku_id);
         Ok(levels)
     }
 

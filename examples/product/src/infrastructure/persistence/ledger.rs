@@ -6,7 +6,7 @@ use micro_core::{Error, ErrorKind, Result, Tx};
 use micro_tx::{SqlTxExt, Value};
 
 use super::{
-    pieces::{list, pieces},
+    pieces::{filled, list, pieces},
     values,
 };
 use crate::domain::{Decided, Ledger, LedgerEntry, Quantity, Source};
@@ -19,10 +19,10 @@ impl Ledger for SqlLedger {
     async fn decided(&self, tx: &mut Tx, order_ids: &[i64]) -> Result<HashSet<i64>> {
         let sql = tx.sql()?;
         let mut decided = HashSet::with_capacity(order_ids.len());
-        for piece in pieces(order_ids) {
+        for piece in filled(order_ids) {
             let statement =
                 format!("SELECT order_id FROM order_inventory_events WHERE order_id IN ({})", list("?", piece.len()));
-            for row in sql.fetch_all(&statement, &values(piece)).await? {
+            for row in sql.fetch_all(&statement, &values(&piece)).await? {
                 decided.insert(row.get(0)?);
             }
         }
@@ -33,8 +33,8 @@ impl Ledger for SqlLedger {
         let sql = tx.sql()?;
         for piece in pieces(decided) {
             let statement = format!(
-                "INSERT INTO order_inventory_events (event_id, order_id) VALUES {}",
-                list("(?, ?)", piece.len())
+                "INSERT INTO order_inventory_events (event_id, order_id, created_at, updated_at) VALUES {}",
+                list("(?, ?, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)", piece.len())
             );
             let values = piece.iter().flat_map(|order| [Value::from(&order.event_id), Value::from(order.order_id)]);
             sql.execute(&statement, &values.collect::<Vec<_>>()).await.map_err(overtaken)?;
@@ -47,8 +47,8 @@ impl Ledger for SqlLedger {
         for piece in pieces(entries) {
             let statement = format!(
                 "INSERT INTO inventory_stock_change_records \
-                 (order_id, sku_id, source_type, quantity, before_stock, after_stock) VALUES {}",
-                list("(?, ?, ?, ?, ?, ?)", piece.len())
+                 (order_id, sku_id, source_type, quantity, before_stock, after_stock, created_at, updated_at) VALUES {}",
+                list("(?, ?, ?, ?, ?, ?, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)", piece.len())
             );
             let values = piece.iter().flat_map(|entry| entry_values(source, entry)).collect::<Vec<_>>();
             sql.execute(&statement, &values).await.map_err(overtaken)?;

@@ -1,0 +1,43 @@
+//! The command line.
+
+use clap::Args;
+
+/// The options of a service's program. What is not given comes from the document in Consul, or is
+/// a default.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Options {
+    /// Where the instance is announced: `memory:` (this process only), `static:NAME=HOST:PORT`,
+    /// `consul://HOST:PORT?token=…&dc=…`. Default: the Consul of CONSUL_HOST, or else `memory:`.
+    #[arg(long, value_name = "URL")]
+    pub registry: Option<String>,
+    /// Where events go: `memory:` (this process only), `kafka://HOST:PORT,…?option=value`.
+    /// Default: `memory:`.
+    #[arg(long, value_name = "URL")]
+    pub broker: Option<String>,
+    /// Where rows are kept: `sqlite:FILE`, `mysql://USER:PASSWORD@HOST:PORT/NAME`, `postgres://…`.
+    /// Default: an SQLite file in this folder.
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
+    /// Where calls are taken, `host:port`; port 0 takes a free one. Default: `127.0.0.1:0`.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// The `host:port` that callers are told; needed where calls are taken at every address.
+    /// Default: the one listened on.
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise: Option<String>,
+    /// Threads that run the service. Default: one for each core.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+    /// Deliveries of one partition that are handled side by side; those of one key never are.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub lanes: Option<u16>,
+    /// Creates the Kafka topics that are missing, with so many partitions.
+    #[arg(long, value_name = "PARTITIONS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub create_topics: Option<u32>,
+    /// The Consul that `--registry` is by default, `host[:port]`.
+    #[arg(long, value_name = "HOST", env = "CONSUL_HOST", hide = true)]
+    pub consul_host: Option<String>,
+    /// What stands before a service's key in Consul's key/value store.
+    #[arg(long, value_name = "PREFIX", env = "CONSUL_PREFIX", default_value = "/micro/", hide_env_values = true)]
+    pub consul_prefix: String,
+}

@@ -1,0 +1,190 @@
+//! The settings of a service's program, from wherever they come.
+
+use std::time::Duration;
+
+use micro_core::{Result, consume::ConsumerConfig, registry::RegisterOptions};
+use micro_grpc::GrpcServerConfig;
+use micro_tx::SqlConfig;
+
+use crate::{Document, Options, Program};
+
+/// What the command line, the document and the defaults come to.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Where the instance is announced. May hold a secret.
+    pub registry: String,
+    /// Where events go. May hold a secret.
+    pub broker: String,
+    /// Where rows are kept.
+    pub database: SqlConfig,
+    /// What is logged where `RUST_LOG` says nothing.
+    pub log_level: String,
+    /// Creates missing Kafka topics with so many partitions.
+    pub create_topics: Option<u32>,
+    /// The options that were given.
+    options: Options,
+    document: Document,
+}
+
+impl Settings {
+    /// Reads the document, where there is a Consul to read it from, and lays the options over it.
+    ///
+    /// # Errors
+    ///
+    /// Those of Consul, and of a document that cannot be read.
+    pub(crate) async fn of(program: Program, options: &Options) -> Result<Self> {
+        let host = options.consul_host.as_ref().filter(|host| !host.is_empty());
+        let registry = options.registry.clone().or_else(|| host.map(|host| format!("consul://{host}")));
+        let key = format!("{}{}", options.consul_prefix, program.name);
+        let document = match registry.as_deref().filter(|url| url.starts_with("consul")) {
+            Some(url) => document(url, &key).await?.unwrap_or_default(),
+            None => Document::default(),
+        };
+        Ok(Self::laid(program, options, registry, document))
+    }
+
+    fn laid(program: Program, options: &Options, registry: Option<String>, document: Document) -> Self {
+        let or = |option: &Option<String>, document: &Option<String>, default: &str| {
+            option.clone().or_else(|| document.clone()).unwrap_or_else(|| default.to_owned())
+        };
+        let mut database = SqlConfig::new(or(&options.database, &document.database, program.database));
+        if let Some(count) = document.database_connection_count_max {
+            database.connection_count_max = Some(u32::try_from(count).unwrap_or(u32::MAX));
+        }
+        Self {
+            registry: or(&registry, &document.registry, "memory:"),
+            broker: or(&options.broker, &document.broker, "memory:"),
+            database,
+            log_level: document.log_level.clone().unwrap_or_else(|| "info".to_owned()),
+            create_topics: options.create_topics,
+            options: options.clone(),
+            document,
+        }
+    }
+
+    /// Lays what they say of a service over its own settings.
+    pub fn apply(
+        &self,
+        service: &mut String,
+        version: &mut String,
+        grpc: &mut GrpcServerConfig,
+        consumer: &mut ConsumerConfig,
+    ) {
+        let (options, document) = (&self.options, &self.document);
+        let set = |setting: &mut String, value: &Option<String>| {
+            if let Some(value) = value {
+                setting.clone_from(value);
+            }
+        };
+        set(service, &document.service);
+        set(version, &document.version);
+        set(&mut grpc.address, &document.listen);
+        set(&mut grpc.address, &options.listen);
+        grpc.advertise = options.advertise.clone().or_else(|| grpc.advertise.take());
+        let count = |setting: &mut usize, value: Option<u64>| {
+            if let Some(value) = value {
+                *setting = usize::try_from(value).unwrap_or(usize::MAX);
+            }
+        };
+        count(&mut grpc.connection_count_max, document.connection_count_max);
+        count(&mut grpc.message_bytes_max, document.message_bytes_max);
+        count(&mut consumer.lane_count, options.lanes.map(u64::from));
+    }
+
+    /// How the instance is kept alive.
+    pub fn register_options(&self) -> RegisterOptions {
+        let mut options = RegisterOptions::default();
+        if let Some(seconds) = self.document.ttl_seconds {
+            options.ttl = Duration::from_secs(seconds);
+            options.heartbeat = options.ttl / 3;
+        }
+        if let Some(seconds) = self.document.heartbeat_seconds {
+            options.heartbeat = Duration::from_secs(seconds);
+        }
+        options
+    }
+
+    /// Says in the log what is easily overlooked.
+    pub(crate) fn tell(&self) {
+        for (port, url) in [("registry", &self.registry), ("broker", &self.broker)] {
+            if url.starts_with("memory:") {
+                tracing::warn!(port, "memory: reaches this process only; no other service sees what is in it");
+            }
+        }
+        if !self.document.unused.is_empty() {
+            let keys: Vec<&str> = self.document.unused.iter().map(String::as_str).collect();
+            tracing::info!(keys = keys.join(" "), "the document in Consul has keys that say nothing here");
+        }
+    }
+}
+
+#[cfg(feature = "registry-consul")]
+async fn document(url: &str, key: &str) -> Result<Option<Document>> {
+    use micro_rs::registry::consul::{ConsulConfig, ConsulKv};
+
+    let store = ConsulKv::connect(ConsulConfig::from_url(url)?.with_env_token()).await?;
+    let value = store.get(key).await?;
+    value.map(|text| Document::parse(&text).map_err(|error| error.with_context("document", key))).transpose()
+}
+
+/// Without the feature the registry's URL is refused when it is connected.
+#[cfg(not(feature = "registry-consul"))]
+async fn document(_url: &str, _key: &str) -> Result<Option<Document>> {
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROGRAM: Program = Program { name: "order", database: "sqlite:orders.db" };
+
+    fn document() -> Document {
+        Document::parse(
+            br#"{"service": {"name": "shop.Order", "listen": ":9000", "max_msg_size": 1000},
+                "database": {"dsn": "root@tcp(db)/orders", "max_open_conns": 7},
+                "consul": {"registry_addrs": ["a:1"], "register_ttl": 30},
+                "broker": {"kafka": {"hosts": ["k:1"]}}}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn without_options_and_document_everything_is_in_this_process() {
+        let settings = Settings::laid(PROGRAM, &Options::default(), None, Document::default());
+        assert_eq!((settings.registry.as_str(), settings.broker.as_str()), ("memory:", "memory:"));
+        assert_eq!((settings.database, settings.log_level.as_str()), (SqlConfig::new("sqlite:orders.db"), "info"));
+    }
+
+    #[test]
+    fn the_document_is_laid_over_the_defaults_and_the_options_over_it() {
+        let settings = Settings::laid(PROGRAM, &Options::default(), None, document());
+        assert_eq!((settings.registry.as_str(), settings.broker.as_str()), ("consul://a:1", "kafka://k:1"));
+        assert_eq!(settings.database.url, "mysql://root@db/orders");
+        assert_eq!(settings.database.connection_count_max, Some(7));
+        assert_eq!(settings.register_options().ttl, Duration::from_secs(30));
+        assert_eq!(settings.register_options().heartbeat, Duration::from_secs(10));
+        let (mut service, mut version) = ("go.micro.service.Order".to_owned(), "1".to_owned());
+        let (mut grpc, mut consumer) = (GrpcServerConfig::default(), ConsumerConfig::default());
+        settings.apply(&mut service, &mut version, &mut grpc, &mut consumer);
+        assert_eq!((service.as_str(), version.as_str(), grpc.address.as_str()), ("shop.Order", "1", "0.0.0.0:9000"));
+        assert_eq!((grpc.message_bytes_max, grpc.advertise), (1000, None));
+
+        let options = Options {
+            broker: Some("memory:".into()),
+            database: Some("sqlite:x.db".into()),
+            listen: Some("127.0.0.1:1".into()),
+            advertise: Some("me:1".into()),
+            lanes: Some(9),
+            ..Options::default()
+        };
+        let settings = Settings::laid(PROGRAM, &options, Some("consul://b:2".into()), document());
+        assert_eq!((settings.registry.as_str(), settings.broker.as_str()), ("consul://b:2", "memory:"));
+        assert_eq!(settings.database.url, "sqlite:x.db");
+        let (mut grpc, mut consumer) = (GrpcServerConfig::default(), ConsumerConfig::default());
+        settings.apply(&mut service, &mut version, &mut grpc, &mut consumer);
+        assert_eq!((grpc.address.as_str(), grpc.advertise.as_deref()), ("127.0.0.1:1", Some("me:1")));
+        assert_eq!(consumer.lane_count, 9);
+    }
+}
