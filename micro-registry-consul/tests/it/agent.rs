@@ -6,6 +6,10 @@ use dev_servers::{Kind, Server, shared};
 use micro_core::registry::{Instance, RegisterOptions, Registry};
 use micro_registry_consul::{ConsulConfig, ConsulRegistry};
 use micro_testkit::{Fixture, Missing, eventually};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 /// How long a test waits for what must happen: the machine may be compiling beside it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -93,6 +97,16 @@ pub(crate) fn consul(program: &PathBuf, url: &str, arguments: &[&str]) -> String
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
     text
+}
+
+/// `PUT PATH` to the agent at `url`, as anybody may.
+pub(crate) async fn put(url: &str, path: &str, body: &str) {
+    let mut stream = TcpStream::connect(url.trim_start_matches("consul://")).await.expect("the agent listens");
+    let head = format!("PUT {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await.expect("the agent reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("the agent answers");
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
 }
 
 /// Short times, so that a test need not wait for the usual ones.

@@ -7,11 +7,11 @@ use std::{
 
 use micro_core::registry::{Instance, InstanceChange, InstanceWatch, Registry as _};
 use micro_registry_consul::{ConsulConfig, ConsulRegistry};
-use micro_testkit::{ready, unique};
+use micro_testkit::{eventually, ready, unique};
 use tokio::time::timeout;
 
 use crate::{
-    agent::{Agent, PATIENCE, Shared, quick},
+    agent::{Agent, PATIENCE, Shared, blocking, consul, put, quick},
     proxy::Proxy,
 };
 
@@ -108,6 +108,47 @@ async fn a_dropped_watch_asks_no_more() {
         }
     });
     assert!(asked_more.await.is_err(), "{}", proxy.asked());
+}
+
+#[tokio::test]
+async fn an_index_that_went_down_does_not_put_the_watch_to_sleep() {
+    let Some(agent) = ready::<Agent>().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (program, url, file) = (agent.program(), agent.server.url().to_owned(), folder.path().join("state.tgz"));
+    let snapshot = move |command: &str| {
+        let (program, url, file, command) = (program.clone(), url.clone(), file.clone(), command.to_owned());
+        blocking(move || consul(&program, &url, &["snapshot", &command, file.to_str().expect("a path is text")]))
+    };
+    // A node without an agent: nobody tells the servers again what they forget below.
+    let register = async |version: u32| {
+        let service =
+            serde_json::json!({"ID": "g-1", "Service": "greeter", "Port": 1, "Tags": [format!("version={version}")]});
+        let node = serde_json::json!({"Node": "far", "Address": "127.0.0.1", "Service": service});
+        put(agent.server.url(), "/v1/catalog/register", &node.to_string()).await;
+    };
+    register(1).await;
+    snapshot("save").await;
+    for version in 2..=20 {
+        register(version).await;
+    }
+    let proxy = Proxy::of(agent.server.url()).await;
+    let mut config = ConsulConfig::from_url(&proxy.url).unwrap();
+    config.blocking_wait = Duration::from_millis(500);
+    let mut watch = ConsulRegistry::connect(config).await.unwrap().watch("greeter").await.unwrap();
+    until_version(&mut watch, "20").await;
+    assert_eq!(at_once(&proxy.asked()), 1, "the snapshot");
+
+    // The servers go back to where they were, and their index with them.
+    snapshot("restore").await;
+    until_version(&mut watch, "1").await;
+    eventually(PATIENCE, "it asks without the old index", || async { at_once(&proxy.asked()) >= 2 }).await;
+    register(21).await;
+    until_version(&mut watch, "21").await;
+}
+
+/// How many questions did not wait for an index.
+fn at_once(asked: &str) -> usize {
+    asked.lines().filter(|line| line.starts_with(QUERY) && !line.contains("index=")).count()
 }
 
 #[tokio::test]
