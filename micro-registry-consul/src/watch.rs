@@ -65,10 +65,10 @@ async fn follow(client: &Client, service: &str, first: View, changes: &mpsc::Sen
             Err(error) => {
                 // The agent may come back with another state, whose index is lower: ask anew.
                 index = 0;
-                // The causes below it differ from one attempt to the next.
+                // Without its causes, which differ from one attempt to the next.
                 let reason = error.to_string();
                 if stale.as_ref() != Some(&reason) {
-                    is_heard = changes.send(InstanceChange::Stale(error.report())).await.is_ok();
+                    is_heard = changes.send(InstanceChange::Stale(reason.clone())).await.is_ok();
                     stale = Some(reason);
                 }
                 sleep(outage.failed(&error)).await;

@@ -141,8 +141,8 @@ impl CachedService {
         self.slot.state.load().is_known
     }
 
-    /// Why the registry cannot be asked now, in one line; the instances are then those it told of
-    /// last. `None` while the watch is fresh, and until it was first tried.
+    /// Why the registry cannot be asked now, without the causes, which are logged; the instances are
+    /// then those it told of last. `None` while the watch is fresh, and until it was first tried.
     pub fn last_error(&self) -> Option<Arc<str>> {
         self.slot.state.load().last_error.clone()
     }
@@ -230,7 +230,7 @@ async fn keep_watching(registry: Arc<dyn Registry>, service: String, slot: Arc<S
                     }
                     _ => tracing::debug!(service, error = %error.report(), "a watch did not begin"),
                 }
-                slot.fail(error.report());
+                slot.fail(error.to_string());
             }
         }
         sleep(WATCH_AGAIN.delay(failures)).await;
@@ -328,9 +328,32 @@ mod tests {
         let second = Instance::new("greeter", "b:2");
         let _second = unsteady.register(second.clone(), RegisterOptions::default()).await.unwrap();
         assert_eq!(cache.instances("greeter").await.unwrap(), [first]);
-        changes.changed().await.unwrap();
-        assert_eq!(greeter.instances().len(), 2);
+        let mut errors = vec![greeter.last_error()];
+        while greeter.instances().len() < 2 {
+            changes.changed().await.unwrap();
+            errors.push(greeter.last_error());
+        }
+        for expected in [Some("the registry ended the watch"), Some("registry.watch: no agent answers"), None] {
+            assert!(errors.iter().any(|error| error.as_deref() == expected), "{errors:?}");
+        }
         assert_eq!(unsteady.watch_count.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_stale_keeps_what_is_known_until_the_next_snapshot() {
+        let slot = Slot::default();
+        slot.apply(InstanceChange::Stale("away".to_owned()));
+        assert!(!slot.state.load().is_known);
+        let known = vec![Instance::new("greeter", "a:1")];
+        slot.apply(InstanceChange::Snapshot(known.clone()));
+        let first = slot.state.load().instances.clone();
+        slot.apply(InstanceChange::Stale("away".to_owned()));
+        slot.apply(InstanceChange::Stale("away".to_owned()));
+        assert_eq!((&**first, slot.state.load().last_error.as_deref()), (&*known, Some("away")));
+        slot.apply(InstanceChange::Snapshot(known));
+        let state = slot.state.load();
+        assert!(Arc::ptr_eq(&state.instances, &first) && state.last_error.is_none());
+        assert_eq!(*slot.version.borrow(), 4, "the second word of the same says nothing new");
     }
 
     #[tokio::test(start_paused = true)]
@@ -352,7 +375,11 @@ mod tests {
     async fn before_the_first_snapshot_the_registry_is_asked_and_its_error_told() {
         let cache = CachedRegistry::new(Arc::new(Unsteady { watch_count: AtomicUsize::new(1), ..Unsteady::default() }));
         assert_eq!(cache.instances("greeter").await.unwrap_err().kind(), ErrorKind::Unavailable);
-        let error = cache.service("greeter").known(Duration::from_millis(1)).await.unwrap_err();
+        let greeter = cache.service("greeter");
+        greeter.changes().changed().await.unwrap();
+        assert_eq!(greeter.last_error().as_deref(), Some("registry.watch: no agent answers"));
+        let error = greeter.known(Duration::from_millis(1)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.report().ends_with(": registry.watch: no agent answers"), "{}", error.report());
     }
 }

@@ -151,7 +151,7 @@ impl<L> GrpcClientBuilder<L> {
             return Err(Error::new(ErrorKind::InvalidArgument, "grpc.connect", "the service name is empty"));
         }
         let service: Arc<str> = self.service.into();
-        let snapshots = Snapshots::watch(self.registry, service.clone(), self.config.clone());
+        let snapshots = Snapshots::watch(self.registry, &service, self.config.clone());
         snapshots.wait_for_first(self.config.connect_timeout).await;
         let transport = Transport::new(service.clone(), snapshots, self.selector, self.config);
         let stack = tower::ServiceBuilder::new()

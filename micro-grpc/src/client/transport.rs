@@ -77,7 +77,7 @@ impl Shared {
     async fn send(&self, mut request: Box<Request<Body>>) -> Result<Response<ResponseBody>> {
         let snapshot = self.snapshots.current();
         let Some(picked) = self.selector.pick(&snapshot.instances) else {
-            return Err(self.nowhere(&snapshot));
+            return Err(self.nowhere());
         };
         let mut unreached = None;
         for index in route(&snapshot, picked).take(1 + self.config.reroute_count_max) {
@@ -105,10 +105,10 @@ impl Shared {
             .with_context("limit", self.config.in_flight_count_max))
     }
 
-    fn nowhere(&self, snapshot: &Snapshot) -> Error {
+    fn nowhere(&self) -> Error {
         let error = Error::new(ErrorKind::Unavailable, "grpc.call", "the registry knows no instance of the service")
             .with_context("service", &self.service);
-        match &snapshot.registry_error {
+        match self.snapshots.registry_error() {
             Some(why) => error.with_context("registry", why),
             None => error.with_context("registry", "answers"),
         }

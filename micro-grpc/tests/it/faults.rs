@@ -109,6 +109,24 @@ async fn a_stale_list_goes_on_serving_while_the_registry_is_away() {
     eventually(|| async { hello(&client, "John").await.is_ok_and(|name| name == "two") }).await;
 }
 
+#[tokio::test]
+async fn without_an_instance_a_call_names_the_registrys_last_error() {
+    let instances = MemoryRegistry::new();
+    let registry = Leaving::new(instances.clone());
+    registry.is_away.send_replace(true);
+    let began = Instant::now();
+    let client = GrpcClient::builder(Arc::new(registry.clone())).service(SERVICE).connect().await.unwrap();
+    assert!(began.elapsed() < GrpcClientConfig::default().connect_timeout, "a refusal is told at once");
+    let client = GreeterClient::new(client);
+    let status = hello(&client, "John").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("registry=registry: away"), "{}", status.message());
+
+    let _one = serve("one", &instances).await;
+    registry.is_away.send_replace(false);
+    eventually(|| async { hello(&client, "John").await.is_ok_and(|name| name == "one") }).await;
+}
+
 /// Passes bytes on between callers and one server until it is frozen; then it keeps the connections
 /// and passes on nothing, as a network that lost a route does.
 struct Proxy {
