@@ -2,19 +2,26 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 
 use super::Component;
 use crate::{
     Error, ErrorKind, Health, HealthStatus, Result,
+    consume::unwind::unwound,
     registry::{RegisterOptions, Registration, Registry},
 };
 
-/// How long each phase of the stop may take.
+/// How long the start and each phase of the stop may take.
+///
+/// A component that hangs in a phase of the stop leaves time to those behind it: half of the phase
+/// is theirs in equal shares, whatever those before them take.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct AppConfig {
+    /// For all components together to start and be announced; default 30 s.
+    pub start_timeout: Duration,
     /// The wait between withdrawing the instances and draining, so that callers notice; default
     /// 3 s. Skipped when nothing was announced.
     pub withdraw_wait: Duration,
@@ -29,6 +36,7 @@ pub struct AppConfig {
 impl Default for AppConfig {
     fn default() -> Self {
         Self {
+            start_timeout: Duration::from_secs(30),
             withdraw_wait: Duration::from_secs(3),
             drain_timeout: Duration::from_secs(20),
             flush_timeout: Duration::from_secs(5),
@@ -118,8 +126,9 @@ impl App {
     ///
     /// # Errors
     ///
-    /// The first component's that did not start, or the registry's, with the component's name;
-    /// what had started is stopped again.
+    /// The first component's that did not start, or the registry's, with the component's or the
+    /// instance's name; `DeadlineExceeded` with the name of what hangs at the end of
+    /// [`start_timeout`](AppConfig::start_timeout). What had started is stopped again.
     pub async fn start(self) -> Result<RunningApp> {
         self.start_unless(std::future::pending()).await.map(|started| started.expect("nothing else can end it"))
     }
@@ -192,67 +201,104 @@ impl RunningApp {
         let mut outcome = Ok(());
         let was_announced = !self.registrations.is_empty();
         let deadline = Instant::now() + config.flush_timeout;
-        for registration in std::mem::take(&mut self.registrations) {
+        let withdrawals = std::mem::take(&mut self.registrations).into_iter().map(|registration| {
             let id = registration.instance().id.clone();
-            keep_first(&mut outcome, bounded(deadline, "app.withdraw", &id, registration.close()).await);
+            async move { bounded(deadline, "app.withdraw", "instance", &id, registration.close()).await }
+        });
+        for withdrawn in join_all(withdrawals).await {
+            keep_first(&mut outcome, withdrawn);
         }
         if was_announced {
             tokio::time::sleep(config.withdraw_wait).await;
         }
         let components: Vec<_> = self.app.components[..self.started].iter().rev().cloned().collect();
-        let deadline = Instant::now() + config.drain_timeout;
-        for component in &components {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let drained = bounded(deadline, "app.drain", component.name(), component.drain(left)).await;
-            keep_first(&mut outcome, drained);
-        }
-        let deadline = Instant::now() + config.flush_timeout;
-        for component in &components {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let flushed = bounded(deadline, "app.flush", component.name(), component.flush(left)).await;
-            keep_first(&mut outcome, flushed);
-        }
-        let deadline = Instant::now() + config.close_timeout;
-        for component in &components {
-            keep_first(&mut outcome, bounded(deadline, "app.close", component.name(), component.close()).await);
-        }
+        Phase::Drain.run(&components, config.drain_timeout, &mut outcome).await;
+        Phase::Flush.run(&components, config.flush_timeout, &mut outcome).await;
+        Phase::Close.run(&components, config.close_timeout, &mut outcome).await;
         tracing::info!(app = %self.app.name, clean = outcome.is_ok(), "stopped");
         outcome
     }
 
     async fn bring_up(&mut self) -> Result<()> {
+        let deadline = Instant::now() + self.app.config.start_timeout;
         for component in self.app.components.clone() {
             // Counted before it starts: one that failed half-way is closed too.
             self.started += 1;
-            component.start(&self.app.health).await.map_err(|error| {
-                Error::new(error.kind(), "app.start", "a component did not start")
-                    .with_context("component", component.name())
-                    .with_source(error)
-            })?;
+            let name = component.name();
+            bounded(deadline, "app.start", "component", name, component.start(&self.app.health)).await.map_err(
+                |error| {
+                    Error::new(error.kind(), "app.start", "a component did not start")
+                        .with_context("component", name)
+                        .with_source(error)
+                },
+            )?;
         }
         let Some((registry, options)) = self.app.registry.clone() else { return Ok(()) };
         for component in self.app.components.clone() {
             for instance in component.instances() {
-                self.registrations.push(registry.register(instance, options.clone()).await?);
+                let (service, id) = (instance.service.clone(), instance.id.clone());
+                let announcement = registry.register(instance, options.clone());
+                let registered = bounded(deadline, "app.announce", "instance", &id, announcement).await;
+                self.registrations.push(registered.map_err(|error| {
+                    Error::new(error.kind(), "app.start", "the registry did not take an instance")
+                        .with_context("component", component.name())
+                        .with_context("service", service)
+                        .with_source(error)
+                })?);
             }
         }
         Ok(())
     }
 }
 
-async fn bounded(
-    deadline: Instant,
-    phase: &'static str,
-    name: &str,
-    work: impl Future<Output = Result<()>>,
-) -> Result<()> {
-    match timeout_at(deadline, work).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            Err(Error::new(ErrorKind::DeadlineExceeded, phase, "did not end within its time, going on without it")
-                .with_context("component", name))
+/// What the components do one after the other at the stop.
+#[derive(Clone, Copy)]
+enum Phase {
+    Drain,
+    Flush,
+    Close,
+}
+
+impl Phase {
+    /// Each component may take what is left, but for the shares of those behind it.
+    async fn run(self, components: &[Arc<dyn Component>], limit: Duration, outcome: &mut Result<()>) {
+        let end = Instant::now() + limit;
+        let share = limit / 2 / u32::try_from(components.len()).unwrap_or(u32::MAX).max(1);
+        for (component, behind) in components.iter().zip((0..components.len()).rev()) {
+            let deadline = end - share * u32::try_from(behind).unwrap_or(u32::MAX);
+            let work = self.of(component, deadline.saturating_duration_since(Instant::now()));
+            keep_first(outcome, bounded(deadline, self.operation(), "component", component.name(), work).await);
         }
     }
+
+    async fn of(self, component: &Arc<dyn Component>, limit: Duration) -> Result<()> {
+        match self {
+            Self::Drain => component.drain(limit).await,
+            Self::Flush => component.flush(limit).await,
+            Self::Close => component.close().await,
+        }
+    }
+
+    fn operation(self) -> &'static str {
+        match self {
+            Self::Drain => "app.drain",
+            Self::Flush => "app.flush",
+            Self::Close => "app.close",
+        }
+    }
+}
+
+/// Does `work` until `deadline`; a panic in it is an error.
+async fn bounded<T>(
+    deadline: Instant,
+    operation: &'static str,
+    kind: &'static str,
+    name: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    timeout_at(deadline, unwound(operation, work)).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::DeadlineExceeded, operation, "did not end within its time").with_context(kind, name))
+    })
 }
 
 fn keep_first(outcome: &mut Result<()>, next: Result<()>) {

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
@@ -17,6 +17,7 @@ use super::{
     inbox_service::Inbox,
     partition::{Partition, PartitionContext},
     trouble::{Trouble, TroubleBoard, backoff},
+    unwind::unwound,
 };
 use crate::{
     Error, ErrorKind, Health, Result,
@@ -31,6 +32,11 @@ const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
 /// The first and the longest wait before a subscription that ended by itself is opened again.
 const SUBSCRIBE_DELAY_INITIAL: Duration = Duration::from_millis(100);
 const SUBSCRIBE_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// The first and the longest wait before a consumer that panicked subscribes again; one that ran
+/// for longer than the longest begins with the first anew.
+const RESTART_DELAY_INITIAL: Duration = Duration::from_millis(500);
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(30);
 
 /// How a [`Consumer`] works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +135,9 @@ impl<S> ConsumerBuilder<S> {
 /// the stack answered `Ok` (the transaction committed) the contiguous prefix of the partition's
 /// offsets is acked, never before. While the stack fails, the batch is tried again with growing
 /// waits, the consumer is not serving, and nothing is acked.
+///
+/// A panic in the broker's adapter ends the subscription: the consumer is not serving, lets go of
+/// it and subscribes again after a wait, and what was not acked comes again.
 pub struct Consumer<S> {
     name: String,
     broker: Arc<dyn Broker>,
@@ -299,37 +308,69 @@ where
 {
     /// Receives until the stop, then finishes; answers the subscription to close.
     async fn run(mut self, mut subscription: Arc<dyn Subscription>) -> Option<Arc<dyn Subscription>> {
+        let mut panic_count = 0_u32;
         loop {
+            let (panics, lane_panics) = mpsc::channel(1);
             let context = Arc::new(PartitionContext {
                 group: self.request.group.clone(),
                 config: self.config.clone(),
                 subscription: subscription.clone(),
                 board: self.board.clone(),
+                panics,
             });
-            self.receive(&context).await;
-            if self.stop.is_cancelled() {
+            let began_at = Instant::now();
+            let received = self.receive(&context, lane_panics).await;
+            if received.is_ok() && self.stop.is_cancelled() {
                 self.finish().await;
                 return Some(subscription);
             }
-            // The subscription ended by itself: what it handed out belongs to nobody any more.
+            // What an ended or broken subscription handed out belongs to nobody any more.
             self.partitions.drain().for_each(|(_, partition)| partition.lose());
+            let mut trouble = None;
+            if let Err(panic) = received {
+                panic_count = if began_at.elapsed() > RESTART_DELAY_MAX { 1 } else { panic_count.saturating_add(1) };
+                trouble = Some(self.board.trouble(panic.report()));
+                self.let_go(subscription, panic_count, panic).await?;
+            }
             subscription = self.subscribe_again().await?;
+            drop(trouble);
         }
     }
 
-    async fn receive(&mut self, context: &Arc<PartitionContext>) {
+    /// Leaves a group through a subscription that panicked, and waits; `None` at the stop.
+    // `&mut`, for a `&Self` across an await would need a `Sync` stack.
+    async fn let_go(&mut self, subscription: Arc<dyn Subscription>, panic_count: u32, panic: Error) -> Option<()> {
+        let group = self.request.group.clone();
+        tracing::error!(%group, panic_count, error = %panic.report(), "consumer panicked, subscribing again");
+        let left = tokio::time::timeout(HAND_OVER_DEADLINE, unwound("consumer.leave", subscription.close()));
+        if let Ok(Err(error)) = left.await {
+            tracing::warn!(%group, error = %error.report(), "leaving the group after a panic");
+        }
+        let wait = backoff(panic_count, RESTART_DELAY_INITIAL, RESTART_DELAY_MAX);
+        self.stop.run_until_cancelled(tokio::time::sleep(wait)).await
+    }
+
+    /// Receives until the stop or the subscription's end; a panic here or in a lane is an error.
+    async fn receive(&mut self, context: &Arc<PartitionContext>, mut panics: mpsc::Receiver<Error>) -> Result<()> {
         let stop = self.stop.clone();
-        while let Some(Some(event)) = stop.run_until_cancelled(context.subscription.next()).await {
-            match event {
-                SubscriptionEvent::Batch(deliveries) => self.dispatch(deliveries, context).await,
-                SubscriptionEvent::Revoked(partitions, guard) => {
-                    self.hand_over(&partitions).await;
-                    drop(guard);
-                }
-                SubscriptionEvent::Lost(partitions) => {
-                    partitions.iter().filter_map(|id| self.partitions.remove(id)).for_each(|lost| lost.lose());
+        let receiving = unwound("consumer.receive", async {
+            while let Some(Some(event)) = stop.run_until_cancelled(context.subscription.next()).await {
+                match event {
+                    SubscriptionEvent::Batch(deliveries) => self.dispatch(deliveries, context).await,
+                    SubscriptionEvent::Revoked(partitions, guard) => {
+                        self.hand_over(&partitions).await;
+                        drop(guard);
+                    }
+                    SubscriptionEvent::Lost(partitions) => {
+                        partitions.iter().filter_map(|id| self.partitions.remove(id)).for_each(|lost| lost.lose());
+                    }
                 }
             }
+            Ok(())
+        });
+        tokio::select! {
+            received = receiving => received,
+            Some(panic) = panics.recv() => Err(panic),
         }
     }
 

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use futures_util::FutureExt as _;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
@@ -30,6 +31,9 @@ pub(crate) struct PartitionContext {
     pub(crate) config: ConsumerConfig,
     pub(crate) subscription: Arc<dyn Subscription>,
     pub(crate) board: TroubleBoard,
+    /// Takes the panic of a lane. What the lane had in hand is lost with it: the consumer lets go of
+    /// the subscription, and it comes again.
+    pub(crate) panics: mpsc::Sender<Error>,
 }
 
 /// One partition while this member owns it. A later ownership is another value: what belongs to a
@@ -87,7 +91,13 @@ impl Partition {
             tasks: TaskTracker::new(),
         });
         for lane in 0..lanes.lane_count() {
-            partition.tasks.spawn(partition.clone().run_lane(lane, service.clone()));
+            let (lanes, service) = (partition.clone(), service.clone());
+            partition.tasks.spawn(async move {
+                if let Err(panic) = unwound("consumer.lane", lanes.clone().run_lane(lane, service).map(Ok)).await {
+                    // A full channel has the panic of another lane, which is enough.
+                    let _ = lanes.context.panics.try_send(panic);
+                }
+            });
         }
         partition
     }

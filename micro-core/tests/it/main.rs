@@ -1,11 +1,13 @@
 //! The integration tests of micro-core, in one binary.
 
+mod app;
 mod broker;
 mod codec;
 mod consumer;
 mod database;
 mod does_not_compile;
 mod inbox_service;
+mod panics;
 mod registry;
 mod relay;
 mod run_is_spawnable;
