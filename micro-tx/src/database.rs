@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use micro_core::{
     Error, ErrorKind, Result, TransactionManager, TransactionManagerExt as _, Tx,
+    app::Probe,
     consume::InboxStores,
     inbox::InboxStore,
     outbox::{CommitSignal, OutboxStore, SHARD_COUNT},
@@ -24,6 +25,7 @@ use crate::{
     config::{SqlConfig, checked_prefix, redacted},
     dialect::Dialect,
     migrate,
+    ping::SqlPing,
     row::Row,
     stores::{Owner, SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked},
     transaction::{SqlTx, SqlTxExt as _},
@@ -187,6 +189,13 @@ impl SqlDatabase {
         }
     }
 
+    /// A component that asks the database once a second whether it answers: the application is not
+    /// serving after two failures, and serving again after one answer. Name it first, so that it
+    /// runs as long as the others.
+    pub fn probe(&self) -> Probe {
+        Probe::new("database", SqlPing::new(self.clone()))
+    }
+
     /// Creates the framework's tables, or brings them up to date, in one transaction. It keeps its
     /// own version table; a user's own migrations are not touched.
     ///
@@ -331,6 +340,10 @@ impl SqlDatabase {
                 connections.locked("sql.migrate", &lock).await.map(|lease| MigrationTurn::Postgres { _lease: lease })
             }
         }
+    }
+
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.inner.connections
     }
 
     pub(crate) fn dialect(&self) -> Dialect {

@@ -56,6 +56,7 @@ mod error;
 mod migrate;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod ping;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod row;

@@ -85,7 +85,9 @@ pub async fn assemble(config: &OrderConfig, plugged: &Plugged) -> Result<OrderSe
     )?;
     let audit = if config.has_audit { Some(audit(config, database, &outbox)?) } else { None };
     let mut components: Vec<Arc<dyn Component>> = vec![
-        // First to start and last to stop, so that what the others write still leaves.
+        // The service is not serving while its database is away.
+        Arc::new(database.probe()),
+        // Before the others starts and behind them stops what sends what they write.
         Arc::new(relay(plugged)),
         Arc::new(consumer(config, plugged, &inbox)),
     ];

@@ -88,7 +88,9 @@ pub async fn assemble(config: &ProductConfig, plugged: &Plugged) -> Result<Produ
         .stack(consume_stack)
         .build();
     let components: Vec<Arc<dyn Component>> = vec![
-        // First to start and last to stop, so that what the others write still leaves.
+        // The service is not serving while its database is away.
+        Arc::new(database.probe()),
+        // Before the others starts and behind them stops what sends what they write.
         Arc::new(relay(plugged)),
         Arc::new(consumer),
         Arc::new(server(config, database)?),

@@ -1,8 +1,10 @@
 //! The life cycle of a process: components start, instances are announced last and withdrawn
 //! first, work drains within a deadline.
 
+mod probe;
 mod run;
 
+pub use probe::{Ping, Probe, ProbeConfig};
 pub use run::{App, AppBuilder, AppConfig, RunningApp};
 
 use std::time::Duration;

@@ -8,6 +8,7 @@ mod database;
 mod does_not_compile;
 mod inbox_service;
 mod panics;
+mod probe;
 mod registry;
 mod relay;
 mod run_is_spawnable;

@@ -107,6 +107,23 @@ impl<D: Driver> ServerConnections<D> {
         .await
     }
 
+    /// Asks the server whether it answers, on a connection that is kept for the next time: those of
+    /// the pool may all be busy, which is no fault of the server's. A user's own pool is asked for
+    /// one, so that none of its connections is taken for good.
+    pub(crate) async fn ping(&self, kept: &mut Option<Lease<D>>) -> Result<()> {
+        let call = self.call("sql.ping", "SELECT 1", &[])?;
+        if self.pool.is_shared() {
+            return self.fetch_once("sql.ping", call).await.map(drop);
+        }
+        let mut lease = match kept.take() {
+            Some(lease) => lease,
+            None => self.dedicated("sql.ping").await?,
+        };
+        lease.fetch_all("sql.ping", call).await?;
+        *kept = Some(lease);
+        Ok(())
+    }
+
     /// A connection of its own, outside the pool's count, for who keeps it: the relay.
     pub(crate) async fn dedicated(&self, operation: &'static str) -> Result<Lease<D>> {
         self.pool.dedicated(operation).await

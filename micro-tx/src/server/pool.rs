@@ -107,6 +107,11 @@ impl<D: Driver> Pool<D> {
         Ok(Lease { inner: self.inner.clone(), connection: None, state: State::Clean, is_kept: true, slot: Some(slot) })
     }
 
+    /// Whether the connections are a user's own pool's.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.inner.source, Source::Shared(_))
+    }
+
     /// A connection of its own that is not counted and is closed when it is dropped.
     pub(crate) async fn dedicated(&self, operation: &'static str) -> Result<Lease<D>> {
         let mut lease =

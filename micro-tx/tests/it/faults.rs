@@ -49,7 +49,7 @@ on_a_server_of_its_own! {
     a_frozen_server_hangs_nothing
 }
 
-async fn own(server: Server) -> Option<dev_servers::Server> {
+pub(crate) async fn own(server: Server) -> Option<dev_servers::Server> {
     let required = std::env::var("MICRO_TEST_REQUIRE").is_ok_and(|value| value == "1");
     match blocking(move || dev_servers::Server::start(server.kind())).await {
         Ok(server) => Some(server),
@@ -61,7 +61,7 @@ async fn own(server: Server) -> Option<dev_servers::Server> {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 

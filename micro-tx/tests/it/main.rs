@@ -6,6 +6,7 @@ mod database;
 mod faults;
 mod inbox_service;
 mod on_servers;
+mod probe;
 mod proxy;
 mod relays;
 mod server;
