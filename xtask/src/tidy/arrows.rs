@@ -54,6 +54,8 @@ enum Role {
     Application,
     /// Starts real servers, for this tool and for tests.
     Servers,
+    /// Measures applications from outside.
+    Bench,
     /// This tool.
     Tool,
 }
@@ -72,6 +74,7 @@ impl Role {
             "micro-rs" => Self::Facade,
             "xtask" => Self::Tool,
             "dev-servers" => Self::Servers,
+            "bench" => Self::Bench,
             _ if manifest.starts_with("examples/") => Self::Application,
             _ if adapters.contains(&name) || adapter_prefixes.iter().any(|prefix| name.starts_with(prefix)) => {
                 Self::Adapter
@@ -84,13 +87,14 @@ impl Role {
     fn may_use(self, other: Self) -> bool {
         match self {
             Self::Core | Self::Build | Self::Servers => false,
-            Self::Tool => other == Self::Servers,
+            Self::Tool | Self::Bench => other == Self::Servers,
             Self::Testkit | Self::Middleware | Self::Adapter => other == Self::Core,
             Self::Grpc => matches!(other, Self::Core | Self::Middleware),
-            Self::Facade => {
-                !matches!(other, Self::Application | Self::Tool | Self::Servers | Self::Testkit | Self::Build)
-            }
-            Self::Application => !matches!(other, Self::Tool | Self::Servers | Self::Testkit),
+            Self::Facade => !matches!(
+                other,
+                Self::Application | Self::Tool | Self::Servers | Self::Bench | Self::Testkit | Self::Build
+            ),
+            Self::Application => !matches!(other, Self::Tool | Self::Servers | Self::Bench | Self::Testkit),
         }
     }
 
@@ -108,7 +112,7 @@ impl Role {
 
     /// Whether the crate may depend on tonic outside tests.
     fn may_use_tonic(self) -> bool {
-        matches!(self, Self::Grpc | Self::Application)
+        matches!(self, Self::Grpc | Self::Application | Self::Bench)
     }
 }
 

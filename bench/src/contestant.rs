@@ -1,0 +1,163 @@
+//! Who takes part, and how each one's two services are started.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use clap::ValueEnum;
+use tokio::{net::TcpStream, process::Command};
+
+use crate::{
+    Result,
+    process::Process,
+    shop::{Settled, Shop},
+};
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const TOPIC: &str = "OrderEvent";
+const PRODUCT_GROUP: &str = "product-consumer";
+
+/// A chain: an order and a product service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Contestant {
+    /// The examples on micro-rs, with outbox, inbox and confirmation.
+    Ours,
+    /// go-micro v4 with an asynchronous producer, without confirmation.
+    Go,
+    /// sqlx, rdkafka and tonic by hand, with the guarantees of ours.
+    Raw,
+}
+
+/// Where the servers are, `host:port` each.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    /// Kafka.
+    pub kafka: String,
+    /// Consul.
+    pub consul: String,
+    /// MariaDB.
+    pub mariadb: String,
+}
+
+/// Where things lie.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The release binaries of the workspace.
+    pub binaries: PathBuf,
+    /// The Go program.
+    pub go_chain: PathBuf,
+    /// For the services' output.
+    pub logs: PathBuf,
+}
+
+/// The two services of a contestant, running.
+pub struct Services {
+    /// Takes the callbacks.
+    pub order: Process,
+    /// Deducts.
+    pub product: Process,
+    /// Where the order service listens.
+    pub address: String,
+}
+
+impl Contestant {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Go => "go-micro",
+            Self::Raw => "by hand",
+        }
+    }
+
+    /// When an order of this chain is done.
+    pub fn settled(self) -> Settled {
+        match self {
+            Self::Go => Settled::Deducted,
+            Self::Ours | Self::Raw => Settled::Confirmed,
+        }
+    }
+
+    /// Creates the tables that its services do not create themselves.
+    pub async fn prepare(self, shop: &mut Shop) -> Result<()> {
+        if self == Self::Ours {
+            return Ok(());
+        }
+        let (orders, products) = (shop.orders.clone(), shop.products.clone());
+        shop.run_script(&orders, include_str!("schema/orders.sql")).await?;
+        shop.run_script(&products, include_str!("schema/products.sql")).await?;
+        if self == Self::Raw {
+            for database in [orders, products] {
+                shop.run_script(&database, include_str!("schema/outbox.sql")).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts both services and waits until the order service takes connections.
+    pub async fn start(self, servers: &Servers, files: &Files, shop: &Shop) -> Result<Services> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let address = format!("127.0.0.1:{port}");
+        let log = |service: &str| files.logs.join(format!("{}-{service}.log", self.name().replace(' ', "-")));
+        let mut command = self.command(Service::Product, servers, files, &shop.products);
+        let mut product = Process::start("product", &mut command, &log("product"))?;
+        let mut command = self.command(Service::Order, servers, files, &shop.orders);
+        let mut order = Process::start("order", command.args(["--listen", &address]), &log("order"))?;
+        let began = Instant::now();
+        while TcpStream::connect(&address).await.is_err() {
+            for service in [&mut order, &mut product] {
+                service
+                    .expect_running()
+                    .map_err(|error| format!("{}: {error}, see {}", self.name(), files.logs.display()))?;
+            }
+            if began.elapsed() > START_TIMEOUT {
+                return Err(format!("{}: order does not listen after {START_TIMEOUT:?}", self.name()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(Services { order, product, address })
+    }
+
+    fn command(self, service: Service, servers: &Servers, files: &Files, database: &str) -> Command {
+        let Servers { kafka, consul, mariadb } = servers;
+        let mut command;
+        match self {
+            Self::Ours => {
+                command = binary(&files.binaries, service.name());
+                command.args(["--registry", &format!("consul://{consul}"), "--broker", &format!("kafka://{kafka}")]);
+                command.args(["--database", &format!("mysql://root@{mariadb}/{database}")]).env("RUST_LOG", "warn");
+            }
+            Self::Raw => {
+                command = binary(&files.binaries, "raw-chain");
+                command.args([service.name(), "--kafka", kafka]);
+                command.args(["--mysql", &format!("mysql://root@{mariadb}/{database}")]);
+            }
+            Self::Go => {
+                command = Command::new(&files.go_chain);
+                command.args([service.name(), "--consul", consul, "--kafka", kafka, "--topic", TOPIC]);
+                command.args(["--mysql", &format!("root@tcp({mariadb})/{database}"), "--group", PRODUCT_GROUP]);
+            }
+        }
+        command
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Service {
+    Order,
+    Product,
+}
+
+impl Service {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Order => "order",
+            Self::Product => "product",
+        }
+    }
+}
+
+fn binary(folder: &Path, name: &str) -> Command {
+    Command::new(folder.join(name))
+}

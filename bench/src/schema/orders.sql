@@ -1,0 +1,31 @@
+-- The order tables of the Go and the hand-written chain.
+CREATE TABLE orders (
+  id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  user_id BIGINT NOT NULL DEFAULT 0,
+  order_code VARCHAR(100) NOT NULL DEFAULT '',
+  trade_time DATETIME NULL,
+  pay_status TINYINT NOT NULL DEFAULT 0,
+  ship_status TINYINT NOT NULL DEFAULT 0,
+  pay_error VARCHAR(500) NOT NULL DEFAULT '',
+  pay_time DATETIME NULL,
+  price DECIMAL(18,2) NOT NULL DEFAULT 0,
+  created_at DATETIME NULL,
+  updated_at DATETIME NULL,
+  deleted_at DATETIME NULL DEFAULT NULL,
+  UNIQUE KEY uk_order_code (order_code)
+);
+CREATE TABLE order_details (
+  id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  order_id BIGINT NOT NULL DEFAULT 0,
+  user_id BIGINT NOT NULL DEFAULT 0,
+  sku_id BIGINT NOT NULL DEFAULT 0,
+  product_id BIGINT NOT NULL DEFAULT 0,
+  quantity INT NOT NULL DEFAULT 1,
+  unit_price DECIMAL(18,2) NOT NULL DEFAULT 0,
+  total_price DECIMAL(18,2) NOT NULL DEFAULT 0,
+  actual_payment DECIMAL(18,2) NOT NULL DEFAULT 0,
+  created_at DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  updated_at DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  deleted_at DATETIME NULL DEFAULT NULL,
+  KEY idx_order_id (order_id)
+);

@@ -1,0 +1,53 @@
+//! The topics of a round: removed and created anew, so that no round reads another's records.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    types::RDKafkaErrorCode,
+};
+
+use crate::Result;
+
+/// What the chains write and read, whoever they are.
+const TOPICS: [&str; 6] =
+    ["OrderEvent", "ProductEvent", "OrderStatus", "OrderEventDLQ", "ProductEventDLQ", "OrderStatusDLQ"];
+const GROUPS: [&str; 3] = ["order-consumer", "product-consumer", "order-audit"];
+const PARTITION_COUNT: i32 = 8;
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Removes the topics and groups of the round before and creates the topics empty.
+pub async fn renew(brokers: &str) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).set("log_level", "3").create()?;
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+    for answer in admin.delete_topics(&TOPICS, &options).await? {
+        expect(answer, RDKafkaErrorCode::UnknownTopicOrPartition)?;
+    }
+    for answer in admin.delete_groups(&GROUPS, &options).await? {
+        expect(answer, RDKafkaErrorCode::GroupIdNotFound)?;
+    }
+    let began = Instant::now();
+    // A broker takes a moment to forget a topic.
+    let mut missing: Vec<&str> = TOPICS.to_vec();
+    while !missing.is_empty() {
+        let new = missing.iter().map(|name| NewTopic::new(name, PARTITION_COUNT, TopicReplication::Fixed(1)));
+        let answers = admin.create_topics(&new.collect::<Vec<_>>(), &options).await?;
+        missing.retain(|name| !answers.iter().any(|answer| answer.as_deref() == Ok(name)));
+        if began.elapsed() > TIMEOUT {
+            return Err(format!("topics {missing:?} cannot be created: {answers:?}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+fn expect(answer: std::result::Result<String, (String, RDKafkaErrorCode)>, absent: RDKafkaErrorCode) -> Result<()> {
+    match answer {
+        Err((_, code)) if code == absent => Ok(()),
+        Err((name, code)) => Err(format!("{name} cannot be removed: {code}").into()),
+        Ok(_) => Ok(()),
+    }
+}

@@ -1,0 +1,55 @@
+// Command go-chain is the payment chain on go-micro v4: what the Rust services are measured against.
+//
+//	go-chain order   --consul ADDR --kafka ADDR --mysql DSN --listen ADDR --topic NAME
+//	go-chain product --consul ADDR --kafka ADDR --mysql DSN --topic NAME --group NAME
+//
+// It has the shape of the Go order and product services with events through an asynchronous
+// producer: no outbox, no confirmation, the event published inside the transaction.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+)
+
+// settings are what both services are told.
+type settings struct {
+	consul, kafka, mysql, listen, topic, group string
+}
+
+func main() {
+	if len(os.Args) < 2 {
+		fail("expected `order` or `product` and its flags")
+	}
+	var s settings
+	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
+	flags.StringVar(&s.consul, "consul", "127.0.0.1:8500", "address of the Consul agent")
+	flags.StringVar(&s.kafka, "kafka", "127.0.0.1:9092", "address of a Kafka broker")
+	flags.StringVar(&s.mysql, "mysql", "", "data source name, user:password@tcp(host:port)/database")
+	flags.StringVar(&s.listen, "listen", "127.0.0.1:0", "where calls are taken")
+	flags.StringVar(&s.topic, "topic", "OrderEvent", "topic of the payment events")
+	flags.StringVar(&s.group, "group", "product-consumer", "consumer group of the product service")
+	_ = flags.Parse(os.Args[2:]) // ExitOnError
+
+	// go-micro reads os.Args where it parses flags of its own: these are ours.
+	os.Args = os.Args[:1]
+
+	var err error
+	switch flags.Name() {
+	case "order":
+		err = runOrder(s)
+	case "product":
+		err = runProduct(s)
+	default:
+		err = fmt.Errorf("no service %q: expected order or product", flags.Name())
+	}
+	if err != nil {
+		fail(err.Error())
+	}
+}
+
+func fail(message string) {
+	fmt.Fprintln(os.Stderr, "go-chain: "+message)
+	os.Exit(1)
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"go-micro.dev/v4"
+	"go-micro.dev/v4/metadata"
+	"google.golang.org/protobuf/proto"
+
+	"micro-rs/interop/go-chain/pb"
+)
+
+const (
+	orderService   = "go.micro.service.Order"
+	paymentSuccess = "OnPaymentSuccess"
+	processing     = 3
+)
+
+// Order answers payment callbacks. go-micro takes the type's name for the gRPC service's.
+type Order struct {
+	db     *sql.DB
+	events micro.Event
+}
+
+func runOrder(s settings) error {
+	db, err := openDatabase(s)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	service := newService(orderService, s)
+	order := &Order{db: db, events: micro.NewEvent(s.topic, service.Client())}
+	if err := micro.RegisterHandler(service.Server(), order); err != nil {
+		return err
+	}
+	return service.Run()
+}
+
+// PayNotify takes one callback: two reads, then one transaction that marks the order and hands the
+// event to the producer.
+func (o *Order) PayNotify(ctx context.Context, request *pb.PayNotifyRequest, reply *pb.PayNotifyResponse) error {
+	if request.OutTradeNo == "" {
+		return errors.New("outTradeNo cannot be empty")
+	}
+	id, isDone, err := o.find(ctx, request.OutTradeNo)
+	if err != nil {
+		return err
+	}
+	lines, err := o.lines(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !isDone {
+		err = inTransaction(o.db, func(tx *sql.Tx) error {
+			const update = "UPDATE orders SET pay_status = ?, updated_at = ? WHERE id = ? AND deleted_at IS NULL"
+			if _, err := tx.ExecContext(ctx, update, processing, time.Now(), id); err != nil {
+				return err
+			}
+			return o.publish(ctx, id, lines)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	reply.StatusCode, reply.Msg = "0000", "SUCCESS"
+	return nil
+}
+
+func (o *Order) find(ctx context.Context, code string) (id int64, isDone bool, err error) {
+	const query = "SELECT id, pay_status, pay_time FROM orders WHERE order_code = ? AND deleted_at IS NULL ORDER BY id LIMIT 1"
+	var status int
+	var paid sql.NullString
+	err = o.db.QueryRowContext(ctx, query, code).Scan(&id, &status, &paid)
+	return id, paid.Valid || status >= processing, err
+}
+
+func (o *Order) lines(ctx context.Context, id int64) ([]*pb.OrderDetail, error) {
+	const query = "SELECT sku_id, product_id, quantity FROM order_details WHERE order_id = ? AND deleted_at IS NULL"
+	rows, err := o.db.QueryContext(ctx, query, id)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var lines []*pb.OrderDetail
+	for rows.Next() {
+		line := &pb.OrderDetail{}
+		if err := rows.Scan(&line.SkuId, &line.ProductId, &line.Quantity); err != nil {
+			return nil, err
+		}
+		lines = append(lines, line)
+	}
+	return lines, rows.Err()
+}
+
+func (o *Order) publish(ctx context.Context, id int64, lines []*pb.OrderDetail) error {
+	payload, err := proto.Marshal(&pb.OnPaymentSuccess{OrderId: id, OrderDetails: lines})
+	if err != nil {
+		return err
+	}
+	now := time.Now().UnixMilli()
+	ctx = metadata.MergeContext(ctx, metadata.Metadata{
+		"Event-Type":     paymentSuccess,
+		"Event_id":       uuid.NewString(),
+		"Timestamp":      strconv.FormatInt(now, 10),
+		"Source":         orderService,
+		"Schema_version": "1.0.0",
+		keyHeader:        strconv.FormatInt(id, 10),
+	}, true)
+	return o.events.Publish(ctx, &pb.BaseEvent{Timestamp: now, EventType: paymentSuccess, Payload: payload})
+}

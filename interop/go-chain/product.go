@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"go-micro.dev/v4"
+	"go-micro.dev/v4/metadata"
+	"go-micro.dev/v4/server"
+	"google.golang.org/protobuf/proto"
+
+	"micro-rs/interop/go-chain/pb"
+)
+
+const productService = "go.micro.service.Product"
+
+// product deducts what orders bought.
+type product struct {
+	db *sql.DB
+}
+
+func runProduct(s settings) error {
+	db, err := openDatabase(s)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	service := newService(productService, s)
+	p := &product{db: db}
+	queue := server.SubscriberQueue(s.group)
+	if err := micro.RegisterSubscriber(s.topic, service.Server(), p.paid, queue); err != nil {
+		return err
+	}
+	return service.Run()
+}
+
+// paid handles one payment: an order that was deducted before is left alone, else one transaction
+// takes its stock and notes it.
+func (p *product) paid(ctx context.Context, event *pb.BaseEvent) error {
+	payment := &pb.OnPaymentSuccess{}
+	if err := proto.Unmarshal(event.Payload, payment); err != nil {
+		return err
+	}
+	var known int64
+	const query = "SELECT order_id FROM order_inventory_events WHERE order_id = ? ORDER BY id LIMIT 1"
+	err := p.db.QueryRowContext(ctx, query, payment.OrderId).Scan(&known)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err // nil for an order that was deducted before
+	}
+	eventID, _ := metadata.Get(ctx, "Event_id")
+	return inTransaction(p.db, func(tx *sql.Tx) error {
+		for _, line := range payment.OrderDetails {
+			if err := deduct(ctx, tx, line); err != nil {
+				return err
+			}
+		}
+		now := time.Now()
+		const insert = "INSERT INTO order_inventory_events (event_id, order_id, created_at, updated_at) VALUES (?, ?, ?, ?)"
+		_, err := tx.ExecContext(ctx, insert, eventID, payment.OrderId, now, now)
+		return err
+	})
+}
+
+func deduct(ctx context.Context, tx *sql.Tx, line *pb.OrderDetail) error {
+	const update = "UPDATE product_skus SET stock = stock - ?, sales = sales + ?, updated_at = ? " +
+		"WHERE id = ? AND stock >= ? AND deleted_at IS NULL"
+	result, err := tx.ExecContext(ctx, update, line.Quantity, line.Quantity, time.Now(), line.SkuId, line.Quantity)
+	if err != nil {
+		return err
+	}
+	changed, err := result.RowsAffected()
+	if err == nil && changed != 1 {
+		err = fmt.Errorf("sku %d: stock is short of %d", line.SkuId, line.Quantity)
+	}
+	return err
+}
