@@ -4,6 +4,7 @@
 pub mod contestant;
 pub mod load;
 pub mod process;
+pub mod report;
 pub mod round;
 pub mod shop;
 pub mod topics;

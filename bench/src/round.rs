@@ -196,6 +196,22 @@ impl Outcome {
     pub fn micros_per_order(&self, time: Duration) -> f64 {
         time.as_secs_f64() * 1e6 / f64::from(self.order_count)
     }
+
+    /// Milliseconds that this part of the callbacks stayed below.
+    pub fn latency_ms(&self, quantile: f64) -> f64 {
+        self.latency_micros.value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    /// Requests that MariaDB answered, prepared statements and the generator's polls among them.
+    pub fn statements_per_order(&self) -> f64 {
+        self.statements_of("Questions")
+    }
+
+    /// As [`statements_per_order`](Self::statements_per_order), of one kind as MariaDB names it.
+    pub fn statements_of(&self, kind: &str) -> f64 {
+        let count = self.statements.iter().find(|(name, _)| name == kind).map_or(0, |(_, count)| *count);
+        count as f64 / f64::from(self.order_count)
+    }
 }
 
 fn difference(before: &[(String, u64)], after: &[(String, u64)]) -> Vec<(String, u64)> {

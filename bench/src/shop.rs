@@ -45,6 +45,18 @@ pub fn order_code(order: u32) -> String {
     format!("OC{order}")
 }
 
+/// MariaDB's version, and what a commit waits for there.
+pub async fn durability(mariadb: &str) -> Result<String> {
+    let mut connection = MySqlConnection::connect(&format!("mysql://root@{mariadb}")).await?;
+    let (version, flush, sync_binlog, log_bin): (String, i64, i64, i64) = sqlx::query_as(
+        "SELECT VERSION(), CAST(@@innodb_flush_log_at_trx_commit AS SIGNED), CAST(@@sync_binlog AS SIGNED), \
+         CAST(@@log_bin AS SIGNED)",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    Ok(format!("{version}, innodb_flush_log_at_trx_commit={flush}, log_bin={log_bin}, sync_binlog={sync_binlog}"))
+}
+
 impl Shop {
     /// New databases with these names on the server at `url` (`mysql://user@host:port`).
     pub async fn create(url: &str, orders: &str, products: &str) -> Result<Self> {
@@ -158,17 +170,6 @@ impl Shop {
                 .fetch_all(&mut self.connection)
                 .await?;
         Ok(rows.into_iter().filter_map(|(name, count)| Some((name, count.parse().ok()?))).collect())
-    }
-
-    /// The server's version and what a commit waits for.
-    pub async fn durability(&mut self) -> Result<String> {
-        let (version, flush, sync_binlog, log_bin): (String, i64, i64, i64) = sqlx::query_as(
-            "SELECT VERSION(), CAST(@@innodb_flush_log_at_trx_commit AS SIGNED), CAST(@@sync_binlog AS SIGNED), \
-             CAST(@@log_bin AS SIGNED)",
-        )
-        .fetch_one(&mut self.connection)
-        .await?;
-        Ok(format!("{version}, innodb_flush_log_at_trx_commit={flush}, log_bin={log_bin}, sync_binlog={sync_binlog}"))
     }
 
     async fn insert(&mut self, target: &str, rows: impl Iterator<Item = String>) -> Result<()> {

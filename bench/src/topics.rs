@@ -15,7 +15,8 @@ use crate::Result;
 const TOPICS: [&str; 6] =
     ["OrderEvent", "ProductEvent", "OrderStatus", "OrderEventDLQ", "ProductEventDLQ", "OrderStatusDLQ"];
 const GROUPS: [&str; 3] = ["order-consumer", "product-consumer", "order-audit"];
-const PARTITION_COUNT: i32 = 8;
+/// Of each topic.
+pub const PARTITION_COUNT: i32 = 8;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Removes the topics and groups of the round before and creates the topics empty.

@@ -1,5 +1,7 @@
-//! The project's tasks: `cargo xtask check`, `cargo xtask tidy`, `cargo xtask test`, `cargo xtask servers`.
+//! The project's tasks: `cargo xtask check`, `cargo xtask tidy`, `cargo xtask test`, `cargo xtask servers`,
+//! `cargo xtask bench`.
 
+mod bench;
 mod check;
 mod features;
 mod package;
@@ -34,6 +36,9 @@ enum Task {
     /// The real servers that tests and benchmarks share: Kafka, Consul, MariaDB, PostgreSQL.
     #[command(subcommand)]
     Servers(servers::Task),
+    /// The benchmarks that need servers, or several programs.
+    #[command(subcommand)]
+    Bench(bench::Task),
 }
 
 fn main() -> ExitCode {
@@ -43,10 +48,11 @@ fn main() -> ExitCode {
         Task::Tidy => on_tree(tidy::run),
         Task::Test => on_tree(test::run),
         Task::Servers(task) => servers::run(task),
+        Task::Bench(task) => on_tree(|tree| bench::run(&task, tree)),
     }
 }
 
-fn on_tree(task: fn(&Tree) -> ExitCode) -> ExitCode {
+fn on_tree(task: impl FnOnce(&Tree) -> ExitCode) -> ExitCode {
     match Tree::load() {
         Ok(tree) => task(&tree),
         Err(message) => {

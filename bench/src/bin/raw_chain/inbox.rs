@@ -1,6 +1,9 @@
 //! Reads a topic in batches, each in one transaction with the ids of its events.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 use bench::{Result, wire::BaseEvent};
 use futures_util::FutureExt as _;
@@ -25,7 +28,7 @@ pub(crate) struct Received {
 
 /// Handles the new events of a batch inside its transaction.
 pub(crate) trait Handler {
-    async fn handle(&self, tx: &mut MySqlConnection, events: &[Received]) -> Result<()>;
+    async fn handle(&self, tx: &mut MySqlConnection, events: &[&Received]) -> Result<()>;
     /// The transaction is committed.
     fn committed(&self) {}
 }
@@ -80,47 +83,35 @@ fn read(record: &BorrowedMessage<'_>) -> Option<Received> {
 
 async fn handle_batch(database: &MySqlPool, group: &str, events: &[Received], handler: &impl Handler) -> Result<()> {
     let mut tx = database.begin().await?;
-    let known = claim(&mut tx, group, events).await?;
-    if known.is_empty() {
-        handler.handle(&mut tx, events).await?;
-    } else {
-        let mut seen = known;
-        let fresh = events.iter().filter(|event| seen.insert(event.event_id.clone()));
-        let fresh: Vec<Received> = fresh
-            .map(|event| Received {
-                event_id: event.event_id.clone(),
-                event_type: event.event_type.clone(),
-                payload: event.payload.clone(),
-            })
-            .collect();
-        handler.handle(&mut tx, &fresh).await?;
-    }
+    let mut known = claim(&mut tx, group, events).await?;
+    let fresh: Vec<&Received> = events.iter().filter(|event| known.insert(event.event_id.clone())).collect();
+    handler.handle(&mut tx, &fresh).await?;
     tx.commit().await?;
     Ok(())
 }
 
-/// Notes the ids and answers those that were known.
+/// Notes the ids and answers those that somebody noted before: few or none, so it asks for them
+/// only where fewer rows were inserted than there are ids.
 async fn claim(tx: &mut MySqlConnection, group: &str, events: &[Received]) -> sqlx::Result<HashSet<String>> {
-    if events.is_empty() {
+    let ids: BTreeSet<&str> = events.iter().map(|event| event.event_id.as_str()).collect();
+    if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let mut select = QueryBuilder::<MySql>::new("SELECT event_id FROM inbox WHERE consumer_group = ");
-    select.push_bind(group).push(" AND event_id IN (");
-    let mut ids = select.separated(", ");
-    events.iter().for_each(|event| {
-        ids.push_bind(&event.event_id);
+    let (now, claim_id) = (now_millis(), uuid::Uuid::now_v7().as_u64_pair().1 as i64);
+    let mut insert =
+        QueryBuilder::<MySql>::new("INSERT IGNORE INTO inbox (consumer_group, event_id, claimed_at, claim_id) ");
+    insert.push_values(&ids, |mut row, id| {
+        row.push_bind(group).push_bind(*id).push_bind(now).push_bind(claim_id);
     });
-    let known: Vec<(String,)> = select.push(")").build_query_as().fetch_all(&mut *tx).await?;
-    let known: HashSet<String> = known.into_iter().map(|(id,)| id).collect();
-    let mut seen = known.clone();
-    let fresh: Vec<&Received> = events.iter().filter(|event| seen.insert(event.event_id.clone())).collect();
-    if !fresh.is_empty() {
-        let now = now_millis();
-        let mut insert = QueryBuilder::<MySql>::new("INSERT INTO inbox (consumer_group, event_id, claimed_at) ");
-        insert.push_values(fresh, |mut row, event| {
-            row.push_bind(group).push_bind(&event.event_id).push_bind(now);
-        });
-        insert.build().execute(tx).await?;
+    if insert.build().execute(&mut *tx).await?.rows_affected() == ids.len() as u64 {
+        return Ok(HashSet::new());
     }
-    Ok(known)
+    let mut select = QueryBuilder::<MySql>::new("SELECT CAST(event_id AS CHAR) FROM inbox WHERE consumer_group = ");
+    select.push_bind(group).push(" AND claim_id <> ").push_bind(claim_id).push(" AND event_id IN (");
+    let mut list = select.separated(", ");
+    ids.iter().for_each(|id| {
+        list.push_bind(*id);
+    });
+    let known: Vec<(String,)> = select.push(")").build_query_as().fetch_all(tx).await?;
+    Ok(known.into_iter().map(|(id,)| id).collect())
 }

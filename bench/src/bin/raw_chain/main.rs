@@ -30,9 +30,12 @@ struct Arguments {
     /// Connections to the database.
     #[arg(long, default_value_t = 32)]
     connections: u32,
-    /// The most records that one transaction takes.
+    /// The most records, or callbacks, that one transaction takes.
     #[arg(long, default_value_t = 256)]
     batch: usize,
+    /// Transactions of callbacks side by side.
+    #[arg(long, default_value_t = 2)]
+    lanes: usize,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

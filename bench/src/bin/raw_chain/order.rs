@@ -1,6 +1,9 @@
 //! The order service: callbacks in, payment events out, confirmations in.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use bench::{
     Result,
@@ -11,7 +14,7 @@ use bench::{
 };
 use prost::Message as _;
 use sqlx::{MySql, MySqlConnection, MySqlPool, QueryBuilder};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -30,8 +33,13 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let consumer = inbox::consumer(&arguments.kafka, GROUP, "ProductEvent")?;
     let consuming = tokio::spawn(inbox::consume(consumer, database.clone(), GROUP, arguments.batch, Confirm));
+    let (sender, queue) = mpsc::channel(1_024);
+    let queue = Arc::new(tokio::sync::Mutex::new(queue));
+    for _ in 0..arguments.lanes {
+        tokio::spawn(take_callbacks(database.clone(), wake.clone(), queue.clone()));
+    }
     let server = tonic::transport::Server::builder()
-        .add_service(OrderServer::new(Callbacks { database, wake }))
+        .add_service(OrderServer::new(Callbacks { queue: sender }))
         .serve_with_shutdown(arguments.listen.parse()?, stopped);
     tokio::select! {
         ended = server => Ok(ended?),
@@ -39,9 +47,13 @@ pub(crate) async fn run(
     }
 }
 
+/// How many callbacks one transaction takes at most, and how many transactions run side by side.
+const CALLBACK_COUNT_MAX: usize = 64;
+
+type Answer = oneshot::Sender<std::result::Result<(), Status>>;
+
 struct Callbacks {
-    database: MySqlPool,
-    wake: Arc<Notify>,
+    queue: mpsc::Sender<(String, Answer)>,
 }
 
 #[tonic::async_trait]
@@ -54,48 +66,108 @@ impl Order for Callbacks {
         if request.out_trade_no.is_empty() {
             return Err(Status::invalid_argument("outTradeNo cannot be empty"));
         }
-        self.take(&request.out_trade_no).await.map_err(|error| Status::unavailable(error.to_string()))?;
-        self.wake.notify_one();
+        let (answer, answered) = oneshot::channel();
+        let gone = |_| Status::unavailable("stopping");
+        self.queue.send((request.out_trade_no, answer)).await.map_err(|_| Status::unavailable("stopping"))?;
+        answered.await.map_err(gone)??;
         Ok(Response::new(PayNotifyResponse { status_code: "0000".to_owned(), msg: "SUCCESS".to_owned() }))
     }
 }
 
-impl Callbacks {
-    async fn take(&self, code: &str) -> Result<()> {
-        let mut tx = self.database.begin().await?;
-        let select = "SELECT id, order_code, user_id, pay_status, ship_status, pay_error, CAST(price AS CHAR) \
-                      FROM orders WHERE order_code = ? AND deleted_at IS NULL";
-        let order: Option<(i64, String, i64, i8, i8, String, String)> =
-            sqlx::query_as(select).bind(code).fetch_optional(&mut *tx).await?;
-        let Some((id, _, _, status, ..)) = order else { return Err(format!("no order {code}").into()) };
-        let select = "SELECT id, product_id, sku_id, quantity, CAST(unit_price AS CHAR) FROM order_details \
-                      WHERE order_id = ? AND deleted_at IS NULL ORDER BY id";
-        let lines: Vec<(i64, i64, i64, i32, String)> = sqlx::query_as(select).bind(id).fetch_all(&mut *tx).await?;
-        if status > 2 {
-            return Ok(());
+/// Takes the callbacks that wait, in one transaction.
+async fn take_callbacks(
+    database: MySqlPool,
+    wake: Arc<Notify>,
+    queue: Arc<tokio::sync::Mutex<mpsc::Receiver<(String, Answer)>>>,
+) {
+    loop {
+        let mut waiting = Vec::with_capacity(CALLBACK_COUNT_MAX);
+        if queue.lock().await.recv_many(&mut waiting, CALLBACK_COUNT_MAX).await == 0 {
+            return;
         }
-        let update = "UPDATE orders SET pay_status = 3, pay_error = '', updated_at = CURRENT_TIMESTAMP \
-                      WHERE id = ? AND pay_status <= 2 AND deleted_at IS NULL";
-        if sqlx::query(update).bind(id).execute(&mut *tx).await?.rows_affected() != 1 {
-            return Err("another callback was quicker".into());
+        let codes: Vec<&str> = waiting.iter().map(|(code, _)| code.as_str()).collect();
+        match take(&database, &codes).await {
+            Ok(known) => {
+                wake.notify_one();
+                for (code, answer) in waiting {
+                    let outcome =
+                        if known.contains(&code) { Ok(()) } else { Err(Status::not_found(format!("no order {code}"))) };
+                    let _ = answer.send(outcome);
+                }
+            }
+            Err(_) if waiting.len() > 1 => {
+                // One of them spoils it for the others: each on its own.
+                for (code, answer) in waiting {
+                    let outcome = take(&database, &[&code]).await;
+                    wake.notify_one();
+                    let _ = answer.send(match outcome {
+                        Ok(known) if known.is_empty() => Err(Status::not_found(format!("no order {code}"))),
+                        Ok(_) => Ok(()),
+                        Err(error) => Err(Status::unavailable(error.to_string())),
+                    });
+                }
+            }
+            Err(error) => {
+                for (_, answer) in waiting {
+                    let _ = answer.send(Err(Status::unavailable(error.to_string())));
+                }
+            }
         }
-        let details = lines.into_iter().map(|(_, product_id, sku_id, quantity, _)| OrderDetail {
-            product_id,
-            sku_id,
-            quantity: quantity.try_into().unwrap_or_default(),
-        });
-        let event = OnPaymentSuccess { order_id: id, order_details: details.collect() };
-        outbox::add(&mut tx, &[Event::new("OrderEvent", "OnPaymentSuccess", id, &event)]).await?;
-        tx.commit().await?;
-        Ok(())
     }
+}
+
+/// Answers the codes for which there is an order.
+async fn take(database: &MySqlPool, codes: &[&str]) -> Result<HashSet<String>> {
+    let mut tx = database.begin().await?;
+    let mut select = QueryBuilder::<MySql>::new(
+        "SELECT o.id, o.order_code, o.pay_status, d.product_id, d.sku_id, d.quantity \
+         FROM orders o LEFT JOIN order_details d ON d.order_id = o.id AND d.deleted_at IS NULL \
+         WHERE o.order_code IN (",
+    );
+    let mut list = select.separated(", ");
+    codes.iter().for_each(|code| {
+        list.push_bind(*code);
+    });
+    select.push(") AND o.deleted_at IS NULL ORDER BY o.id, d.id");
+    let rows: Vec<(i64, String, i8, Option<i64>, Option<i64>, Option<i32>)> =
+        select.build_query_as().fetch_all(&mut *tx).await?;
+    let mut unpaid: BTreeMap<i64, Vec<OrderDetail>> = BTreeMap::new();
+    for (id, _, _, product_id, sku_id, quantity) in rows.iter().filter(|row| row.2 <= 2) {
+        let lines = unpaid.entry(*id).or_default();
+        if let (Some(product_id), Some(sku_id), Some(quantity)) = (*product_id, *sku_id, *quantity) {
+            lines.push(OrderDetail { product_id, sku_id, quantity: quantity.try_into()? });
+        }
+    }
+    let known = rows.into_iter().map(|row| row.1).collect();
+    if unpaid.is_empty() {
+        return Ok(known);
+    }
+    let ids: Vec<i64> = unpaid.keys().copied().collect();
+    let mut update = QueryBuilder::<MySql>::new(
+        "UPDATE orders SET pay_status = 3, pay_error = '', updated_at = CURRENT_TIMESTAMP WHERE id IN (",
+    );
+    push_ids(&mut update, &ids);
+    update.push(") AND pay_status <= 2 AND deleted_at IS NULL");
+    if update.build().execute(&mut *tx).await?.rows_affected() != ids.len() as u64 {
+        return Err("another callback was quicker".into());
+    }
+    let events: Vec<Event> = unpaid
+        .into_iter()
+        .map(|(order_id, order_details)| {
+            let event = OnPaymentSuccess { order_id, order_details };
+            Event::new("OrderEvent", "OnPaymentSuccess", order_id, &event)
+        })
+        .collect();
+    outbox::add(&mut tx, &events).await?;
+    tx.commit().await?;
+    Ok(known)
 }
 
 /// Confirms what was deducted, fails what was refused.
 struct Confirm;
 
 impl Handler for Confirm {
-    async fn handle(&self, tx: &mut MySqlConnection, events: &[Received]) -> Result<()> {
+    async fn handle(&self, tx: &mut MySqlConnection, events: &[&Received]) -> Result<()> {
         for (event_type, change) in [
             ("OnInventoryDeductSuccess", "pay_status = 4, ship_status = 2, pay_time = CURRENT_TIMESTAMP"),
             ("OnPaymentRefused", "pay_status = 5, ship_status = 1, pay_error = 'refused'"),

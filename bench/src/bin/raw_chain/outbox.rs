@@ -24,25 +24,40 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 pub(crate) struct Event {
     topic: &'static str,
     key: String,
+    event_id: String,
+    event_type: &'static str,
     headers: String,
     body: Vec<u8>,
 }
 
 impl Event {
-    pub(crate) fn new(topic: &'static str, event_type: &str, order_id: i64, payload: &impl prost::Message) -> Self {
+    pub(crate) fn new(
+        topic: &'static str,
+        event_type: &'static str,
+        order_id: i64,
+        payload: &impl prost::Message,
+    ) -> Self {
         let timestamp = now_millis();
         let envelope = BaseEvent { timestamp, event_type: event_type.to_owned(), payload: payload.encode_to_vec() };
+        let event_id = uuid::Uuid::now_v7().to_string();
         let headers = serde_json::json!({
             "Content-Type": "application/grpc+proto",
             "Micro-Topic": topic,
             "Event-Type": event_type,
-            "Event_id": uuid::Uuid::now_v7().to_string(),
+            "Event_id": &event_id,
             "Timestamp": timestamp.to_string(),
             "Source": "raw-chain",
             "Schema_version": "1.0.0",
             "Pkey": order_id.to_string(),
         });
-        Self { topic, key: order_id.to_string(), headers: headers.to_string(), body: envelope.encode_to_vec() }
+        Self {
+            topic,
+            key: order_id.to_string(),
+            event_id,
+            event_type,
+            headers: headers.to_string(),
+            body: envelope.encode_to_vec(),
+        }
     }
 }
 
@@ -52,9 +67,12 @@ pub(crate) async fn add(tx: &mut MySqlConnection, events: &[Event]) -> sqlx::Res
         return Ok(());
     }
     let now = now_millis();
-    let mut insert = QueryBuilder::<MySql>::new("INSERT INTO outbox (topic, message_key, headers, body, created_at) ");
+    let mut insert = QueryBuilder::<MySql>::new(
+        "INSERT INTO outbox (shard, topic, message_key, event_id, event_type, headers, body, created_at) ",
+    );
     insert.push_values(events, |mut row, event| {
-        row.push_bind(event.topic).push_bind(event.key.as_bytes());
+        row.push_bind(0).push_bind(event.topic.as_bytes()).push_bind(event.key.as_bytes());
+        row.push_bind(&event.event_id).push_bind(event.event_type);
         row.push_bind(&event.headers).push_bind(event.body.as_slice()).push_bind(now);
     });
     insert.build().execute(tx).await?;
@@ -97,11 +115,12 @@ pub(crate) fn start_relay(database: MySqlPool, producer: FutureProducer) -> Arc<
 /// Sends the oldest rows, waits for the receipts, removes what has one. The producer is idempotent,
 /// so what is handed in together arrives in that order.
 async fn send_wave(database: &MySqlPool, producer: &FutureProducer) -> Result<usize> {
-    let select = "SELECT id, topic, message_key, headers, body FROM outbox ORDER BY id LIMIT ?";
-    let rows: Vec<(i64, String, Vec<u8>, String, Vec<u8>)> =
+    let select = "SELECT id, topic, message_key, headers, body FROM outbox WHERE parked_at IS NULL ORDER BY id LIMIT ?";
+    let rows: Vec<(i64, Vec<u8>, Vec<u8>, String, Vec<u8>)> =
         sqlx::query_as(select).bind(WAVE_COUNT_MAX as i64).fetch_all(database).await?;
     let sending = rows.iter().map(|(id, topic, key, headers, body)| async move {
-        let record = FutureRecord::to(topic).key(key).payload(body).headers(record_headers(headers)?);
+        let record =
+            FutureRecord::to(std::str::from_utf8(topic)?).key(key).payload(body).headers(record_headers(headers)?);
         producer.send(record, Timeout::Never).await.map_err(|(error, _)| error)?;
         Ok::<_, bench::Failure>(*id)
     });
@@ -114,7 +133,7 @@ async fn send_wave(database: &MySqlPool, producer: &FutureProducer) -> Result<us
         }
     }
     if !sent.is_empty() {
-        let mut delete = QueryBuilder::<MySql>::new("DELETE FROM outbox WHERE id IN (");
+        let mut delete = QueryBuilder::<MySql>::new("DELETE FROM outbox WHERE parked_at IS NULL AND id IN (");
         let mut ids = delete.separated(", ");
         sent.iter().for_each(|id| {
             ids.push_bind(*id);

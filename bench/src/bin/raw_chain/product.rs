@@ -54,10 +54,10 @@ struct Change {
 }
 
 impl Handler for Deduct {
-    async fn handle(&self, tx: &mut MySqlConnection, events: &[Received]) -> Result<()> {
+    async fn handle(&self, tx: &mut MySqlConnection, events: &[&Received]) -> Result<()> {
         let mut payments = Vec::with_capacity(events.len());
         for event in events {
-            payments.push((event, OnPaymentSuccess::decode(event.payload.as_slice())?));
+            payments.push((*event, OnPaymentSuccess::decode(event.payload.as_slice())?));
         }
         let mut decided = decided(tx, &payments).await?;
         payments.retain(|(_, payment)| decided.insert(payment.order_id));

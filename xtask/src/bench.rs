@@ -1,0 +1,100 @@
+//! `cargo xtask bench`: the benchmarks that need servers, or several programs.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+};
+
+use clap::Subcommand;
+use dev_servers::{Kind, Servers};
+
+use crate::{step::cargo, tree::Tree};
+
+/// The features with which the services reach the servers of the chain.
+const SERVICE_FEATURES: &str = "order/broker-kafka,order/registry-consul,order/tx-mysql,\
+                                product/broker-kafka,product/registry-consul,product/tx-mysql";
+const PARTS: [(&str, &str); 2] = [("micro-grpc", "unary"), ("micro-tx", "transaction")];
+
+/// What is measured.
+#[derive(Subcommand)]
+pub(crate) enum Task {
+    /// The payment chain of the examples against one on go-micro, or one by hand, in turn.
+    Chain {
+        /// For the program that measures: `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Each part against the library beneath it, and the chain against one by hand.
+    Parts,
+}
+
+/// Measures, and answers 1 where something could not be had or a round ended wrong.
+pub(crate) fn run(task: &Task, tree: &Tree) -> ExitCode {
+    let done = match task {
+        Task::Chain { arguments } => chain(tree, arguments),
+        Task::Parts => parts(tree),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chain(tree: &Tree, arguments: &[String]) -> Result<(), String> {
+    let urls = durable_servers(&[Kind::Kafka, Kind::Consul, Kind::Mariadb])?;
+    let binaries = tree.metadata.target_directory.as_std_path().join("release");
+    finish(cargo(&tree.root).args(["build", "--release", "-p", "bench"]))?;
+    finish(cargo(&tree.root).args([
+        "build",
+        "--release",
+        "-p",
+        "order",
+        "-p",
+        "product",
+        "--features",
+        SERVICE_FEATURES,
+    ]))?;
+    build_go_chain(&tree.root, &binaries.join("go-chain"))?;
+    finish(Command::new(binaries.join("chain")).args(arguments).envs(urls))
+}
+
+/// What a claim rests on is measured with commits that are on the disk.
+fn durable_servers(kinds: &[Kind]) -> Result<Vec<(&'static str, String)>, String> {
+    let wanted: Vec<Kind> = kinds.iter().copied().filter(|kind| env::var_os(kind.variable()).is_none()).collect();
+    let started = Servers::of_workspace().up(&wanted, true);
+    started.into_iter().map(|(kind, outcome)| Ok((kind.variable(), outcome?.url))).collect()
+}
+
+fn build_go_chain(root: &Path, binary: &Path) -> Result<(), String> {
+    let folder = root.join("interop/go-chain");
+    let mut command = Command::new(go());
+    command.current_dir(folder).env("CGO_ENABLED", "0");
+    finish(command.args(["build", "-trimpath", "-buildvcs=false", "-o"]).arg(binary).arg("."))
+}
+
+/// Go as the shell finds it, or where its installer puts it.
+fn go() -> PathBuf {
+    let installed = PathBuf::from("/usr/local/go/bin/go");
+    let is_found = Command::new("go").arg("version").stdout(Stdio::null()).status().is_ok();
+    if is_found || !installed.exists() { "go".into() } else { installed }
+}
+
+fn parts(tree: &Tree) -> Result<(), String> {
+    for (package, bench) in PARTS {
+        finish(cargo(&tree.root).args(["bench", "-p", package, "--bench", bench]))?;
+    }
+    chain(tree, &["--against", "raw", "--closed-only"].map(str::to_owned))
+}
+
+fn finish(command: &mut Command) -> Result<(), String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    match command.stdin(Stdio::null()).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{name}: {status}")),
+        Err(error) => Err(format!("{name} does not start: {error}")),
+    }
+}
