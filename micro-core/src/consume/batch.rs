@@ -10,6 +10,6 @@ use crate::broker::Delivery;
 pub struct DeliveryBatch {
     /// The group that received them.
     pub group: Arc<str>,
-    /// The deliveries, at least one, of one partition, by offset.
+    /// The deliveries, at least one; those of one partition's lane stand together, by offset.
     pub deliveries: Arc<[Delivery]>,
 }

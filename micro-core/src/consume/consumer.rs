@@ -16,6 +16,7 @@ use super::{
     DeliveryBatch, InboxService,
     inbox_service::Inbox,
     partition::{Partition, PartitionContext},
+    shared_batches::SharedBatches,
     trouble::{Trouble, TroubleBoard, backoff},
     unwind::unwound,
 };
@@ -51,11 +52,15 @@ pub struct ConsumerConfig {
     /// How far a partition may be ahead of its first unfinished delivery before it is paused;
     /// default 10,000. It resumes at half of it.
     pub unfinished_count_max: usize,
+    /// Batches that run side by side, at least 1; default 2. The lanes, of whatever partitions, that
+    /// have something meanwhile share the next one: few large transactions cost a database less than
+    /// many small ones. More suit handlers that wait for something else than the database.
+    pub running_count_max: usize,
 }
 
 impl Default for ConsumerConfig {
     fn default() -> Self {
-        Self { lane_count: 4, batch_count_max: 256, unfinished_count_max: 10_000 }
+        Self { lane_count: 4, batch_count_max: 256, unfinished_count_max: 10_000, running_count_max: 2 }
     }
 }
 
@@ -131,7 +136,8 @@ impl<S> ConsumerBuilder<S> {
 /// Receives the deliveries of a group and acks what its stack has settled.
 ///
 /// Each partition has lanes: deliveries of one key share one and keep their order, lanes run side
-/// by side. A lane hands what has queued up to the stack as one batch, one batch at a time. After
+/// by side. A lane hands over what has queued up, one batch at a time; batches that come while
+/// others run are joined for the next call of the stack, whatever their lanes and partitions. After
 /// the stack answered `Ok` (the transaction committed) the contiguous prefix of the partition's
 /// offsets is acked, never before. While the stack fails, the batch is tried again with growing
 /// waits, the consumer is not serving, and nothing is acked.
@@ -233,11 +239,12 @@ where
         let request = SubscribeRequest::new(self.group.clone(), self.topics.iter().cloned())
             .with_batch_count_max(self.config.batch_count_max);
         let subscription = self.broker.subscribe(request.clone()).await?;
+        let service = self.service.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let receiver = Receiver {
             broker: self.broker.clone(),
             request,
             config: self.config.clone(),
-            service: self.service.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            service: SharedBatches::new(service, &self.config),
             board: TroubleBoard::new(health, &self.name),
             stop: self.stop.clone(),
             abandoned: self.abandoned.clone(),

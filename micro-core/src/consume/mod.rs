@@ -81,6 +81,7 @@ mod parked_retry;
 mod partition;
 mod policy;
 mod router;
+mod shared_batches;
 mod tracker;
 pub(crate) mod trouble;
 pub(crate) mod unwind;

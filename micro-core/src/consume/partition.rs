@@ -14,10 +14,9 @@ use tower_service::Service;
 use super::{
     ConsumerConfig, DeliveryBatch, KeyLanes, OffsetTracker,
     trouble::{Trouble, TroubleBoard, backoff},
-    unwind::unwound,
 };
 use crate::{
-    Error, Result,
+    Error,
     broker::{Delivery, Position, Subscription, TopicPartition},
 };
 
@@ -232,7 +231,7 @@ impl Partition {
         let mut trouble: Option<Trouble> = None;
         loop {
             let batch = DeliveryBatch { group: self.context.group.clone(), deliveries: deliveries.clone() };
-            let Some(outcome) = self.gone.run_until_cancelled(call(service.clone(), batch)).await else { return false };
+            let Some(outcome) = self.gone.run_until_cancelled(service.call(batch)).await else { return false };
             let Err(error) = outcome else { return true };
             failure_count = failure_count.saturating_add(1);
             self.report(failure_count, &error, &mut trouble);
@@ -288,16 +287,4 @@ impl Partition {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// One call of the stack; a panic in it is an error.
-async fn call<S>(mut service: S, batch: DeliveryBatch) -> Result<()>
-where
-    S: Service<DeliveryBatch, Response = (), Error = Error>,
-{
-    unwound("consumer.call", async move {
-        std::future::poll_fn(|context| service.poll_ready(context)).await?;
-        service.call(batch).await
-    })
-    .await
 }
