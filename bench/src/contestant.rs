@@ -14,6 +14,9 @@ use crate::{
     shop::{Settled, Shop},
 };
 
+/// The same tables for all.
+const ORDER_TABLES: &str = include_str!("../../examples/order/src/infrastructure/schema/mysql.sql");
+const PRODUCT_TABLES: &str = include_str!("../../examples/product/src/infrastructure/schema/mysql.sql");
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const TOPIC: &str = "OrderEvent";
 const PRODUCT_GROUP: &str = "product-consumer";
@@ -85,8 +88,8 @@ impl Contestant {
             return Ok(());
         }
         let (orders, products) = (shop.orders.clone(), shop.products.clone());
-        shop.run_script(&orders, include_str!("schema/orders.sql")).await?;
-        shop.run_script(&products, include_str!("schema/products.sql")).await?;
+        shop.run_script(&orders, ORDER_TABLES).await?;
+        shop.run_script(&products, PRODUCT_TABLES).await?;
         if self == Self::Raw {
             for database in [orders, products] {
                 shop.run_script(&database, include_str!("schema/outbox.sql")).await?;

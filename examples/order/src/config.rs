@@ -50,7 +50,7 @@ impl Default for OrderConfig {
             group: "order-consumer".to_owned(),
             audit_group: "order-audit".to_owned(),
             has_audit: true,
-            consumer: ConsumerConfig::default(),
+            consumer: one_batch_at_a_time(),
             delivery: DeliveryPolicy::default(),
             callback_retry: RetryPolicy::default(),
             callback_batches: BatcherConfig::default(),
@@ -58,4 +58,12 @@ impl Default for OrderConfig {
             app: AppConfig::default(),
         }
     }
+}
+
+/// The handlers work on whole batches and wait for the database alone: one large transaction after
+/// the other settles most.
+fn one_batch_at_a_time() -> ConsumerConfig {
+    let mut config = ConsumerConfig::default();
+    config.running_count_max = 1;
+    config
 }

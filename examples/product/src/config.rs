@@ -37,10 +37,18 @@ impl Default for ProductConfig {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             grpc: GrpcServerConfig::default(),
             group: "product-consumer".to_owned(),
-            consumer: ConsumerConfig::default(),
+            consumer: one_batch_at_a_time(),
             delivery: DeliveryPolicy::default(),
             register: RegisterOptions::default(),
             app: AppConfig::default(),
         }
     }
+}
+
+/// The handlers work on whole batches and wait for the database alone: one large transaction after
+/// the other settles most.
+fn one_batch_at_a_time() -> ConsumerConfig {
+    let mut config = ConsumerConfig::default();
+    config.running_count_max = 1;
+    config
 }

@@ -14,6 +14,7 @@ use tower_service::Service;
 use super::{
     ConsumerConfig, DeliveryBatch, KeyLanes, OffsetTracker,
     trouble::{Trouble, TroubleBoard, backoff},
+    unwind::unwound,
 };
 use crate::{
     Error,

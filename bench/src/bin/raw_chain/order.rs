@@ -116,6 +116,9 @@ async fn take_callbacks(
     }
 }
 
+/// An order's id, code and status, and a line's product, SKU and quantity.
+type LineRow = (i64, String, i8, Option<i64>, Option<i64>, Option<i32>);
+
 /// Answers the codes for which there is an order.
 async fn take(database: &MySqlPool, codes: &[&str]) -> Result<HashSet<String>> {
     let mut tx = database.begin().await?;
@@ -129,8 +132,7 @@ async fn take(database: &MySqlPool, codes: &[&str]) -> Result<HashSet<String>> {
         list.push_bind(*code);
     });
     select.push(") AND o.deleted_at IS NULL ORDER BY o.id, d.id");
-    let rows: Vec<(i64, String, i8, Option<i64>, Option<i64>, Option<i32>)> =
-        select.build_query_as().fetch_all(&mut *tx).await?;
+    let rows: Vec<LineRow> = select.build_query_as().fetch_all(&mut *tx).await?;
     let mut unpaid: BTreeMap<i64, Vec<OrderDetail>> = BTreeMap::new();
     for (id, _, _, product_id, sku_id, quantity) in rows.iter().filter(|row| row.2 <= 2) {
         let lines = unpaid.entry(*id).or_default();

@@ -112,12 +112,14 @@ pub(crate) fn start_relay(database: MySqlPool, producer: FutureProducer) -> Arc<
     wake
 }
 
+/// Id, topic, key, headers as JSON, body.
+type OutboxRow = (i64, Vec<u8>, Vec<u8>, String, Vec<u8>);
+
 /// Sends the oldest rows, waits for the receipts, removes what has one. The producer is idempotent,
 /// so what is handed in together arrives in that order.
 async fn send_wave(database: &MySqlPool, producer: &FutureProducer) -> Result<usize> {
     let select = "SELECT id, topic, message_key, headers, body FROM outbox WHERE parked_at IS NULL ORDER BY id LIMIT ?";
-    let rows: Vec<(i64, Vec<u8>, Vec<u8>, String, Vec<u8>)> =
-        sqlx::query_as(select).bind(WAVE_COUNT_MAX as i64).fetch_all(database).await?;
+    let rows: Vec<OutboxRow> = sqlx::query_as(select).bind(WAVE_COUNT_MAX as i64).fetch_all(database).await?;
     let sending = rows.iter().map(|(id, topic, key, headers, body)| async move {
         let record =
             FutureRecord::to(std::str::from_utf8(topic)?).key(key).payload(body).headers(record_headers(headers)?);
