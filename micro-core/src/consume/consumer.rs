@@ -54,7 +54,8 @@ pub struct ConsumerConfig {
     pub unfinished_count_max: usize,
     /// Batches that run side by side, at least 1; default 2. The lanes, of whatever partitions, that
     /// have something meanwhile share the next one: few large transactions cost a database less than
-    /// many small ones. More suit handlers that wait for something else than the database.
+    /// many small ones. What is slow holds up those that share its batch: handlers that wait for
+    /// something else than the database want as many as there are lanes.
     pub running_count_max: usize,
 }
 
@@ -113,6 +114,13 @@ impl<S> ConsumerBuilder<S> {
     #[must_use]
     pub fn unfinished_count_max(mut self, count: usize) -> Self {
         self.config.unfinished_count_max = count;
+        self
+    }
+
+    /// Sets how many batches run side by side.
+    #[must_use]
+    pub fn running_count_max(mut self, count: usize) -> Self {
+        self.config.running_count_max = count;
         self
     }
 

@@ -178,8 +178,11 @@ async fn a_slow_key_holds_up_the_ack_and_not_the_other_lanes_and_a_full_partitio
     let broker = ScriptedBroker::new();
     let (permits, finished) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let service = slow_service(permits.clone(), finished.clone());
-    let consumer =
-        Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], service).unfinished_count_max(100).build();
+    let consumer = Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], service)
+        .unfinished_count_max(100)
+        // As many as lanes: none of them shares the slow one's batch.
+        .running_count_max(4)
+        .build();
     consumer.start(&Health::new()).await.unwrap();
     broker.deliver([delivery(&Paid::new("slow", 0), 0)]).await;
     broker.deliver((1..150).map(|offset| delivery(&Paid::new(&format!("fast-{offset}"), 0), offset))).await;
