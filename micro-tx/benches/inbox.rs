@@ -1,7 +1,8 @@
-//! Deliveries through the inbox on SQLite: one by one, in batches of 100, in batches of 100 with a
-//! set-based handler. Prints ratios within one run: the variants take turns on one database.
+//! Deliveries through the inbox: one by one, in batches of 100, in batches of 100 with a set-based
+//! handler. Prints ratios within one run: the variants take turns on one database.
 //!
-//! `cargo bench -p micro-tx --bench inbox`
+//! `cargo bench -p micro-tx --all-features --bench inbox [-- --database mysql://…]`; without a URL on
+//! a SQLite file. On a server it drops and makes the tables `stock` and `ledger`.
 
 use std::{
     collections::BTreeMap,
@@ -52,7 +53,9 @@ impl Handler<Deduct> for RowByRow {
 }
 
 /// Set-based: one summed decrement a SKU that occurs, in one statement, and one multi-row insert.
-struct SetBased;
+struct SetBased {
+    is_mysql: bool,
+}
 
 #[async_trait::async_trait]
 impl BatchHandler<Deduct> for SetBased {
@@ -63,11 +66,18 @@ impl BatchHandler<Deduct> for SetBased {
         }
         let rows = |count: usize| vec!["(?, ?)"; count].join(", ");
         let sql = tx.sql()?;
-        let update = format!(
-            "WITH taken(sku_id, quantity) AS (VALUES {}) UPDATE stock SET quantity = stock.quantity - taken.quantity \
-             FROM taken WHERE stock.id = taken.sku_id AND stock.quantity >= taken.quantity",
-            rows(sums.len())
-        );
+        let taken = vec!["SELECT ? AS sku_id, ? AS quantity"; sums.len()].join(" UNION ALL ");
+        let update = if self.is_mysql {
+            format!(
+                "UPDATE stock JOIN ({taken}) AS taken ON stock.id = taken.sku_id \
+                 SET stock.quantity = stock.quantity - taken.quantity WHERE stock.quantity >= taken.quantity"
+            )
+        } else {
+            format!(
+                "UPDATE stock SET quantity = stock.quantity - taken.quantity FROM ({taken}) AS taken \
+                 WHERE stock.id = taken.sku_id AND stock.quantity >= taken.quantity"
+            )
+        };
         let values: Vec<Value> = sums.iter().flat_map(|(sku, sum)| [(*sku).into(), (*sum).into()]).collect();
         sql.execute(&update, &values).await?;
         let insert = format!("INSERT INTO ledger (order_id, sku_id) VALUES {}", rows(events.len()));
@@ -86,21 +96,27 @@ fn main() -> Result<()> {
 
 async fn compare() -> Result<()> {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let config = SqlConfig::new(format!("sqlite:{}", folder.path().join("bench.db").display()));
-    println!("SQLite, WAL, synchronous={:?}, {SKU_COUNT} SKUs, {ROUNDS} rounds in turn", config.synchronous);
+    let file = format!("sqlite:{}", folder.path().join("bench.db").display());
+    let url = std::env::args().skip_while(|argument| argument != "--database").nth(1);
+    let config = SqlConfig::new(url.unwrap_or(file));
     let database = SqlDatabase::connect(config).await?;
+    println!("{}, {SKU_COUNT} SKUs, {ROUNDS} rounds in turn", database.dialect_name());
     database.migrate().await?;
     database
         .execute_script(
-            "CREATE TABLE stock (id INTEGER PRIMARY KEY, quantity INTEGER NOT NULL);
-             CREATE TABLE ledger (order_id INTEGER PRIMARY KEY, sku_id INTEGER NOT NULL);",
+            "DROP TABLE IF EXISTS stock; DROP TABLE IF EXISTS ledger;
+             CREATE TABLE stock (id BIGINT PRIMARY KEY, quantity BIGINT NOT NULL);
+             CREATE TABLE ledger (order_id BIGINT PRIMARY KEY, sku_id BIGINT NOT NULL);",
         )
         .await?;
     for sku in 1..=SKU_COUNT {
         database.execute("INSERT INTO stock (id, quantity) VALUES (?, 1000000000)", &[sku.into()]).await?;
     }
     let row_by_row = inbox(&database, Router::new().on::<Deduct>(RowByRow))?;
-    let set_based = inbox(&database, Router::new().on_batch::<Deduct>(SetBased))?;
+    let set_based =
+        inbox(&database, Router::new().on_batch::<Deduct>(SetBased { is_mysql: database.dialect_name() == "mysql" }))?;
+    // Event ids of an earlier run are known to its inbox.
+    database.execute("DELETE FROM micro_inbox WHERE consumer_group = 'bench'", &[]).await?;
     let mut orders = 0;
     let mut rates: [Vec<f64>; 3] = Default::default();
     // The first round warms up and does not count.

@@ -171,6 +171,9 @@ impl<D: Driver> Inner<D> {
     }
 
     async fn open(&self, operation: &'static str) -> Result<Connection<D>> {
+        if self.slots.is_closed() {
+            return Err(Error::new(ErrorKind::Unavailable, operation, "the database is closed"));
+        }
         match &self.source {
             Source::Shared(pool) => {
                 pool.acquire().await.map(Connection::Pooled).map_err(|error| from_sqlx(operation, error))
