@@ -55,13 +55,18 @@ impl<D: Driver> LockConnection<D> {
             let statement = D::DIALECT.lock(&shared.table_prefix, &buckets);
             let call = shared.connections.call("outbox.own", &statement, &[])?;
             let rows = current.fetch_all("outbox.own", call).await?;
-            if rows.first().is_some_and(|row| row.values().iter().all(|is_locked| *is_locked == Value::Integer(1))) {
+            let locked = rows.first().map_or(&[][..], Row::values);
+            let locked_count = locked.iter().filter(|is_locked| **is_locked == Value::Integer(1)).count();
+            if locked_count == buckets.len() {
                 current.handle_count += 1;
                 let number = current.number;
                 drop(current);
                 return Ok(Some(Locked { shared, number, buckets }));
             }
-            current.unlock(&shared, &buckets).await;
+            // The connection stays: somebody who stands by asks again and again.
+            if locked_count > 0 {
+                current.unlock(&shared, &buckets).await;
+            }
             Ok(None)
         })
         .await
@@ -109,6 +114,9 @@ impl<D: Driver> Drop for Locked<D> {
             if current.number == number && current.lease.is_some() {
                 current.handle_count -= 1;
                 current.unlock(&shared, &buckets).await;
+                if current.handle_count == 0 {
+                    current.lease = None;
+                }
             }
         });
     }
@@ -141,7 +149,7 @@ impl<D: Driver> Current<D> {
         outcome
     }
 
-    /// Gives the locks back; the last one closes the connection.
+    /// Gives the locks back.
     async fn unlock(&mut self, shared: &Shared<D>, buckets: &[u16]) {
         let statement = D::DIALECT.unlock(&shared.table_prefix, buckets);
         let unlocked = match shared.connections.call("outbox.disown", &statement, &[]) {
@@ -150,9 +158,6 @@ impl<D: Driver> Current<D> {
         };
         if let Err(error) = unlocked {
             tracing::debug!(error = %error.report(), "locks not given back, closing their connection");
-            self.lease = None;
-        }
-        if self.handle_count == 0 {
             self.lease = None;
         }
     }
