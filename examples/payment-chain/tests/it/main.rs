@@ -1,7 +1,13 @@
 //! The main job as a user runs it: the program, its last line, its exit code.
 
 #[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql", feature = "tx-postgres"))]
+mod kill;
+#[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql", feature = "tx-postgres"))]
+mod outage;
+#[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql", feature = "tx-postgres"))]
 mod servers;
+#[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql", feature = "tx-postgres"))]
+mod stage;
 mod verdict;
 
 use std::{

@@ -1,0 +1,66 @@
+//! `kill -9` of every part of the chain while payments flow, twenty times each: nothing is lost,
+//! doubled, made up or out of order.
+
+use dev_servers::{Kind, Server};
+
+use crate::stage::Stage;
+
+const KILL_COUNT: usize = 20;
+/// Callbacks acknowledged between two kills at least: the kill hits a chain at work.
+const ACKNOWLEDGED_BETWEEN_KILLS: usize = 40;
+
+#[test]
+fn a_killed_order_service_loses_nothing() {
+    let Some(mut stage) = Stage::start(Kind::Mariadb) else { return };
+    kill_often(&mut stage, |stage| stage.order.kill_and_restart());
+    stage.judge();
+}
+
+#[test]
+fn a_killed_product_service_loses_nothing() {
+    let Some(mut stage) = Stage::start(Kind::Mariadb) else { return };
+    kill_often(&mut stage, |stage| stage.product.kill_and_restart());
+    stage.judge();
+}
+
+#[test]
+fn a_killed_kafka_loses_nothing() {
+    let Some(mut stage) = Stage::start(Kind::Mariadb) else { return };
+    kill_often(&mut stage, |stage| {
+        stage.kafka.kill();
+        // Payments are taken without it: their events wait in the outbox.
+        stage.await_acknowledged(ACKNOWLEDGED_BETWEEN_KILLS / 2, "without Kafka");
+        // It takes seconds to come back, in which the callers would use up the orders.
+        stage.rest(true);
+        stage.kafka.restart().unwrap();
+        stage.rest(false);
+    });
+    stage.judge();
+}
+
+#[test]
+fn a_killed_mariadb_loses_nothing() {
+    let Some(mut stage) = Stage::start(Kind::Mariadb) else { return };
+    kill_often(&mut stage, |stage| kill_and_restart(&mut stage.database));
+    stage.judge();
+}
+
+#[test]
+fn a_killed_postgresql_loses_nothing() {
+    let Some(mut stage) = Stage::start(Kind::Postgres) else { return };
+    kill_often(&mut stage, |stage| kill_and_restart(&mut stage.database));
+    stage.judge();
+}
+
+fn kill_often(stage: &mut Stage, kill: impl Fn(&mut Stage)) {
+    for round in 1..=KILL_COUNT {
+        stage.await_acknowledged(ACKNOWLEDGED_BETWEEN_KILLS, &format!("before kill {round}"));
+        kill(stage);
+    }
+    stage.await_acknowledged(ACKNOWLEDGED_BETWEEN_KILLS, "after the last kill");
+}
+
+fn kill_and_restart(server: &mut Server) {
+    server.kill();
+    server.restart().unwrap();
+}
