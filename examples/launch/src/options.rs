@@ -21,8 +21,8 @@ pub struct Options {
     /// Where calls are taken, `host:port`; port 0 takes a free one. Default: `127.0.0.1:0`.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// The `host:port` that callers are told; needed where calls are taken at every address.
-    /// Default: the one listened on.
+    /// The `host:port` that callers are told. Default: the one listened on; where that is every
+    /// address, the one that this host has towards its registry.
     #[arg(long, value_name = "ADDRESS")]
     pub advertise: Option<String>,
     /// Threads that run the service. Default: one for each core.

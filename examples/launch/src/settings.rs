@@ -1,6 +1,9 @@
 //! The settings of a service's program, from wherever they come.
 
-use std::time::Duration;
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use micro_core::{Result, consume::ConsumerConfig, registry::RegisterOptions};
 use micro_grpc::GrpcServerConfig;
@@ -82,6 +85,9 @@ impl Settings {
         set(&mut grpc.address, &document.listen);
         set(&mut grpc.address, &options.listen);
         grpc.advertise = options.advertise.clone().or_else(|| grpc.advertise.take());
+        if grpc.advertise.is_none() {
+            grpc.advertise = advertised(&grpc.address, &self.registry);
+        }
         let count = |setting: &mut usize, value: Option<u64>| {
             if let Some(value) = value {
                 *setting = usize::try_from(value).unwrap_or(usize::MAX);
@@ -119,6 +125,18 @@ impl Settings {
     }
 }
 
+/// Where callers find a service that takes calls at every address: the address of this host towards
+/// its registry. `None` where there is nothing to find out, or no way to.
+fn advertised(listen: &str, registry: &str) -> Option<String> {
+    let listen: SocketAddr = listen.parse().ok().filter(|listen: &SocketAddr| listen.port() != 0)?;
+    let (_, rest) = registry.split_once("://").filter(|_| listen.ip().is_unspecified())?;
+    let server = rest.split(['/', '?']).next()?;
+    // Nothing is sent: the system only looks up its route.
+    let socket = UdpSocket::bind(SocketAddr::new(listen.ip(), 0)).ok()?;
+    socket.connect(server).ok()?;
+    Some(SocketAddr::new(socket.local_addr().ok()?.ip(), listen.port()).to_string())
+}
+
 #[cfg(feature = "registry-consul")]
 async fn document(url: &str, key: &str) -> Result<Option<Document>> {
     use micro_rs::registry::consul::{ConsulConfig, ConsulKv};
@@ -144,7 +162,7 @@ mod tests {
         Document::parse(
             br#"{"service": {"name": "shop.Order", "listen": ":9000", "max_msg_size": 1000},
                 "database": {"dsn": "root@tcp(db)/orders", "max_open_conns": 7},
-                "consul": {"registry_addrs": ["a:1"], "register_ttl": 30},
+                "consul": {"registry_addrs": ["127.0.0.1:1"], "register_ttl": 30},
                 "broker": {"kafka": {"hosts": ["k:1"]}}}"#,
         )
         .unwrap()
@@ -158,9 +176,25 @@ mod tests {
     }
 
     #[test]
+    fn a_service_at_every_address_is_found_where_its_registry_sees_it() {
+        for registry in ["consul://127.0.0.1:8500", "consul://127.0.0.1:8500/?dc=a", "consul://127.0.0.1:8500?token=x"]
+        {
+            assert_eq!(advertised("0.0.0.0:9000", registry).as_deref(), Some("127.0.0.1:9000"));
+        }
+        for (listen, registry) in [
+            ("127.0.0.1:9000", "consul://127.0.0.1:8500"),
+            ("0.0.0.0:0", "consul://127.0.0.1:8500"),
+            ("0.0.0.0:9000", "memory:"),
+            ("nonsense", "consul://127.0.0.1:8500"),
+        ] {
+            assert_eq!(advertised(listen, registry), None, "{listen} {registry}");
+        }
+    }
+
+    #[test]
     fn the_document_is_laid_over_the_defaults_and_the_options_over_it() {
         let settings = Settings::laid(PROGRAM, &Options::default(), None, document());
-        assert_eq!((settings.registry.as_str(), settings.broker.as_str()), ("consul://a:1", "kafka://k:1"));
+        assert_eq!((settings.registry.as_str(), settings.broker.as_str()), ("consul://127.0.0.1:1", "kafka://k:1"));
         assert_eq!(settings.database.url, "mysql://root@db/orders");
         assert_eq!(settings.database.connection_count_max, Some(7));
         assert_eq!(settings.register_options().ttl, Duration::from_secs(30));
@@ -169,7 +203,7 @@ mod tests {
         let (mut grpc, mut consumer) = (GrpcServerConfig::default(), ConsumerConfig::default());
         settings.apply(&mut service, &mut version, &mut grpc, &mut consumer);
         assert_eq!((service.as_str(), version.as_str(), grpc.address.as_str()), ("shop.Order", "1", "0.0.0.0:9000"));
-        assert_eq!((grpc.message_bytes_max, grpc.advertise), (1000, None));
+        assert_eq!(grpc.message_bytes_max, 1000);
 
         let options = Options {
             broker: Some("memory:".into()),

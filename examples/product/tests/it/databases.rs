@@ -20,7 +20,7 @@ pub(crate) enum Databases {
 /// A database that is dropped at the end of its test.
 pub(crate) struct TestDatabase {
     pub(crate) database: SqlDatabase,
-    _remains: Remains,
+    remains: Remains,
 }
 
 enum Remains {
@@ -36,15 +36,26 @@ impl Databases {
                 let folder = tempfile::tempdir().unwrap();
                 let url = format!("sqlite:{}", folder.path().join(format!("{name}.db")).display());
                 let database = SqlDatabase::connect_url(&url).await.unwrap();
-                TestDatabase { database, _remains: Remains::Folder { _folder: folder } }
+                TestDatabase { database, remains: Remains::Folder { _folder: folder } }
             }
             Self::Server(server) => {
                 let name = unique(name).replace('-', "_");
                 execute(server, &format!("CREATE DATABASE {name}")).await;
                 let remains = Remains::OnServer { server: server.clone(), name: name.clone() };
                 let database = SqlDatabase::connect_url(&format!("{server}/{name}")).await.unwrap();
-                TestDatabase { database, _remains: remains }
+                TestDatabase { database, remains }
             }
+        }
+    }
+}
+
+impl TestDatabase {
+    /// Its name on its server; empty for a file.
+    #[allow(dead_code, reason = "for the tests of one of the services")]
+    pub(crate) fn name(&self) -> &str {
+        match &self.remains {
+            Remains::Folder { .. } => "",
+            Remains::OnServer { name, .. } => name,
         }
     }
 }

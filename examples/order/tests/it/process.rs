@@ -1,0 +1,132 @@
+//! The program on real servers: its settings from Consul, its topics on Kafka, its end by SIGTERM.
+#![cfg(unix)]
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use dev_servers::{Kind, Server};
+use micro_core::registry::Registry as _;
+use micro_grpc::GrpcClient;
+use micro_rs::registry::consul::{ConsulConfig, ConsulRegistry};
+use micro_testkit::{Fixture, Missing, eventually, unique};
+use order::proto::{OrderId, order_client::OrderClient};
+use tonic::Code;
+
+use crate::databases::Databases;
+
+const WAIT: Duration = Duration::from_secs(30);
+
+/// A Kafka of its own, for the service's topics have fixed names, and shared servers beside it.
+struct Servers {
+    kafka: Server,
+    consul: String,
+    mariadb: String,
+}
+
+impl Fixture for Servers {
+    async fn start() -> Result<Self, Missing> {
+        let start = || {
+            let (consul, mariadb) = (dev_servers::shared(Kind::Consul)?, dev_servers::shared(Kind::Mariadb)?);
+            Ok(Self { kafka: Server::start(Kind::Kafka)?, consul, mariadb })
+        };
+        tokio::task::spawn_blocking(start).await.expect("no panic").map_err(|reason: String| Missing::new(reason))
+    }
+
+    fn patience(&self) -> Duration {
+        WAIT
+    }
+}
+
+/// The program, killed when the test ends, however it ends.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_runs_by_the_document_in_consul_until_sigterm() {
+    let Some(servers) = micro_testkit::ready::<Servers>().await else { return };
+    let test_database = Databases::Server(servers.mariadb.clone()).create("orders").await;
+    let service = unique("shop.Order");
+    let prefix = format!("/{}/", unique("micro"));
+    put_document(&servers, &format!("{}order", &prefix[1..]), &document(&servers, &service, test_database.name()));
+
+    // Nothing creates topics by itself: the first one that is missing is named.
+    let output = program(&servers, &prefix, &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.lines().count() == 1 && said.contains("no such topic") && said.contains("topic="), "{said}");
+
+    let mut program = Program(program(&servers, &prefix, &["--create-topics", "2"]).spawn().unwrap());
+    let log = log_of(&mut program);
+    let registry = Arc::new(ConsulRegistry::connect(ConsulConfig::from_url(&servers.consul).unwrap()).await.unwrap());
+    eventually(WAIT, "the instance in Consul", || async {
+        registry.instances(&service).await.is_ok_and(|instances| instances.len() == 1)
+    })
+    .await;
+    let client = GrpcClient::builder(registry.clone()).service(service.as_str()).connect().await.unwrap();
+    let unknown = OrderClient::new(client).get_order_by_id(OrderId { order_id: 1 }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound, "{}", unknown.message());
+    let told = test_database.database.fetch_all("SELECT COUNT(*) FROM orders", &[]).await.unwrap();
+    assert_eq!(told[0].get::<i64>(0).unwrap(), 0, "its tables are in the database that the document names");
+
+    assert!(Command::new("kill").args(["-TERM", &program.0.id().to_string()]).status().unwrap().success());
+    let status = tokio::task::spawn_blocking(move || program.0.wait()).await.unwrap().unwrap();
+    assert!(status.success(), "{status}");
+    eventually(WAIT, "the instance to be gone", || async {
+        registry.instances(&service).await.is_ok_and(|instances| instances.is_empty())
+    })
+    .await;
+    let log = log.join().unwrap();
+    let unused: Vec<&String> = log.iter().filter(|line| line.contains("say nothing here")).collect();
+    assert!(unused.len() == 1 && unused[0].contains("service.qps"), "{log:#?}");
+    assert!(!log.iter().any(|line| line.contains("memory:")), "{log:#?}");
+}
+
+fn program(servers: &Servers, prefix: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_order"));
+    command.args(["--broker", servers.kafka.url(), "--workers", "2", "--lanes", "2"]).args(arguments);
+    command.env("CONSUL_HOST", servers.consul.trim_start_matches("consul://")).env("CONSUL_PREFIX", prefix);
+    command.env("RUST_LOG", "info").stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+/// As the Go order service has it, with keys that say nothing here.
+fn document(servers: &Servers, service: &str, database: &str) -> String {
+    let (account, host) = servers.mariadb.trim_start_matches("mysql://").split_once('@').unwrap();
+    format!(
+        r#"{{"service": {{"name": "{service}", "version": "7.0.0", "listen": "127.0.0.1:0", "qps": 5000}},
+            "database": {{"dsn": "{account}:@tcp({host})/{database}?charset=utf8mb4", "max_open_conns": 8}},
+            "consul": {{"registry_addrs": ["127.0.0.1:1"], "register_ttl": 30, "register_interval": 10}},
+            "broker": {{"kafka": {{"hosts": ["127.0.0.1:1"]}}}}}}"#
+    )
+}
+
+fn put_document(servers: &Servers, key: &str, document: &str) {
+    let address = servers.consul.trim_start_matches("consul://");
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = document.len();
+    write!(
+        stream,
+        "PUT /v1/kv/{key} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{document}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+/// The lines of its log, once it has ended.
+fn log_of(program: &mut Program) -> std::thread::JoinHandle<Vec<String>> {
+    let lines = BufReader::new(program.0.stdout.take().unwrap()).lines();
+    std::thread::spawn(move || lines.map_while(Result::ok).collect())
+}
