@@ -136,26 +136,23 @@ impl Holdings {
 
     /// Puts in what the poll thread received; what belongs to nobody here is dropped.
     pub(crate) fn receive(&mut self, deliveries: impl IntoIterator<Item = Delivery>) {
-        // Neighbours are mostly of one partition.
-        let mut current: Option<TopicPartition> = None;
-        for delivery in deliveries {
-            let is_current = current.as_ref().is_some_and(|current| {
-                current.partition == delivery.partition && Arc::ptr_eq(&current.topic, &delivery.message.topic)
-            });
-            if !is_current {
-                current = Some(delivery.topic_partition());
+        // Neighbours are mostly of one partition: it is looked up once for all of them.
+        let mut deliveries = deliveries.into_iter().peekable();
+        while let Some(first) = deliveries.peek() {
+            let id = first.topic_partition();
+            let is_same = |delivery: &Delivery| {
+                delivery.partition == id.partition && Arc::ptr_eq(&delivery.message.topic, &id.topic)
+            };
+            let neighbours = std::iter::from_fn(|| deliveries.next_if(is_same));
+            match self.partitions.get_mut(&id).filter(|holding| !holding.is_revoked && !self.has_ended) {
+                Some(holding) => {
+                    let amount = holding.receive(neighbours);
+                    if !holding.is_paused {
+                        self.ready.add(amount);
+                    }
+                }
+                None => neighbours.for_each(drop),
             }
-            let Some(holding) = current.as_ref().and_then(|current| self.partitions.get_mut(current)) else { continue };
-            if holding.is_revoked || self.has_ended {
-                continue;
-            }
-            let amount = Amount { count: 1, bytes: record::bytes_of(&delivery) };
-            holding.next_offset = Some(delivery.offset + 1);
-            holding.amount.add(amount);
-            if !holding.is_paused {
-                self.ready.add(amount);
-            }
-            holding.received.push_back(delivery);
         }
     }
 
@@ -297,6 +294,19 @@ impl Holdings {
         if !holding.is_paused {
             self.ready.subtract(amount);
         }
+    }
+}
+
+impl Holding {
+    fn receive(&mut self, deliveries: impl Iterator<Item = Delivery>) -> Amount {
+        let mut amount = Amount::default();
+        for delivery in deliveries {
+            amount.add(Amount { count: 1, bytes: record::bytes_of(&delivery) });
+            self.next_offset = Some(delivery.offset + 1);
+            self.received.push_back(delivery);
+        }
+        self.amount.add(amount);
+        amount
     }
 }
 

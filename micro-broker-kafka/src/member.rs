@@ -33,7 +33,7 @@ use crate::{
     error::from_kafka,
     holdings::{Holdings, PauseChanges},
     rebalance::{MemberContext, list_of},
-    record,
+    record::{self, Blocks},
 };
 
 /// How long one poll waits, which is how late the thread notices a pause, a resume or a close.
@@ -94,8 +94,9 @@ impl Member {
         let poll = {
             let shared = shared.clone();
             move || {
-                Poller { shared, client, is_stalled: false, recover_at: None }.run();
-                drop(leave);
+                // Also when the thread panics: whoever waits in `next` must learn that it is over.
+                let _end = EndOfThread { shared: shared.clone(), _leave: leave };
+                Poller { shared, client, is_stalled: false, recover_at: None, blocks: Blocks::default() }.run();
             }
         };
         thread.spawn(poll).map_err(|error| {
@@ -224,6 +225,19 @@ impl Shared {
     }
 }
 
+/// Its drop says that nobody polls any more.
+struct EndOfThread {
+    shared: Arc<Shared>,
+    _leave: watch::Sender<()>,
+}
+
+impl Drop for EndOfThread {
+    fn drop(&mut self) {
+        self.shared.holdings().end();
+        self.shared.received.notify_one();
+    }
+}
+
 /// The poll thread.
 struct Poller {
     shared: Arc<Shared>,
@@ -232,6 +246,7 @@ struct Poller {
     is_stalled: bool,
     /// When to look for positions that the log does not hold.
     recover_at: Option<Instant>,
+    blocks: Blocks,
 }
 
 impl Poller {
@@ -271,7 +286,7 @@ impl Poller {
         let mut wait = POLL_WAIT;
         while let Some(polled) = self.client.poll(wait) {
             match polled {
-                Ok(record) => chunk.push(self.delivery(&record)),
+                Ok(record) => chunk.push(Self::delivery(&record, &self.shared.topics, &mut self.blocks)),
                 Err(error @ KafkaError::MessageConsumptionFatal(_)) => return Err(error),
                 Err(error) => {
                     // The context has logged it. The client goes on by itself, but for a position
@@ -294,12 +309,13 @@ impl Poller {
         Ok(())
     }
 
-    fn delivery(&self, record: &BorrowedMessage<'_>) -> Delivery {
+    /// The delivery has the subscription's own name of its topic, so that names are compared by
+    /// their address.
+    fn delivery(record: &BorrowedMessage<'_>, topics: &[Arc<str>], blocks: &mut Blocks) -> Delivery {
         let name = record.topic();
-        let known = self.shared.topics.iter().find(|topic| ***topic == *name);
-        match known {
-            Some(topic) => record::delivery_of(record, topic),
-            None => record::delivery_of(record, &name.into()),
+        match topics.iter().find(|topic| ***topic == *name) {
+            Some(topic) => record::delivery_of(record, topic, blocks),
+            None => record::delivery_of(record, &name.into(), blocks),
         }
     }
 
@@ -358,6 +374,8 @@ impl Poller {
                         "the log no longer holds the group's position: messages were deleted before they were \
                          handled, or the topic was made anew; going on at the earliest message"
                     );
+                    let labels = [("group", self.shared.group.to_string()), ("topic", id.topic.to_string())];
+                    metrics::counter!("micro_kafka_truncated_total", &labels).increment(1);
                     self.shared.resume_paused(&self.client, std::slice::from_ref(&id));
                     self.shared.holdings().lose(std::slice::from_ref(&id));
                     self.shared.received.notify_one();

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use micro_core::{
     Error, ErrorKind, Result,
     broker::{Delivery, Headers, Message},
@@ -39,13 +39,41 @@ pub(crate) fn headers_of(message: &Message) -> Option<OwnedHeaders> {
     )
 }
 
+/// How much is allocated at once for the bytes of received records.
+const BLOCK_BYTES: usize = 64 << 10;
+/// Longer ones have an allocation of their own.
+const COPIED_BYTES_MAX: usize = BLOCK_BYTES / 16;
+
+/// Memory for what is received: the bytes of many records in one allocation, which is freed with the
+/// last of them. Deliveries are done in about the order they came, so little is held for long.
+#[derive(Default)]
+pub(crate) struct Blocks {
+    free: BytesMut,
+}
+
+impl Blocks {
+    fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.is_empty() {
+            return Bytes::new();
+        }
+        if bytes.len() > COPIED_BYTES_MAX {
+            return Bytes::copy_from_slice(bytes);
+        }
+        if self.free.capacity() < bytes.len() {
+            self.free = BytesMut::with_capacity(BLOCK_BYTES);
+        }
+        self.free.extend_from_slice(bytes);
+        self.free.split().freeze()
+    }
+}
+
 /// A record as a delivery of `topic`.
-pub(crate) fn delivery_of(record: &BorrowedMessage<'_>, topic: &Arc<str>) -> Delivery {
+pub(crate) fn delivery_of(record: &BorrowedMessage<'_>, topic: &Arc<str>, blocks: &mut Blocks) -> Delivery {
     let message = Message {
         topic: topic.clone(),
-        key: record.key().map(Bytes::copy_from_slice),
-        headers: record.headers().map(received_headers).unwrap_or_default(),
-        body: record.payload().map(Bytes::copy_from_slice).unwrap_or_default(),
+        key: record.key().map(|key| blocks.copy(key)),
+        headers: record.headers().map(|headers| received_headers(headers, blocks)).unwrap_or_default(),
+        body: record.payload().map(|body| blocks.copy(body)).unwrap_or_default(),
     };
     let timestamp = match record.timestamp() {
         Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => u64::try_from(millis).unwrap_or_default(),
@@ -61,11 +89,11 @@ pub(crate) fn delivery_of(record: &BorrowedMessage<'_>, topic: &Arc<str>) -> Del
 
 /// The headers of a record, whoever wrote it. One whose name is not UTF-8 is left out: the driver
 /// panics at it, and a record must not end the thread that reads it.
-fn received_headers(headers: &BorrowedHeaders) -> Headers {
+fn received_headers(headers: &BorrowedHeaders, blocks: &mut Blocks) -> Headers {
     let read = |index| catch_unwind(AssertUnwindSafe(|| headers.try_get(index))).ok().flatten();
     let mut received = Headers::new();
     for header in (0..headers.count()).filter_map(read) {
-        received.append(header.key, header.value.map(Bytes::copy_from_slice).unwrap_or_default());
+        received.append(header.key, header.value.map(|value| blocks.copy(value)).unwrap_or_default());
     }
     received
 }
@@ -80,6 +108,16 @@ pub(crate) fn bytes_of(delivery: &Delivery) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_copy_bytes_of_any_length() {
+        let mut blocks = Blocks::default();
+        let lengths = [0, 1, 100, COPIED_BYTES_MAX, COPIED_BYTES_MAX + 1, 2 * BLOCK_BYTES];
+        let written: Vec<Vec<u8>> = (0..200).map(|index: usize| vec![index as u8; lengths[index % 6]]).collect();
+        let copied: Vec<Bytes> = written.iter().map(|bytes| blocks.copy(bytes)).collect();
+        assert_eq!(copied, written);
+        assert!(blocks.free.capacity() <= BLOCK_BYTES);
+    }
 
     #[test]
     fn names_that_a_record_cannot_hold_are_refused() {

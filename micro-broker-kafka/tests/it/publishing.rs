@@ -1,6 +1,12 @@
 //! What publishing promises beside the port's suite: limits, faults of one message, partitions.
 
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsString,
+    io::Write as _,
+    os::unix::ffi::OsStringExt as _,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use futures_util::poll;
 use micro_broker_kafka::{Compression, KafkaBroker, KafkaConfig, Partitioner, TopicSpec};
@@ -8,9 +14,9 @@ use micro_core::{
     ErrorKind,
     broker::{Broker, Message, fnv1a_partition},
 };
-use micro_testkit::unique;
+use micro_testkit::{Fixture, Missing, unique};
 
-use crate::world::{KafkaFixture, Reader, bodies, new_topic, numbers, publish, ready};
+use crate::world::{KafkaFixture, PATIENCE, Reader, bodies, new_topic, numbers, publish, ready};
 
 /// What does not fit is refused at once, and nothing behind it in the call takes the place that
 /// becomes free.
@@ -162,4 +168,42 @@ async fn every_compression_arrives_as_it_was_sent() {
     let reader = Reader::join(&kafka.broker, &unique("group"), &topic).await;
     let expected = all.map(|compression| format!("{compression:?} {body}"));
     assert_eq!(bodies(&reader.take(all.len()).await), expected);
+}
+
+/// Whatever another program wrote: a header whose name is no text, a null value, no key, no body.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_any_bytes_is_received_and_ends_nothing() {
+    let kafka = ready!(KafkaFixture);
+    let _kcat = ready!(Kcat);
+    let topic = new_topic(&kafka.broker, 1).await;
+    let mut arguments: Vec<OsString> =
+        ["-P", "-b", &kafka.config.servers, "-t", &topic, "-Z", "-K", ":"].map(OsString::from).to_vec();
+    arguments.extend(["-H".into(), OsString::from_vec(b"na\xffme=value".to_vec()), "-H".into(), "kept=\u{fc}".into()]);
+    let mut kcat = Command::new("kcat").args(arguments).stdin(Stdio::piped()).spawn().unwrap();
+    kcat.stdin.take().unwrap().write_all(b"\xfe:\xfd\n:\n").unwrap();
+    assert!(kcat.wait().unwrap().success());
+    publish(&kafka.broker, &topic, "a", &numbers(0..1)).await;
+
+    let reader = Reader::join(&kafka.broker, &unique("group"), &topic).await;
+    let deliveries = reader.take(3).await;
+    assert_eq!(deliveries[0].message.body, &b"\xfd"[..]);
+    assert_eq!(deliveries[0].message.key.as_deref(), Some(&b"\xfe"[..]));
+    let names: Vec<&str> = deliveries[0].message.headers.iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["kept"], "a name that is no text has no place in the port's headers");
+    assert_eq!(deliveries[1].message.body, "");
+    assert_eq!(deliveries[2].message.body, "0");
+}
+
+/// A client that is not ours.
+struct Kcat;
+
+impl Fixture for Kcat {
+    async fn start() -> Result<Self, Missing> {
+        let found = Command::new("kcat").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        found.map(|_| Self).map_err(|error| Missing::new(format!("kcat, Debian's package of this name: {error}")))
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
 }

@@ -390,16 +390,18 @@ where
     }
 
     async fn dispatch(&mut self, deliveries: Vec<Delivery>, context: &Arc<PartitionContext>) {
-        let mut by_partition: HashMap<TopicPartition, Vec<Delivery>> = HashMap::new();
-        for delivery in deliveries {
-            by_partition.entry(delivery.topic_partition()).or_default().push(delivery);
-        }
-        for (id, deliveries) in by_partition {
+        // Neighbours are mostly of one partition: it is looked up once for all of them.
+        let mut deliveries = deliveries.into_iter().peekable();
+        while let Some(first) = deliveries.peek() {
+            let id = first.topic_partition();
+            let is_same = |delivery: &Delivery| {
+                delivery.partition == id.partition && Arc::ptr_eq(&delivery.message.topic, &id.topic)
+            };
             let partition = self
                 .partitions
-                .entry(id)
+                .entry(id.clone())
                 .or_insert_with_key(|id| Partition::start(id.clone(), context.clone(), &self.service, &self.abandoned));
-            partition.push(deliveries);
+            partition.push(std::iter::from_fn(|| deliveries.next_if(is_same)));
             partition.regulate().await;
         }
     }

@@ -105,12 +105,18 @@ impl Partition {
     /// Queues deliveries of this partition, in offset order.
     pub(crate) fn push(&self, deliveries: impl IntoIterator<Item = Delivery>) {
         let mut state = self.state();
+        let counts_before: Vec<usize> = state.queues.iter().map(VecDeque::len).collect();
         for delivery in deliveries {
             // What came before and is in hand or done already is not taken twice.
             if state.tracker.received(delivery.offset) {
                 state.first_offset.get_or_insert(delivery.offset);
                 let lane = self.lanes.lane(&delivery);
                 state.queues[lane].push_back(delivery);
+            }
+        }
+        // Once a lane, however many deliveries it got.
+        for (lane, count_before) in counts_before.into_iter().enumerate() {
+            if state.queues[lane].len() > count_before {
                 self.wakes[lane].notify_one();
             }
         }

@@ -50,13 +50,23 @@ impl OffsetTracker {
 
     /// Marks an offset as done; one that was not received is ignored.
     pub fn done(&mut self, offset: i64) {
-        let Ok(index) = self.pending.binary_search_by_key(&offset, |(offset, _)| *offset) else { return };
+        let Some(index) = self.index_of(offset) else { return };
         if !std::mem::replace(&mut self.pending[index].1, true) {
             self.unfinished_count -= 1;
         }
         while self.pending.front().is_some_and(|(_, is_done)| *is_done) {
             self.pending.pop_front();
         }
+    }
+
+    /// Offsets mostly have no gaps: then the distance to the first is the place.
+    fn index_of(&self, offset: i64) -> Option<usize> {
+        let (first, _) = self.pending.front()?;
+        let distance = usize::try_from(offset.checked_sub(*first)?).ok()?;
+        if self.pending.get(distance).is_some_and(|(found, _)| *found == offset) {
+            return Some(distance);
+        }
+        self.pending.binary_search_by_key(&offset, |(offset, _)| *offset).ok()
     }
 
     /// The offset of the first that is not done, or the one after the last received; `None` before

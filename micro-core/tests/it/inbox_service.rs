@@ -61,6 +61,37 @@ async fn an_event_without_an_id_is_known_by_its_origin() {
     assert_eq!(world.applied("a"), [1, 1]);
 }
 
+/// A process that was frozen longer than its session wakes up with deliveries in hand that somebody
+/// else has handled since, or is about to: what it does with them must be nothing, or the next thing.
+/// The claims in the handlers' own transactions are the fence, with an event id and without one.
+#[tokio::test]
+async fn a_consumer_that_was_frozen_applies_nothing_twice_and_nothing_out_of_order() {
+    for has_ids in [true, false] {
+        let (world, ledger) = (World::new(), Ledger::applying());
+        let (frozen, heir) = (world.inbox(&ledger, policy()), world.inbox(&ledger, policy()));
+        let sent: Vec<Message> = (1..=9)
+            .map(|seq| {
+                let mut sent = message(&Paid::new("a", seq));
+                if !has_ids {
+                    sent.headers.remove(header::EVENT_ID);
+                }
+                sent
+            })
+            .collect();
+        let log = |offsets: std::ops::Range<usize>| {
+            offsets.map(|offset| delivered(sent[offset].clone(), i64::try_from(offset).unwrap())).collect::<Vec<_>>()
+        };
+        settle(&frozen, log(0..2)).await.unwrap();
+        // It froze before it acked: its heir begins at the first offset.
+        settle(&heir, log(0..5)).await.unwrap();
+        // It wakes with two batches in hand: one is behind its heir, the other ahead in part.
+        settle(&frozen, log(2..4)).await.unwrap();
+        settle(&frozen, log(4..7)).await.unwrap();
+        settle(&heir, log(5..9)).await.unwrap();
+        assert_eq!(world.applied("a"), [1, 2, 3, 4, 5, 6, 7, 8, 9], "has_ids {has_ids}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_transient_error_is_tried_again_and_its_effect_is_once() {
     let world = World::new();
