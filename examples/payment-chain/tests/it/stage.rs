@@ -342,6 +342,6 @@ pub(crate) fn await_true(patience: Duration, mut ready: impl FnMut() -> Result<(
     let deadline = Instant::now() + patience;
     while let Err(missing) = ready() {
         assert!(Instant::now() < deadline, "after {patience:?}: {missing}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
