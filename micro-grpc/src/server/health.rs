@@ -101,6 +101,9 @@ impl Watching {
             if self.last.replace(answer.status) != Some(answer.status) {
                 return Some((Ok(answer), self));
             }
+            if self.is_last {
+                break;
+            }
             tokio::select! {
                 changed = self.parts.changed() => changed.ok()?,
                 changed = self.withdrawal.changed() => changed.ok()?,

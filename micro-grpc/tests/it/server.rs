@@ -44,6 +44,22 @@ async fn health_follows_the_application_and_is_watched() {
 }
 
 #[tokio::test]
+async fn a_watch_of_health_that_was_told_of_the_stop_does_not_hold_up_the_drain() {
+    let registry = MemoryRegistry::new();
+    let running = serve("one", &registry).await;
+    let mut health = HealthClient::new(channel(&registry).await);
+    let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    running.health.set("app", HealthStatus::NotServing("stopping".into()));
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+
+    let began = Instant::now();
+    running.server.drain(Duration::from_secs(20)).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(watch.message().await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn reflection_lists_the_users_own_service() {
     let method = MethodDescriptorProto {
         name: Some("Hello".into()),

@@ -5,6 +5,8 @@ mod chain;
 #[path = "../../../product/tests/it/databases.rs"]
 mod databases;
 mod events;
+#[cfg(feature = "tx-mysql")]
+mod health;
 #[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql"))]
 mod process;
 mod program;
