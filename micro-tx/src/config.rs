@@ -5,6 +5,10 @@ use std::{fmt, time::Duration};
 use micro_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
+/// How many statements a connection keeps prepared: the framework's and a service's in each of
+/// their widths.
+pub(crate) const PREPARED_COUNT_MAX: usize = 512;
+
 /// The settings of a [`SqlDatabase`](crate::SqlDatabase). Durations are milliseconds when read
 /// from a file.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

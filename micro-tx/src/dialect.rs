@@ -66,12 +66,13 @@ impl Dialect {
         }
     }
 
-    /// A subquery with the integers of a JSON array that is bound to its `?`.
-    pub(crate) const fn integer_list(self) -> &'static str {
+    /// A subquery with the integers of a JSON array that is bound to its `?`; `None` where it would
+    /// be read once for every row that is compared with it.
+    pub(crate) const fn integer_list(self) -> Option<&'static str> {
         match self {
-            Self::Sqlite => "SELECT value FROM json_each(?)",
-            Self::MySql => "SELECT value FROM JSON_TABLE(?, '$[*]' COLUMNS (value BIGINT PATH '$')) AS list",
-            Self::Postgres => "SELECT value::bigint FROM json_array_elements_text(?::json)",
+            Self::Sqlite => Some("SELECT value FROM json_each(?)"),
+            Self::MySql => None,
+            Self::Postgres => Some("SELECT value::bigint FROM json_array_elements_text(?::json)"),
         }
     }
 

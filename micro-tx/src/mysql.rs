@@ -12,7 +12,7 @@ use sqlx::{
 use sqlx_core::transaction::TransactionManager as _;
 
 use crate::{
-    config::{SqlConfig, redacted},
+    config::{PREPARED_COUNT_MAX, SqlConfig, redacted},
     dialect::Dialect,
     row::Row,
     server::{Driver, ServerTx, Session},
@@ -32,7 +32,7 @@ impl Driver for MySql {
             let message = "the URL is not one of MySQL: mysql://USER:PASSWORD@HOST:PORT/DATABASE";
             Error::new(ErrorKind::InvalidArgument, "sql.connect", message).with_context("url", redacted(&config.url))
         })?;
-        Ok(options.disable_statement_logging())
+        Ok(options.disable_statement_logging().statement_cache_capacity(PREPARED_COUNT_MAX))
     }
 
     fn address(options: &MySqlConnectOptions) -> String {

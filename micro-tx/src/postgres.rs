@@ -14,7 +14,7 @@ use sqlx::{
 use sqlx_core::transaction::TransactionManager as _;
 
 use crate::{
-    config::{SqlConfig, redacted},
+    config::{PREPARED_COUNT_MAX, SqlConfig, redacted},
     dialect::Dialect,
     row::Row,
     server::{Driver, ServerTx, Session},
@@ -34,7 +34,7 @@ impl Driver for Postgres {
             let message = "the URL is not one of PostgreSQL: postgres://USER:PASSWORD@HOST:PORT/DATABASE";
             Error::new(ErrorKind::InvalidArgument, "sql.connect", message).with_context("url", redacted(&config.url))
         })?;
-        Ok(options.disable_statement_logging())
+        Ok(options.disable_statement_logging().statement_cache_capacity(PREPARED_COUNT_MAX))
     }
 
     fn address(options: &PgConnectOptions) -> String {

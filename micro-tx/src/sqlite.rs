@@ -18,7 +18,7 @@ use sqlx_core::transaction::TransactionManager as _;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
-    config::{SqlConfig, Synchronous, redacted},
+    config::{PREPARED_COUNT_MAX, SqlConfig, Synchronous, redacted},
     dialect::Dialect,
     error::from_sqlx,
     row::Row,
@@ -164,7 +164,8 @@ fn options(config: &SqlConfig) -> Result<SqliteConnectOptions> {
         .synchronous(synchronous)
         .foreign_keys(true)
         .busy_timeout(config.busy_timeout)
-        .disable_statement_logging())
+        .disable_statement_logging()
+        .statement_cache_capacity(PREPARED_COUNT_MAX))
 }
 
 fn is_in_memory(url: &str) -> bool {

@@ -87,7 +87,7 @@ fn row_values(message: &Message, now: i64) -> Result<[Value; COLUMN_COUNT]> {
 
 struct SqlOutboxShard {
     owned: Owned,
-    select: String,
+    select: Unsent,
     delete: Widths,
     park: String,
 }
@@ -101,17 +101,18 @@ impl SqlOutboxShard {
             16 => String::new(),
             _ => format!("shard IN ({}) AND", buckets.join(", ")),
         };
-        let list = database.dialect().integer_list();
-        let select = format!(
-            "SELECT id, topic, message_key, headers, body FROM micro_outbox \
-             WHERE {mine} parked_at IS NULL AND id NOT IN ({list}) ORDER BY id LIMIT ?"
-        );
+        let select = |list: &str| {
+            database.prefixed(&format!(
+                "SELECT id, topic, message_key, headers, body FROM micro_outbox \
+                 WHERE {mine} parked_at IS NULL AND id NOT IN ({list}) ORDER BY id LIMIT ?"
+            ))
+        };
         let delete = |ids: &str| {
             database.prefixed(&format!("DELETE FROM micro_outbox WHERE parked_at IS NULL AND id IN ({ids})"))
         };
         let park = "UPDATE micro_outbox SET parked_at = ?, parked_cause = ? WHERE id = ? AND parked_at IS NULL";
         Self {
-            select: database.prefixed(&select),
+            select: Unsent::new(database.dialect().integer_list(), select),
             delete: Widths::new("?", delete),
             park: database.prefixed(park),
             owned,
@@ -119,11 +120,49 @@ impl SqlOutboxShard {
     }
 }
 
+/// The statement that reads rows but those that are known.
+enum Unsent {
+    /// With their ids as one value.
+    List(String),
+    /// With a value for each: a text for each count of [`KNOWN_COUNTS`].
+    Values(Vec<String>),
+}
+
+/// The most ids that a statement with a value for each leaves out, from small to large.
+const KNOWN_COUNTS: [usize; 6] = [1, 16, 64, 256, 1_024, 8_192];
+
+impl Unsent {
+    fn new(integer_list: Option<&str>, statement: impl Fn(&str) -> String) -> Self {
+        match integer_list {
+            Some(list) => Self::List(statement(list)),
+            None => Self::Values(KNOWN_COUNTS.map(|count| statement(&vec!["?"; count].join(", "))).into()),
+        }
+    }
+
+    /// The statement and its values, but the limit.
+    fn but(&self, known: &[i64]) -> (&str, Vec<Value>) {
+        match self {
+            Self::List(statement) => (statement, vec![serde_json::to_string(known).expect("numbers are JSON").into()]),
+            Self::Values(statements) => {
+                // What does not fit comes back and is known: it costs, and does no harm.
+                let fitting =
+                    KNOWN_COUNTS.iter().position(|count| *count >= known.len()).unwrap_or(statements.len() - 1);
+                let count = KNOWN_COUNTS[fitting];
+                // No row has the id 0.
+                let filling = known.last().copied().unwrap_or(0);
+                let ids = known.iter().copied().chain(std::iter::repeat(filling)).take(count);
+                (&statements[fitting], ids.map(Value::Integer).collect())
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl OutboxShard for SqlOutboxShard {
     async fn unsent(&mut self, known: &[i64], count_max: usize) -> Result<Vec<OutboxRow>> {
-        let known = serde_json::to_string(known).expect("numbers are JSON");
-        let rows = self.owned.fetch_all("outbox.unsent", &self.select, &[known.into(), limit(count_max)]).await?;
+        let (statement, mut values) = self.select.but(known);
+        values.push(limit(count_max));
+        let rows = self.owned.fetch_all("outbox.unsent", statement, &values).await?;
         let mut unsent = Vec::with_capacity(rows.len());
         for row in &rows {
             let id = row.get("id")?;
@@ -148,5 +187,26 @@ impl OutboxShard for SqlOutboxShard {
     async fn park(&mut self, id: i64, cause: &Error) -> Result<()> {
         let values = vec![now_millis().into(), cause.report().into(), id.into()];
         self.owned.execute_all("outbox.park", &[(&self.park, values)]).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_ids_are_left_out_whatever_their_count() {
+        let unsent = Unsent::new(None, |list| list.to_owned());
+        for (known_count, value_count) in [(0, 1), (1, 1), (2, 16), (64, 64), (65, 256), (8_193, 8_192)] {
+            let known: Vec<i64> = (1..=known_count).collect();
+            let (statement, values) = unsent.but(&known);
+            assert_eq!((statement.matches('?').count(), values.len()), (value_count, value_count));
+            let ids: Vec<i64> =
+                values.iter().map(|value| if let Value::Integer(id) = value { *id } else { -1 }).collect();
+            assert!(known.iter().take(value_count).all(|id| ids.contains(id)));
+            assert!(ids.iter().all(|id| *id == 0 || known.contains(id)));
+        }
+        let (_, values) = Unsent::new(Some("json(?)"), |list| list.to_owned()).but(&[3, 4]);
+        assert_eq!(values, [Value::Text("[3,4]".to_owned())]);
     }
 }

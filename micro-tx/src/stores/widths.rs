@@ -1,8 +1,9 @@
 //! Statements over many rows in fixed widths, so that few texts are prepared and kept.
 
 /// How many rows one statement takes. Each width is a text that every connection prepares once;
-/// with a text for every count the statement cache would overflow.
-const WIDTHS: [usize; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
+/// with a text for every count the statement cache would overflow. Small sets, which are most under
+/// a moderate load, go in one statement.
+const WIDTHS: [usize; 22] = [256, 128, 64, 48, 32, 24, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1];
 
 /// One statement text a width.
 pub(crate) struct Widths([String; WIDTHS.len()]);
@@ -75,8 +76,8 @@ mod tests {
         };
         assert_eq!(sizes(0), []);
         assert_eq!(sizes(1), [(text(1), 1, 0)]);
-        assert_eq!(sizes(3), [(text(4), 4, 2)]);
-        assert_eq!(sizes(9), [(text(16), 16, 8)]);
-        assert_eq!(sizes(259), [(text(256), 256, 255), (text(4), 4, 258)]);
+        assert_eq!(sizes(3), [(text(3), 3, 2)]);
+        assert_eq!(sizes(17), [(text(24), 24, 16)]);
+        assert_eq!(sizes(259), [(text(256), 256, 255), (text(3), 3, 258)]);
     }
 }

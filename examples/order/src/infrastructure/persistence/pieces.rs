@@ -1,9 +1,9 @@
 //! Cuts sets into pieces of fixed widths, so that a handful of statement texts is prepared once
 //! each instead of one per set size.
 
-/// From large to small; at 256 rows of ten values a statement stays below every database's limit
+/// From large to small, every count of small sets among them; at 256 rows of ten values a statement stays below every database's limit
 /// on values.
-const WIDTHS: [usize; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
+const WIDTHS: [usize; 22] = [256, 128, 64, 48, 32, 24, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1];
 
 /// The items in order, in pieces whose lengths are in [`WIDTHS`].
 pub(super) fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
