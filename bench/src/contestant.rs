@@ -52,6 +52,8 @@ pub struct Files {
     pub go_chain: PathBuf,
     /// For the services' output.
     pub logs: PathBuf,
+    /// How long every contestant's producer lets a batch fill.
+    pub linger_ms: u32,
 }
 
 /// The two services of a contestant, running.
@@ -128,7 +130,12 @@ impl Contestant {
         match self {
             Self::Ours => {
                 command = binary(&files.binaries, service.name());
-                command.args(["--registry", &format!("consul://{consul}"), "--broker", &format!("kafka://{kafka}")]);
+                command.args([
+                    "--registry",
+                    &format!("consul://{consul}"),
+                    "--broker",
+                    &format!("kafka://{kafka}?linger_ms={}", files.linger_ms),
+                ]);
                 command.args(["--database", &format!("mysql://root@{mariadb}/{database}")]).env("RUST_LOG", "warn");
                 // The audit is the examples' own: neither of the others has anything like it.
                 if matches!(service, Service::Order) {
@@ -137,13 +144,14 @@ impl Contestant {
             }
             Self::Raw => {
                 command = binary(&files.binaries, "raw-chain");
-                command.args([service.name(), "--kafka", kafka]);
+                command.args([service.name(), "--kafka", kafka, "--linger-ms", &files.linger_ms.to_string()]);
                 command.args(["--mysql", &format!("mysql://root@{mariadb}/{database}")]);
             }
             Self::Go => {
                 command = Command::new(&files.go_chain);
                 command.args([service.name(), "--consul", consul, "--kafka", kafka, "--topic", TOPIC]);
                 command.args(["--mysql", &format!("root@tcp({mariadb})/{database}"), "--group", PRODUCT_GROUP]);
+                command.args(["--linger", &format!("{}ms", files.linger_ms)]);
             }
         }
         command

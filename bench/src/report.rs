@@ -57,7 +57,12 @@ const FIGURES: &[Figure] = &[
         of: |outcome| (outcome.resident_kib[0] + outcome.resident_kib[1]) as f64 / 1024.0,
     },
     Figure { name: "statements/order", key: "statements_per_order", of: Outcome::statements_per_order },
-    Figure { name: "commits/order", key: "commits_per_order", of: |outcome| outcome.statements_of("Com_commit") },
+    Figure { name: "  commits", key: "commits_per_order", of: |outcome| outcome.statements_of("Com_commit") },
+    Figure { name: "  selects", key: "selects_per_order", of: |outcome| outcome.statements_of("Com_select") },
+    Figure { name: "  inserts", key: "inserts_per_order", of: |outcome| outcome.statements_of("Com_insert") },
+    Figure { name: "  updates", key: "updates_per_order", of: |outcome| outcome.statements_of("Com_update") },
+    Figure { name: "  deletes", key: "deletes_per_order", of: |outcome| outcome.statements_of("Com_delete") },
+    Figure { name: "  prepares", key: "prepares_per_order", of: |outcome| outcome.statements_of("Com_stmt_prepare") },
 ];
 
 fn micros(outcome: &Outcome, time: std::time::Duration) -> f64 {

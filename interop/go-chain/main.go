@@ -11,11 +11,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"time"
 )
 
 // settings are what both services are told.
 type settings struct {
 	consul, kafka, mysql, listen, topic, group string
+	linger                                     time.Duration
 }
 
 func main() {
@@ -30,6 +32,7 @@ func main() {
 	flags.StringVar(&s.listen, "listen", "127.0.0.1:0", "where calls are taken")
 	flags.StringVar(&s.topic, "topic", "OrderEvent", "topic of the payment events")
 	flags.StringVar(&s.group, "group", "product-consumer", "consumer group of the product service")
+	flags.DurationVar(&s.linger, "linger", 0, "how long the producer lets a batch fill")
 	_ = flags.Parse(os.Args[2:]) // ExitOnError
 
 	// go-micro reads os.Args where it parses flags of its own: these are ours.

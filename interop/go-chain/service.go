@@ -44,6 +44,7 @@ func newBroker(s settings) broker.Broker {
 	producer := sarama.NewConfig()
 	producer.Version = sarama.V3_0_0_0
 	producer.Producer.RequiredAcks = sarama.WaitForAll
+	producer.Producer.Flush.Frequency = s.linger
 	producer.Producer.Interceptors = []sarama.ProducerInterceptor{keyed{}}
 
 	consumer := sarama.NewConfig()

@@ -39,6 +39,9 @@ struct Arguments {
     /// Ends with the figures as one JSON object in one line.
     #[arg(long)]
     json: bool,
+    /// How long every contestant's producer lets a batch fill, in milliseconds.
+    #[arg(long, default_value_t = 10)]
+    linger_ms: u32,
     /// Folder of the release binaries; that of this program by default.
     #[arg(long)]
     binaries: Option<PathBuf>,
@@ -70,13 +73,14 @@ async fn run(arguments: &Arguments) -> Result<()> {
         sku_count: 200,
     };
     let setting = format!(
-        "{} orders a round after {} to warm up, {} callers on {} connections, {} SKUs, {} partitions, acks=all; MariaDB {}",
+        "{} orders a round after {} to warm up, {} callers on {} connections, {} SKUs, {} partitions, acks=all, linger {} ms; MariaDB {}",
         plan.order_count,
         plan.warm_up_count,
         arguments.callers,
         plan.connection_count,
         plan.sku_count,
         bench::topics::PARTITION_COUNT,
+        arguments.linger_ms,
         shop::durability(&servers.mariadb).await?,
     );
     eprintln!("{setting}");
@@ -129,7 +133,7 @@ fn files(arguments: &Arguments) -> Result<Files> {
     let go_chain = arguments.go_chain.clone().unwrap_or_else(|| binaries.join("go-chain"));
     let logs = binaries.join("bench-logs");
     std::fs::create_dir_all(&logs)?;
-    Ok(Files { binaries, go_chain, logs })
+    Ok(Files { binaries, go_chain, logs, linger_ms: arguments.linger_ms })
 }
 
 fn address(kind: Kind) -> Result<String> {

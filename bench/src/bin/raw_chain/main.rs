@@ -27,6 +27,9 @@ struct Arguments {
     mysql: MySqlConnectOptions,
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: String,
+    /// How long the producer lets a batch fill.
+    #[arg(long, default_value_t = 0)]
+    linger_ms: u32,
     /// Connections to the database.
     #[arg(long, default_value_t = 32)]
     connections: u32,
@@ -48,7 +51,7 @@ enum Service {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let database = connect(&arguments).await?;
-    let producer = outbox::producer(&arguments.kafka)?;
+    let producer = outbox::producer(&arguments.kafka, arguments.linger_ms)?;
     let wake = outbox::start_relay(database.clone(), producer);
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let stopped = async move {

@@ -79,12 +79,12 @@ pub(crate) async fn add(tx: &mut MySqlConnection, events: &[Event]) -> sqlx::Res
     Ok(())
 }
 
-pub(crate) fn producer(kafka: &str) -> Result<FutureProducer> {
+pub(crate) fn producer(kafka: &str, linger_ms: u32) -> Result<FutureProducer> {
     Ok(ClientConfig::new()
         .set("bootstrap.servers", kafka)
         .set("enable.idempotence", "true")
         .set("acks", "all")
-        .set("linger.ms", "0")
+        .set("linger.ms", linger_ms.to_string())
         .set("max.in.flight.requests.per.connection", "2")
         .set("compression.type", "lz4")
         .set("partitioner", "fnv1a_random")
