@@ -24,8 +24,10 @@ pub trait BatchCall: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The inner ones are answers: a caller's own, its neighbours' effects stand. The outer one says
-    /// that nothing took effect for anybody; each request is then tried alone, once.
+    /// The inner ones are answers: a caller's own, its neighbours' effects stand. The outer one is
+    /// the whole batch's. Where its kind says that nothing took effect and that one request may be
+    /// the reason (a permanent one, `Aborted`, `NotFound`, `Internal`), each is tried alone, once; any
+    /// other, such as that of a database that is away or of a commit without an answer, is everybody's.
     async fn call(&self, requests: &[Self::Request]) -> Result<Vec<Result<Self::Response>>>;
 }
 
@@ -130,10 +132,7 @@ impl<C: BatchCall> Shared<C> {
         while let Some(batch) = self.next_batch() {
             let (requests, answers): (Vec<_>, Vec<_>) =
                 batch.into_iter().map(|waiting| (waiting.request, waiting.answer)).unzip();
-            for (answer, outcome) in answers.into_iter().zip(self.answer(&requests).await) {
-                // A caller that is gone wants no answer.
-                answer.send(outcome).ok();
-            }
+            self.answer(&requests, answers).await;
         }
     }
 
@@ -149,21 +148,35 @@ impl<C: BatchCall> Shared<C> {
         Some(state.waiting.drain(..count).collect())
     }
 
-    async fn answer(&self, requests: &[C::Request]) -> Vec<Result<C::Response>> {
+    async fn answer(&self, requests: &[C::Request], mut answers: Vec<oneshot::Sender<Result<C::Response>>>) {
         let error = match self.attempt(requests).await {
-            Ok(answers) => return answers,
+            Ok(outcomes) => {
+                for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                    // A caller that is gone wants no answer.
+                    answer.send(outcome).ok();
+                }
+                return;
+            }
             Err(error) => error,
         };
-        if requests.len() == 1 {
-            return vec![Err(error)];
+        if let [_] = requests {
+            answers.pop().expect("an answer for each request").send(Err(error)).ok();
+            return;
         }
-        tracing::debug!(count = requests.len(), error = %error.report(), "a batch failed, each call is tried alone");
-        let mut answers = Vec::with_capacity(requests.len());
-        for request in requests {
-            let alone = self.attempt(std::slice::from_ref(request)).await;
-            answers.push(alone.and_then(|mut answers| answers.pop().expect("attempt answers every request")));
+        let error = Arc::new(error);
+        let is_tried_alone = may_be_one_requests_fault(&error);
+        if is_tried_alone {
+            tracing::debug!(count = requests.len(), error = %error.report(), "a batch failed, each call is tried alone");
         }
-        answers
+        for (request, answer) in requests.iter().zip(answers) {
+            let outcome = if is_tried_alone && !answer.is_closed() {
+                let alone = self.attempt(std::slice::from_ref(request)).await;
+                alone.and_then(|mut outcomes| outcomes.pop().expect("attempt answers every request"))
+            } else {
+                Err(Error::new(error.kind(), "batch.call", error.message().to_owned()).with_source(error.clone()))
+            };
+            answer.send(outcome).ok();
+        }
     }
 
     /// One call; as many answers as requests.
@@ -182,6 +195,12 @@ impl<C: BatchCall> Shared<C> {
     }
 }
 
+/// Whether the rest may do without one request, and nothing of the batch took effect.
+fn may_be_one_requests_fault(error: &Error) -> bool {
+    let kind = error.kind();
+    kind.is_permanent() || matches!(kind, ErrorKind::Aborted | ErrorKind::NotFound | ErrorKind::Internal)
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::{FutureExt as _, future::join_all};
@@ -189,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    /// Doubles numbers; refuses 0, fails whole batches with a 13 in them, panics at 99.
+    /// Doubles numbers; refuses 0, fails whole batches with a 13 or a 14 in them, panics at 99.
     struct Doubling {
         batches: Arc<Mutex<Vec<Vec<u32>>>>,
         permits: Arc<Semaphore>,
@@ -206,6 +225,9 @@ mod tests {
             assert!(!requests.contains(&99), "no 99");
             if requests.contains(&13) {
                 return Err(Error::new(ErrorKind::Aborted, "double", "13"));
+            }
+            if requests.contains(&14) {
+                return Err(Error::new(ErrorKind::Unknown, "double", "no answer to the commit"));
             }
             let double = |request: &u32| match request {
                 0 => Err(Error::new(ErrorKind::InvalidArgument, "double", "0")),
@@ -276,6 +298,13 @@ mod tests {
         let stage = stage(one_at_a_time());
         assert_eq!(outcomes(&stage, &[1, 13, 3]).await, [Ok(2), Err(ErrorKind::Aborted), Ok(6)]);
         assert_eq!(*stage.batches.lock().unwrap(), [vec![500], vec![1, 13, 3], vec![1], vec![13], vec![3]]);
+    }
+
+    #[tokio::test]
+    async fn a_batch_of_unknown_outcome_is_not_repeated() {
+        let stage = stage(one_at_a_time());
+        assert_eq!(outcomes(&stage, &[1, 14, 3]).await, [Err(ErrorKind::Unknown); 3]);
+        assert_eq!(*stage.batches.lock().unwrap(), [vec![500], vec![1, 14, 3]]);
     }
 
     #[tokio::test]
