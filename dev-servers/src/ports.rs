@@ -1,6 +1,10 @@
 //! The one table of ports, and free ones.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    thread,
+    time::Duration,
+};
 
 use crate::kind::Kind;
 
@@ -32,7 +36,14 @@ pub fn free_port() -> u16 {
 }
 
 pub(crate) fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+    // Asked again: a program that another thread starts at this moment has copies of this process's
+    // sockets until it is loaded, so that a port looks taken that was given back.
+    (0..5).any(|attempt| {
+        if attempt > 0 {
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+    })
 }
 
 #[cfg(test)]
