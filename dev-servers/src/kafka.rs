@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{Read, Write as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -79,7 +79,12 @@ impl Program for Kafka {
     }
 
     fn answers(&self, port: u16) -> bool {
-        brokers(port).is_some_and(|count| count > 0)
+        match brokers(port) {
+            Ok(count) => count > 0,
+            // A listener with SASL hangs up on who has not said who he is, but tells its versions.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => tells_versions(port).is_ok(),
+            Err(_) => false,
+        }
     }
 }
 
@@ -174,15 +179,26 @@ fn cluster_id() -> String {
 
 /// How many brokers the cluster says it has: it has none until the one has registered itself, and
 /// then takes requests.
-fn brokers(port: u16) -> Option<i32> {
-    let mut stream = connect(port).ok()?;
+fn brokers(port: u16) -> io::Result<i32> {
     // Metadata (3), version 1, correlation id 1, no client id, no topics.
     let request: &[u8] = &[0, 0, 0, 14, 0, 3, 0, 1, 0, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 0];
-    stream.write_all(request).ok()?;
     // Length, correlation id, number of brokers.
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).ok()?;
-    Some(i32::from_be_bytes(answer[8..].try_into().expect("four of twelve bytes")))
+    let answer: [u8; 12] = ask(port, request)?;
+    Ok(i32::from_be_bytes(answer[8..].try_into().expect("four of twelve bytes")))
+}
+
+fn tells_versions(port: u16) -> io::Result<()> {
+    // ApiVersions (18), version 0, correlation id 1, no client id.
+    ask::<10>(port, &[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff]).map(drop)
+}
+
+/// The first bytes of the answer to a request.
+fn ask<const COUNT: usize>(port: u16, request: &[u8]) -> io::Result<[u8; COUNT]> {
+    let mut stream = connect(port)?;
+    stream.write_all(request)?;
+    let mut answer = [0; COUNT];
+    stream.read_exact(&mut answer)?;
+    Ok(answer)
 }
 
 #[cfg(test)]
