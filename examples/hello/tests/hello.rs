@@ -84,7 +84,7 @@ fn calling_through_memory_says_why_nothing_can_be_there() {
 #[test]
 fn what_cannot_be_is_one_line_without_the_secret_in_it() {
     for (job, arguments, expected) in [
-        ("call", ["--registry", "consul://:canary-7f3a@127.0.0.1:8500"], "scheme=consul"),
+        ("call", ["--registry", "zookeeper://:canary-7f3a@127.0.0.1:2181"], "scheme=zookeeper"),
         ("call", ["--registry", "static:hello.Greeter=app:canary-7f3a@127.0.0.1:1"], "expected name=host:port"),
         ("serve", ["--registry", "canary-7f3a"], "not a URL"),
         ("serve", ["--address", "nonsense"], "expected a free host:port"),
