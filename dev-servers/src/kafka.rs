@@ -167,8 +167,14 @@ pub(crate) fn properties(site: &Site, controller: u16) -> String {
 
 /// Sixteen random bytes in URL-safe base64 without padding, as Kafka writes its ids.
 fn cluster_id() -> String {
+    base64_id(fastrand::u128(..))
+}
+
+fn base64_id(bits: u128) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let id = fastrand::u128(..);
+    // The first letter is one of the lower half: the storage tool would take a leading `-` for an
+    // option, one id in 64 (Kafka's own `Uuid.randomUuid` draws again for the same reason).
+    let id = bits & (u128::MAX >> 1);
     // 128 bits are 21 letters of six and one of two, which stand first in the last letter.
     let letter = |index: u32| match index {
         21 => (id << 4) & 63,
@@ -233,6 +239,12 @@ mod tests {
         assert!(id.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_".contains(letter)));
         // Of the last letter only the upper two of six bits are the id's.
         assert!("AQgw".contains(id.chars().next_back().unwrap()));
+    }
+
+    #[test]
+    fn a_cluster_id_is_never_taken_for_an_option() {
+        assert!(!base64_id(u128::MAX).starts_with('-'), "{}", base64_id(u128::MAX));
+        assert!(!base64_id(62 << 122).starts_with('-'), "{}", base64_id(62 << 122));
     }
 
     #[test]
