@@ -164,7 +164,7 @@ impl<C: BatchCall> Shared<C> {
             return;
         }
         let error = Arc::new(error);
-        let is_tried_alone = may_be_one_requests_fault(&error);
+        let is_tried_alone = may_be_ones_fault(&error);
         if is_tried_alone {
             tracing::debug!(count = requests.len(), error = %error.report(), "a batch failed, each call is tried alone");
         }
@@ -195,8 +195,8 @@ impl<C: BatchCall> Shared<C> {
     }
 }
 
-/// Whether the rest may do without one request, and nothing of the batch took effect.
-fn may_be_one_requests_fault(error: &Error) -> bool {
+/// Whether the rest of a batch may do without one of its parts, and nothing of it took effect.
+pub(crate) fn may_be_ones_fault(error: &Error) -> bool {
     let kind = error.kind();
     kind.is_permanent() || matches!(kind, ErrorKind::Aborted | ErrorKind::NotFound | ErrorKind::Internal)
 }

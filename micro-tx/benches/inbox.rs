@@ -20,6 +20,8 @@ use micro_core::{
 use micro_tx::{SqlConfig, SqlDatabase, SqlTxExt, Value};
 use tower_service::Service;
 
+mod database;
+
 const ROUNDS: usize = 10;
 const ONE_BY_ONE_COUNT: usize = 400;
 const BATCHED_COUNT: usize = 4_000;
@@ -97,7 +99,7 @@ fn main() -> Result<()> {
 async fn compare() -> Result<()> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = format!("sqlite:{}", folder.path().join("bench.db").display());
-    let url = std::env::args().skip_while(|argument| argument != "--database").nth(1);
+    let url = database::chosen().await.expect("the server makes a database");
     let config = SqlConfig::new(url.unwrap_or(file));
     let database = SqlDatabase::connect(config).await?;
     println!("{}, {SKU_COUNT} SKUs, {ROUNDS} rounds in turn", database.dialect_name());
@@ -166,7 +168,7 @@ async fn rate(inbox: &InboxService, deliveries: Vec<Delivery>, batch_count: usiz
     let mut inbox = inbox.clone();
     let took = timed(async move {
         for deliveries in batches {
-            inbox.call(DeliveryBatch { group: "bench".into(), deliveries }).await?;
+            inbox.call(DeliveryBatch::new("bench", deliveries)).await?;
         }
         Ok(())
     })

@@ -50,7 +50,9 @@ pub struct InboxStores {
 /// A batch is one transaction: claim the ids, park what waits behind a parked delivery of its key,
 /// hand the new ones to their handlers in delivery order, commit. When a handler fails, all of it
 /// is undone and tried in parts until the failing delivery stands alone; that one goes the way of
-/// the [`DeliveryPolicy`]. `Ok` means that every delivery is settled (handled, parked or given
+/// the [`DeliveryPolicy`]. A batch that a [`Consumer`](super::Consumer) joined from several lanes
+/// ends at the first failure, `Cancelled`, and the consumer hands in each lane's part: those without
+/// a failure do not wait for the retries. `Ok` means that every delivery is settled (handled, parked or given
 /// up) and committed, so that its offset can be acked.
 ///
 /// # Errors
@@ -130,7 +132,7 @@ impl Service<DeliveryBatch> for InboxService {
 
     fn call(&mut self, batch: DeliveryBatch) -> Self::Future {
         let inbox = self.inbox.clone();
-        Box::pin(async move { inbox.settle(&batch.deliveries).await })
+        Box::pin(async move { inbox.settle(&batch).await })
     }
 }
 
@@ -192,20 +194,26 @@ impl Piece {
 }
 
 impl Inbox {
-    async fn settle(&self, deliveries: &[Delivery]) -> Result<()> {
-        let entries: Vec<_> = deliveries.iter().filter_map(|delivery| self.open(delivery)).collect();
+    async fn settle(&self, batch: &DeliveryBatch) -> Result<()> {
+        let entries: Vec<_> = batch.deliveries.iter().filter_map(|delivery| self.open(delivery)).collect();
         if entries.is_empty() {
             return Ok(());
         }
         // The last in is the next in delivery order: what stands before is settled first.
         let mut pieces = vec![Piece::of(0..entries.len())];
         while let Some(piece) = pieces.pop() {
-            self.settle_piece(&entries, piece, &mut pieces).await?;
+            self.settle_piece(batch, &entries, piece, &mut pieces).await?;
         }
         Ok(())
     }
 
-    async fn settle_piece(&self, entries: &[Entry<'_>], mut piece: Piece, pieces: &mut Vec<Piece>) -> Result<()> {
+    async fn settle_piece(
+        &self,
+        batch: &DeliveryBatch,
+        entries: &[Entry<'_>],
+        mut piece: Piece,
+        pieces: &mut Vec<Piece>,
+    ) -> Result<()> {
         let (failed, error) = match piece.failure.take() {
             Some(error) => (0..1, error),
             None => match self.attempt(&entries[piece.range.clone()], piece.attempts).await {
@@ -217,6 +225,9 @@ impl Inbox {
                 Err(Failure::Handler { failed, error }) => {
                     if piece.range.len() > 1 && self.may_repeat(&error, piece.conflicts) {
                         return self.repeat(piece, pieces).await;
+                    }
+                    if batch.leave_slot() {
+                        return Err(apart(&error));
                     }
                     piece.attempts += u32::from(piece.range.len() == 1);
                     (failed, error)
@@ -516,6 +527,13 @@ fn split(range: Range<usize>, failed: Range<usize>, error: Error, pieces: &mut V
     }
     let parts = [Piece::of(failed.end..range.end), single, Piece::of(range.start..failed.start)];
     pieces.extend(parts.into_iter().filter(|piece| !piece.range.is_empty()));
+}
+
+/// Ends a batch that several lanes share. Its kind is none that a retry layer repeats: the parts
+/// come again by themselves.
+fn apart(error: &Error) -> Error {
+    let message = "a handler failed, so each lane hands in its own part";
+    Error::new(ErrorKind::Cancelled, "inbox_service.settle", message).with_context("failure", error.report())
 }
 
 /// Whether a commit failed because of what is in the transaction. Other kinds are those of a

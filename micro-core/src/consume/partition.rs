@@ -237,7 +237,7 @@ impl Partition {
         let mut failure_count = 0_u32;
         let mut trouble: Option<Trouble> = None;
         loop {
-            let batch = DeliveryBatch { group: self.context.group.clone(), deliveries: deliveries.clone() };
+            let batch = DeliveryBatch::new(self.context.group.clone(), deliveries.clone());
             let Some(outcome) = self.gone.run_until_cancelled(service.call(batch)).await else { return false };
             let Err(error) = outcome else { return true };
             failure_count = failure_count.saturating_add(1);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
@@ -10,20 +11,25 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-use super::{ConsumerConfig, DeliveryBatch, unwind::unwound};
-use crate::{Error, ErrorKind, Result};
+use super::{ConsumerConfig, DeliveryBatch, batch::Slot, unwind::unwound};
+use crate::{Error, ErrorKind, Result, batch::may_be_ones_fault};
 
 /// A service whose callers share calls of the inner one. Clones share the queue.
 ///
 /// A batch is handed on at once while fewer than
 /// [`running_count_max`](ConsumerConfig::running_count_max) calls run; the batches that come
-/// meanwhile are joined, up to [`batch_count_max`](ConsumerConfig::batch_count_max) deliveries. All
-/// who are in a joined batch are answered what it was answered.
+/// meanwhile are joined, up to [`batch_count_max`](ConsumerConfig::batch_count_max) deliveries.
+///
+/// One delivery holds up its own lane only. A joined batch that fails for what may be a delivery's
+/// fault has no effect; each caller then runs its own part, beside the others and outside of the
+/// calls that are counted. A batch of one caller whose handler failed is not counted from then on,
+/// while it waits and is tried again.
 ///
 /// # Cancel safety
 ///
 /// A batch whose caller is gone while it waits is not run; a call whose callers are all gone is
-/// dropped.
+/// dropped. A joined one goes on for those who are left, with the deliveries of who has gone: the
+/// inbox knows them when they come again.
 pub(super) struct SharedBatches<S> {
     shared: Arc<Shared<S>>,
 }
@@ -44,13 +50,21 @@ struct State {
 
 struct Waiting {
     batch: DeliveryBatch,
-    answer: oneshot::Sender<Result<()>>,
+    answer: oneshot::Sender<Answer>,
 }
 
 /// Batches as one, and who waits for its outcome.
 struct Joined {
     batch: DeliveryBatch,
-    answers: Vec<oneshot::Sender<Result<()>>>,
+    answers: Vec<oneshot::Sender<Answer>>,
+}
+
+/// What a caller is told.
+enum Answer {
+    /// The outcome of its deliveries.
+    Outcome(Result<()>),
+    /// Nothing happened: it is to run its own part.
+    Apart,
 }
 
 impl<S> SharedBatches<S> {
@@ -88,11 +102,18 @@ where
         let shared = self.shared.clone();
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
-            shared.enqueue(Waiting { batch, answer });
-            answered.await.unwrap_or_else(|_| {
-                let message = "the batch was dropped with its runtime";
-                Err(Error::new(ErrorKind::Unavailable, "consumer.call", message))
-            })
+            shared.enqueue(Waiting { batch: batch.clone(), answer });
+            match answered.await {
+                Ok(Answer::Outcome(outcome)) => outcome,
+                Ok(Answer::Apart) => {
+                    let service = shared.service();
+                    call(service, batch).await
+                }
+                Err(_) => {
+                    let message = "the batch was dropped with its runtime";
+                    Err(Error::new(ErrorKind::Unavailable, "consumer.call", message))
+                }
+            }
         })
     }
 }
@@ -113,21 +134,54 @@ where
         tokio::spawn(self.clone().run(Joined { batch: waiting.batch, answers: vec![waiting.answer] }));
     }
 
-    /// Runs this batch and then others until nobody waits.
+    /// Runs this batch and then others until nobody waits, or until one gave its slot back.
     async fn run(self: Arc<Self>, first: Joined) {
         let mut next = Some(first);
-        while let Some(Joined { batch, mut answers }) = next {
-            let service = self.service.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let all_gone = join_all(answers.iter_mut().map(oneshot::Sender::closed));
-            let outcome = tokio::select! {
-                outcome = call(service, batch) => outcome,
-                _ = all_gone => Ok(()),
-            };
-            for answer in answers {
-                // A caller that is gone wants no answer.
-                answer.send(outcome.as_ref().map(drop).map_err(same)).ok();
+        while let Some(joined) = next {
+            if !self.run_one(joined).await {
+                return;
             }
             next = self.next_batch();
+        }
+    }
+
+    /// Runs one batch; whether it still holds the slot.
+    async fn run_one(self: &Arc<Self>, Joined { batch, mut answers }: Joined) -> bool {
+        let is_shared = answers.len() > 1;
+        let slot = Slot::new(is_shared);
+        let mut is_holding = true;
+        let outcome = {
+            let mut outcome = pin!(call(self.service(), batch.with_slot(slot.clone())));
+            let mut all_gone = pin!(join_all(answers.iter_mut().map(oneshot::Sender::closed)));
+            loop {
+                tokio::select! {
+                    outcome = &mut outcome => break outcome,
+                    _ = &mut all_gone => break Ok(()),
+                    // One that is shared ends at once: its slot is the next batch's.
+                    () = slot.left(), if !is_shared && is_holding => {
+                        is_holding = false;
+                        self.pass_slot_on();
+                    }
+                }
+            }
+        };
+        let is_apart = is_shared && outcome.as_ref().is_err_and(|error| slot.is_left() || may_be_ones_fault(error));
+        if let (true, Err(error)) = (is_apart, &outcome) {
+            tracing::debug!(lane_count = answers.len(), error = %error.report(), "a joined batch failed");
+        }
+        for answer in answers {
+            let outcome =
+                if is_apart { Answer::Apart } else { Answer::Outcome(outcome.as_ref().copied().map_err(same)) };
+            // A caller that is gone wants no answer.
+            answer.send(outcome).ok();
+        }
+        is_holding
+    }
+
+    /// Another runs in the place of a batch that waits.
+    fn pass_slot_on(self: &Arc<Self>) {
+        if let Some(next) = self.next_batch() {
+            tokio::spawn(self.clone().run(next));
         }
     }
 
@@ -156,6 +210,12 @@ where
             batch.deliveries = all.flat_map(|deliveries| deliveries.iter().cloned()).collect();
         }
         Some(Joined { batch, answers })
+    }
+}
+
+impl<S: Clone> Shared<S> {
+    fn service(&self) -> S {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -191,7 +251,9 @@ mod tests {
     use super::*;
     use crate::broker::{Delivery, Message};
 
-    /// Notes the offsets of each batch, then waits for a permit; refuses batches with offset 13.
+    /// Notes the offsets of each batch, then waits for a permit; fails batches with offset 13 as a
+    /// database that is away, with 14 as one that does not take a value, and with 15 as a handler:
+    /// such a batch gives its slot back and ends when it is one lane's and has another permit.
     #[derive(Clone)]
     struct Slow {
         batches: Arc<Mutex<Vec<Vec<i64>>>>,
@@ -225,8 +287,13 @@ mod tests {
                 this.batches.lock().unwrap().push(offsets.clone());
                 this.permits.acquire().await.unwrap().forget();
                 *this.finished.lock().unwrap() += 1;
-                if offsets.contains(&13) {
-                    return Err(Error::new(ErrorKind::Unavailable, "inbox.claim", "no database"));
+                let failed = |kind, message: &'static str| Err(Error::new(kind, "inbox.claim", message));
+                match offsets.iter().find(|offset| (13..=15).contains(*offset)) {
+                    Some(13) => return failed(ErrorKind::Unavailable, "no database"),
+                    Some(14) => return failed(ErrorKind::InvalidArgument, "a key that is too long"),
+                    Some(_) if batch.leave_slot() => return failed(ErrorKind::Cancelled, "each apart"),
+                    Some(_) => this.permits.acquire().await.unwrap().forget(),
+                    None => {}
                 }
                 Ok(())
             })
@@ -245,7 +312,7 @@ mod tests {
             offset: *offset,
             timestamp: SystemTime::UNIX_EPOCH,
         };
-        DeliveryBatch { group: "stock".into(), deliveries: offsets.iter().map(delivery).collect() }
+        DeliveryBatch::new("stock", offsets.iter().map(delivery).collect::<Vec<_>>())
     }
 
     /// A lane that hands this in, and everything that can happen before time passes.
@@ -299,6 +366,62 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Unavailable);
             assert!(error.to_string().contains("no database"), "{error}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_joined_batch_that_fails_for_one_delivery_is_run_by_each_lane_apart() {
+        let slow = Slow::new();
+        let service = shared(&slow, 1, 256);
+        let first = hand_in(&service, &[1]).await;
+        let good = [hand_in(&service, &[2]).await, hand_in(&service, &[3]).await];
+        let bad = hand_in(&service, &[14]).await;
+        slow.permits.add_permits(5);
+        first.await.unwrap().unwrap();
+        for lane in good {
+            lane.await.unwrap().unwrap();
+        }
+        assert_eq!(bad.await.unwrap().unwrap_err().kind(), ErrorKind::InvalidArgument);
+        assert_eq!(slow.batches()[..2], [vec![1], vec![2, 3, 14]]);
+        let mut apart = slow.batches()[2..].to_vec();
+        apart.sort();
+        assert_eq!(apart, [[2], [3], [14]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_whose_handler_failed_waits_alone() {
+        let slow = Slow::new();
+        let service = shared(&slow, 1, 256);
+        let first = hand_in(&service, &[1]).await;
+        let (good, bad) = (hand_in(&service, &[2]).await, hand_in(&service, &[15]).await);
+        // One for the first, one for the joined batch, one for each part; the failing one needs another.
+        slow.permits.add_permits(4);
+        first.await.unwrap().unwrap();
+        good.await.unwrap().unwrap();
+        assert!(!bad.is_finished());
+        // The only slot is free meanwhile.
+        slow.permits.add_permits(2);
+        hand_in(&service, &[4]).await.await.unwrap().unwrap();
+        bad.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_gives_its_slot_back_lets_the_next_run_and_no_more_than_may() {
+        let slow = Slow::new();
+        let service = shared(&slow, 1, 1);
+        let bad = hand_in(&service, &[15]).await;
+        let others = [hand_in(&service, &[1]).await, hand_in(&service, &[2]).await];
+        assert_eq!(slow.batches(), [[15]]);
+        slow.permits.add_permits(1);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(slow.batches(), [[15], [1]], "one runs in the place of the one that failed");
+        slow.permits.add_permits(3);
+        for lane in others.into_iter().chain([bad]) {
+            lane.await.unwrap().unwrap();
+        }
+        hand_in(&service, &[3]).await.abort();
+        let last = hand_in(&service, &[4]).await;
+        slow.permits.add_permits(1);
+        last.await.unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use micro_core::{
     Error, ErrorKind, Health, Result,
     app::Component as _,
     broker::{Broker as _, MemoryBroker, RevokeGuard, SubscriptionEvent, TopicPartition},
-    consume::{Consumer, DeliveryBatch, DeliveryPolicy},
+    consume::{Consumer, ConsumerConfig, DeliveryBatch, DeliveryPolicy, KeyLanes},
     inbox::InboxStore as _,
     parked::DeadLetterStore as _,
     transaction::RetryPolicy,
@@ -196,6 +196,53 @@ async fn a_slow_key_holds_up_the_ack_and_not_the_other_lanes_and_a_full_partitio
     let acks = broker.acks();
     assert!(acks.is_sorted(), "{acks:?}");
     consumer.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_handler_fails_holds_up_its_own_lane_only() {
+    for running_count_max in [ConsumerConfig::default().running_count_max, 1] {
+        let world = World::new();
+        let ledger = Ledger::new(|order, seq, attempts| match (order, seq) {
+            ("bad", 0) if attempts < 2 => Act::Fail(ErrorKind::Unavailable),
+            _ => Act::Apply,
+        });
+        // Its retries take longer than everything else may.
+        let minute = RetryPolicy {
+            delay_initial: Duration::from_secs(60),
+            delay_max: Duration::from_secs(60),
+            ..RetryPolicy::default()
+        };
+        let broker = ScriptedBroker::new();
+        let inbox = world.inbox(&ledger, policy().with_immediate(minute));
+        let consumer = Consumer::builder(Arc::new(broker.clone()), inbox).running_count_max(running_count_max).build();
+        consumer.start(&Health::new()).await.unwrap();
+        let deliveries: Vec<_> = (0..40_u32)
+            .flat_map(|seq| {
+                (0..8)
+                    .map(move |key| if key == 3 { "bad".to_owned() } else { format!("o-{key}") })
+                    .zip(std::iter::repeat(seq))
+            })
+            .zip(0..)
+            .map(|((order, seq), offset)| delivery(&Paid::new(&order, seq), offset))
+            .collect();
+        let lanes = KeyLanes::new(ConsumerConfig::default().lane_count);
+        let bad_lane = lanes.lane(&deliveries[3]);
+        let others: Vec<_> = (0..8).filter(|key| lanes.lane(&deliveries[*key]) != bad_lane).collect();
+        assert!(others.len() >= 3, "keys of other lanes: {others:?}");
+
+        let started = tokio::time::Instant::now();
+        for part in deliveries.chunks(25) {
+            broker.deliver(part.iter().cloned()).await;
+        }
+        let all: Vec<u32> = (0..40).collect();
+        eventually("the other lanes", || others.iter().all(|key| world.applied(&format!("o-{key}")) == all)).await;
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        assert!(world.applied("bad").is_empty());
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert_eq!((world.applied("bad"), broker.acked()), (all, Some(320)), "in order, and everything is acked");
+        assert_eq!(world.database.dead_letters().count("stock").await.unwrap(), 0);
+        consumer.close().await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

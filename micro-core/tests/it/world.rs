@@ -219,7 +219,7 @@ pub(crate) fn delivered(message: Message, offset: i64) -> Delivery {
 }
 
 pub(crate) fn batch(deliveries: impl IntoIterator<Item = Delivery>) -> DeliveryBatch {
-    DeliveryBatch { group: "stock".into(), deliveries: deliveries.into_iter().collect() }
+    DeliveryBatch::new("stock", deliveries.into_iter().collect::<Vec<_>>())
 }
 
 /// Hands a batch to the service as the consumer does.

@@ -121,7 +121,7 @@ pub(crate) fn batch() -> DeliveryBatch {
         offset: 3,
         timestamp: std::time::SystemTime::UNIX_EPOCH,
     };
-    DeliveryBatch { group: "product".into(), deliveries: [delivery].into() }
+    DeliveryBatch::new("product", [delivery])
 }
 
 /// Counts, and can be shared with a service.

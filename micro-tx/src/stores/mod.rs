@@ -45,16 +45,19 @@ fn text(row: &crate::row::Row, column: &str) -> micro_core::Result<String> {
 /// The longest id, in bytes, that is kept as it is: a key of an index can be only so long.
 const ID_BYTES_MAX: usize = 700;
 
-/// An event id as it is kept: of a longer one its beginning and a hash of the whole (FNV-1a of 128
-/// bits), for a database would refuse it, or cut it to be another one.
+/// An event id or type as it is kept: of a longer one, or one that a text column does not take, its
+/// beginning and a hash of the whole (FNV-1a of 128 bits), for a database would refuse it, or cut it
+/// to be another one.
 fn kept_id(id: &str) -> std::borrow::Cow<'_, str> {
-    if id.len() <= ID_BYTES_MAX {
+    // PostgreSQL keeps no U+0000 in a text.
+    if id.len() <= ID_BYTES_MAX && !id.contains('\0') {
         return id.into();
     }
     let hash = id.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |hash, byte| {
         (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
     });
-    format!("{}~{hash:032x}", &id[..id.floor_char_boundary(ID_BYTES_MAX - 33)]).into()
+    let beginning = id[..id.floor_char_boundary(ID_BYTES_MAX - 33)].replace('\0', " ");
+    format!("{beginning}~{hash:032x}").into()
 }
 
 #[cfg(test)]
@@ -67,5 +70,7 @@ mod tests {
         let [first, second] = ["1", "2"].map(|end| kept_id(&("\u{f6}".repeat(1_000) + end)).into_owned());
         assert!(first != second && first.len() <= ID_BYTES_MAX && second.len() <= ID_BYTES_MAX);
         assert_eq!(kept_id(&first), first, "what was kept is found by itself");
+        let [nul, space] = ["a\0b", "a b"].map(|id| kept_id(id).into_owned());
+        assert!(nul != space && nul.starts_with("a b~"), "{nul:?}");
     }
 }

@@ -7,7 +7,7 @@ use micro_core::{
     outbox::{CommitSignal, OutboxCounts, OutboxRow, OutboxShard, OutboxStore, ShardSet, hash_shard},
 };
 
-use super::{delivery, limit, now_millis, owner::Owned, widths::Widths};
+use super::{delivery, kept_id, limit, now_millis, owner::Owned, widths::Widths};
 use crate::{database::SqlDatabase, value::Value};
 
 const COLUMN_COUNT: usize = 8;
@@ -77,8 +77,9 @@ fn row_values(message: &Message, now: i64) -> Result<[Value; COLUMN_COUNT]> {
         hash_shard(message).into(),
         message.topic.as_ref().into(),
         message.key.as_ref().into(),
-        message.headers.get_str(header::EVENT_ID).into(),
-        message.headers.get_str(header::EVENT_TYPE).into(),
+        // For who looks at the table; what is sent stands in the headers.
+        message.headers.get_str(header::EVENT_ID).map(kept_id).as_deref().into(),
+        message.headers.get_str(header::EVENT_TYPE).map(kept_id).as_deref().into(),
         delivery::headers_json(&message.headers)?.into(),
         (&message.body).into(),
         now.into(),

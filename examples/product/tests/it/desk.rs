@@ -137,7 +137,7 @@ pub(crate) async fn deliver(inbox: &InboxService, messages: &[Message]) -> Resul
         offset,
         timestamp: SystemTime::now(),
     });
-    let batch = DeliveryBatch { group: inbox.group().clone(), deliveries: deliveries.collect() };
+    let batch = DeliveryBatch::new(inbox.group().clone(), deliveries.collect::<Vec<_>>());
     inbox.clone().ready().await?.call(batch).await
 }
 
