@@ -103,7 +103,7 @@ impl KafkaBroker {
         .await?;
         for result in results.map_err(|error| from_kafka(OPERATION, error))? {
             match result {
-                Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
+                Ok(name) | Err((name, Code::TopicAlreadyExists)) => self.producer().note_known(&name),
                 Err((name, code)) => {
                     return Err(from_kafka(OPERATION, KafkaError::AdminOp(code)).with_context("topic", name));
                 }
@@ -172,6 +172,7 @@ impl KafkaBroker {
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             let code = match found.map(|found| (found.error(), found.partitions())) {
                 Some((None, partitions)) if !partitions.is_empty() => {
+                    self.producer().note_known(topic);
                     return Ok(partitions.iter().map(|partition| partition.id()).collect());
                 }
                 Some((Some(error), _)) => Code::from(error),

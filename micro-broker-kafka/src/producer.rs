@@ -53,10 +53,13 @@ struct Shared {
     /// that owns the old one is the last to hold it, and drops it where that may block.
     session: RwLock<Arc<Session>>,
     calls: Arc<OpenCalls>,
-    known_topics: Arc<RwLock<HashSet<Arc<str>>>>,
+    known_topics: Arc<KnownTopics>,
     log: Arc<ClientLog>,
     is_closing: AtomicBool,
 }
+
+/// The topics that the brokers had in this process's time.
+type KnownTopics = RwLock<HashSet<Arc<str>>>;
 
 /// One client, from its creation to its end or its first fatal error.
 type Session = BaseProducer<Reports>;
@@ -114,6 +117,11 @@ impl Producer {
         &self.shared.calls
     }
 
+    /// A topic that the brokers have: one that they do not know later is no fault of a message's.
+    pub(crate) fn note_known(&self, topic: &str) {
+        note_known(&self.shared.known_topics, topic, || topic.into());
+    }
+
     /// What the client last complained of.
     pub(crate) fn log(&self) -> &ClientLog {
         &self.shared.log
@@ -147,11 +155,7 @@ fn send(session: &Session, message: &Message, ticket: Ticket) -> std::result::Re
         .map_err(|(error, record)| (session.context().refusal(error, &message.topic), *record.delivery_opaque))
 }
 
-fn begin(
-    settings: &ClientConfig,
-    log: &Arc<ClientLog>,
-    known_topics: &Arc<RwLock<HashSet<Arc<str>>>>,
-) -> Result<Arc<Session>> {
+fn begin(settings: &ClientConfig, log: &Arc<ClientLog>, known_topics: &Arc<KnownTopics>) -> Result<Arc<Session>> {
     let reports = Reports { log: log.clone(), known_topics: known_topics.clone(), is_over: AtomicBool::new(false) };
     let session = BaseProducer::from_config_and_context(settings, reports);
     session.map(Arc::new).map_err(|error| from_kafka("broker.connect", error))
@@ -220,11 +224,16 @@ fn poll_until_settled(session: &Session, wait_max: Duration) {
     }
 }
 
+fn note_known(known_topics: &KnownTopics, topic: &str, owned: impl FnOnce() -> Arc<str>) {
+    if !known_topics.read().unwrap_or_else(PoisonError::into_inner).contains(topic) {
+        known_topics.write().unwrap_or_else(PoisonError::into_inner).insert(owned());
+    }
+}
+
 /// Takes librdkafka's reports.
 pub(crate) struct Reports {
     log: Arc<ClientLog>,
-    /// Topics that took a message of this process.
-    known_topics: Arc<RwLock<HashSet<Arc<str>>>>,
+    known_topics: Arc<KnownTopics>,
     /// A fatal error: an idempotent producer sends nothing more after one.
     is_over: AtomicBool,
 }
@@ -248,7 +257,7 @@ impl ProducerContext for Reports {
     fn delivery(&self, report: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let result = match report {
             Ok(message) => {
-                self.note_known(&ticket.topic);
+                note_known(&self.known_topics, &ticket.topic, || ticket.topic.clone());
                 Ok(Receipt { partition: message.partition(), offset: message.offset() })
             }
             Err((error, _)) => Err(self.refusal(error.clone(), &ticket.topic).with_context("topic", &ticket.topic)),
@@ -258,19 +267,16 @@ impl ProducerContext for Reports {
 }
 
 impl Reports {
-    fn note_known(&self, topic: &Arc<str>) {
-        if self.is_known(topic) {
-            return;
-        }
-        self.known_topics.write().unwrap_or_else(PoisonError::into_inner).insert(topic.clone());
-    }
-
     fn is_known(&self, topic: &str) -> bool {
         self.known_topics.read().unwrap_or_else(PoisonError::into_inner).contains(topic)
     }
 
     fn refusal(&self, error: KafkaError, topic: &str) -> Error {
-        let is_missing = matches!(error.rdkafka_error_code(), Some(Code::UnknownTopic | Code::UnknownTopicOrPartition));
+        // No message names a partition: one that is unknown is a topic that has none (any more).
+        let is_missing = matches!(
+            error.rdkafka_error_code(),
+            Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition)
+        );
         if is_missing && self.is_known(topic) {
             // A broker that has just come up may not know its topics yet. What it took before is
             // there or is missed by everybody: no fault of this message, which must not be set aside.

@@ -8,7 +8,7 @@ use micro_core::{
     app::Probe,
     consume::InboxStores,
     inbox::InboxStore,
-    outbox::{CommitSignal, OutboxStore, SHARD_COUNT},
+    outbox::{CommitSignal, OutboxStore, SHARD_COUNT, ShardSet},
     parked::{DeadLetterStore, ParkedStore},
     transaction::ManagerId,
 };
@@ -161,6 +161,21 @@ impl SqlDatabase {
     /// The outbox.
     pub fn outbox(&self) -> Arc<dyn OutboxStore> {
         Arc::new(SqlOutbox::new(self.clone(), self.inner.committed.clone()))
+    }
+
+    /// Lets the relay send rows of the outbox again that it had parked, once the reason is mended (a
+    /// topic that was not there, a broker's limit): all of them. Answers how many. They go out in the
+    /// order they were added, behind what was sent meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SqlTx::execute`].
+    pub async fn release_outbox(&self) -> Result<u64> {
+        let release =
+            self.prefixed("UPDATE micro_outbox SET parked_at = NULL, parked_cause = NULL WHERE parked_at IS NOT NULL");
+        let count = self.repeat_as("outbox.release", &release, &[]).await?;
+        self.inner.committed.notify(ShardSet::ALL);
+        Ok(count)
     }
 
     /// The inbox.

@@ -12,9 +12,14 @@ use futures_util::poll;
 use micro_broker_kafka::{Compression, KafkaBroker, KafkaConfig, Partitioner, TopicSpec};
 use micro_core::{
     ErrorKind,
-    broker::{Broker, Message, fnv1a_partition},
+    broker::{Broker, Message, SubscribeRequest, fnv1a_partition},
 };
 use micro_testkit::{Fixture, Missing, unique};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
 
 use crate::world::{KafkaFixture, PATIENCE, Reader, bodies, new_topic, numbers, publish, ready};
 
@@ -86,6 +91,34 @@ async fn a_message_to_no_topic_fails_within_seconds_while_other_keys_go_on() {
     assert!(error.report().contains(&missing), "{}", error.report());
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert!(other_took < Duration::from_secs(2), "{other_took:?}");
+}
+
+/// A broker that is starting does not know its topics yet: to one that this process has seen, as
+/// here by creating it, a message is tried again and not set aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_to_a_topic_that_was_there_is_not_refused_for_good() {
+    let kafka = ready!(KafkaFixture);
+    for is_created_by_us in [true, false] {
+        let topic = unique("gone");
+        kafka.broker.create_topics(&[TopicSpec::new(&*topic, 1)]).await.unwrap();
+        let broker = KafkaBroker::connect(kafka.config.clone()).await.unwrap();
+        if is_created_by_us {
+            broker.create_topics(&[TopicSpec::new(&*topic, 1)]).await.unwrap();
+        } else {
+            let request = SubscribeRequest::new(unique("group"), [&*topic]);
+            broker.subscribe(request).await.unwrap().close().await.unwrap();
+        }
+        delete_topic(&kafka.config, &topic).await;
+        let results = broker.publish(vec![Message::keyed(&*topic, "a", "body")]).await;
+        let error = results[0].as_ref().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    }
+}
+
+async fn delete_topic(config: &KafkaConfig, topic: &str) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &config.servers).create().unwrap();
+    admin.delete_topics(&[topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
 }
 
 /// What was handed in is sent although nobody waits for it and the last handle is gone.
@@ -199,8 +232,11 @@ struct Kcat;
 
 impl Fixture for Kcat {
     async fn start() -> Result<Self, Missing> {
-        let found = Command::new("kcat").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        found.map(|_| Self).map_err(|error| Missing::new(format!("kcat, Debian's package of this name: {error}")))
+        let found = || Command::new("kcat").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if found().is_err() {
+            dev_servers::install_packages(&["kcat"]).map_err(Missing::new)?;
+        }
+        found().map(|_| Self).map_err(|error| Missing::new(format!("kcat, Debian's package of this name: {error}")))
     }
 
     fn patience(&self) -> Duration {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,7 @@ use micro_tx::SqlDatabase;
 use crate::{
     on_servers,
     server::{Server, Site},
+    sqlite::File,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,9 +43,9 @@ async fn relays_take_over_from_each_other_on_postgres() {
     }
 }
 
-/// Writes down what it took, by key.
+/// Writes down what it took, by key; refuses what it does not know.
 #[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<BTreeMap<String, Vec<u32>>>>);
+struct Recorder(Arc<Mutex<BTreeMap<String, Vec<u32>>>>, Arc<AtomicBool>);
 
 #[async_trait]
 impl Broker for Recorder {
@@ -49,6 +53,9 @@ impl Broker for Recorder {
         tokio::time::sleep(Duration::from_millis(2)).await;
         let mut taken = self.0.lock().unwrap();
         let take = |message: Message| {
+            if &*message.topic != "t" && !self.1.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::InvalidArgument, "recorder.publish", "no such topic"));
+            }
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             let seq = text(&message.body).parse().unwrap();
             taken.entry(text(message.key.as_ref().unwrap())).or_default().push(seq);
@@ -114,6 +121,36 @@ async fn relays_take_over_from_each_other(site: Site) {
         let first: Vec<u32> = seqs.iter().copied().filter(|seq| seen.insert(*seq)).collect();
         assert_eq!(first, (0..ROUND_COUNT).collect::<Vec<_>>(), "{key}: {seqs:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parked_rows_are_sent_in_order_after_their_release() {
+    let file = File::new();
+    parked_rows_are_sent_after_their_release(file.database().await).await;
+    for server in [Server::Mariadb, Server::Postgres] {
+        if let Some(site) = on_servers::site(server).await {
+            parked_rows_are_sent_after_their_release(site.database().await).await;
+        }
+    }
+}
+
+async fn parked_rows_are_sent_after_their_release(database: SqlDatabase) {
+    let (recorder, outbox) = (Recorder::default(), database.outbox());
+    let relay = Relay::builder(outbox.clone(), Arc::new(recorder.clone())).build();
+    relay.start(&Health::new()).await.unwrap();
+    let events: Vec<_> = (0..4).map(|number: u32| Message::keyed("missing", "a", number.to_string())).collect();
+    retried(&database, &events).await;
+    retried(&database, &[Message::keyed("t", "b", "7")]).await;
+    let counts_are =
+        async |parked| outbox.counts().await.is_ok_and(|counts| counts == OutboxCounts { unsent: 0, parked });
+    eventually(PATIENCE, "the refused ones are parked, the other is sent", || counts_are(4)).await;
+    assert_eq!(recorder.0.lock().unwrap().keys().collect::<Vec<_>>(), ["b"]);
+    recorder.1.store(true, Ordering::Relaxed);
+    assert_eq!(database.release_outbox().await.unwrap(), 4);
+    eventually(PATIENCE, "they are sent", || counts_are(0)).await;
+    assert_eq!(recorder.0.lock().unwrap()["a"], [0, 1, 2, 3]);
+    assert_eq!(database.release_outbox().await.unwrap(), 0);
+    relay.close().await.unwrap();
 }
 
 /// Nothing is killed while it runs, so that no commit is of unknown outcome.
