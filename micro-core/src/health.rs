@@ -9,13 +9,17 @@ use tokio::sync::watch;
 pub enum HealthStatus {
     /// It can.
     Serving,
+    /// It serves its callers, but what it hands on waits (events, while the broker is away); the
+    /// text says why, without secrets.
+    Degraded(String),
     /// It cannot now; the text says why, without secrets.
     NotServing(String),
 }
 
 /// The health of an application's parts, by name. Cheap to clone; clones share it.
 ///
-/// An application is ready when no part is [`HealthStatus::NotServing`].
+/// An application is ready when no part is [`HealthStatus::NotServing`]: one that is degraded keeps
+/// its place among those that are called.
 ///
 /// # Examples
 ///
@@ -27,6 +31,7 @@ pub enum HealthStatus {
 /// health.set("database", HealthStatus::NotServing("no connection".into()));
 /// assert!(!health.is_serving());
 /// health.set("database", HealthStatus::Serving);
+/// health.set("relay", HealthStatus::Degraded("no broker".into()));
 /// assert!(health.is_serving());
 /// ```
 #[derive(Clone, Debug)]
@@ -61,9 +66,9 @@ impl Health {
         self.parts.borrow().clone()
     }
 
-    /// Whether every part is serving.
+    /// Whether every part is serving, be it degraded.
     pub fn is_serving(&self) -> bool {
-        self.parts.borrow().values().all(|status| *status == HealthStatus::Serving)
+        !self.parts.borrow().values().any(|status| matches!(status, HealthStatus::NotServing(_)))
     }
 
     /// Wakes at every change of a part.

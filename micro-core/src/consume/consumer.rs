@@ -434,7 +434,8 @@ where
                 tracing::warn!(group = %self.request.group, failure_count, error, "cannot subscribe again");
             }
             if trouble.is_none() {
-                trouble = Some(self.board.trouble(error));
+                // What was published waits in the broker; callers of the service are served.
+                trouble = Some(self.board.degraded(error));
             }
         }
     }

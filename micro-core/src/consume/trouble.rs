@@ -1,5 +1,5 @@
-//! What several tasks of one component say of its health: not serving while one of them is in
-//! trouble.
+//! What several tasks of one component say of its health: not serving, or degraded, while one of
+//! them is in trouble.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -18,23 +18,61 @@ pub(crate) struct TroubleBoard {
 struct Shared {
     health: Health,
     part: String,
-    troubled_count: Mutex<usize>,
+    troubles: Mutex<Troubles>,
+}
+
+/// How many tasks are in trouble, and the last reason, by how bad it is.
+#[derive(Debug, Default)]
+struct Troubles {
+    not_serving: (usize, String),
+    degraded: (usize, String),
+}
+
+impl Troubles {
+    fn of(&mut self, is_serving: bool) -> &mut (usize, String) {
+        if is_serving { &mut self.degraded } else { &mut self.not_serving }
+    }
+
+    fn status(&self) -> HealthStatus {
+        match (&self.not_serving, &self.degraded) {
+            ((1.., reason), _) => HealthStatus::NotServing(reason.clone()),
+            (_, (1.., reason)) => HealthStatus::Degraded(reason.clone()),
+            _ => HealthStatus::Serving,
+        }
+    }
 }
 
 impl TroubleBoard {
     /// Serving, for now.
     pub(crate) fn new(health: &Health, part: &str) -> Self {
         health.set(part, HealthStatus::Serving);
-        let shared = Shared { health: health.clone(), part: part.to_owned(), troubled_count: Mutex::new(0) };
+        let shared = Shared { health: health.clone(), part: part.to_owned(), troubles: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Not serving, for the reason given, until every [`Trouble`] is dropped.
+    /// Not serving, for the reason given, until every such [`Trouble`] is dropped.
     pub(crate) fn trouble(&self, reason: String) -> Trouble {
-        let mut count = self.shared.troubled_count.lock().unwrap_or_else(PoisonError::into_inner);
-        *count += 1;
-        self.shared.health.set(&self.shared.part, HealthStatus::NotServing(reason));
-        Trouble { board: self.clone() }
+        self.begin(false, reason)
+    }
+
+    /// Serving, but degraded, for the reason given, until every [`Trouble`] is dropped.
+    pub(crate) fn degraded(&self, reason: String) -> Trouble {
+        self.begin(true, reason)
+    }
+
+    fn begin(&self, is_serving: bool, reason: String) -> Trouble {
+        self.change(|troubles| {
+            let (count, last) = troubles.of(is_serving);
+            *count += 1;
+            *last = reason;
+        });
+        Trouble { board: self.clone(), is_serving }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Troubles)) {
+        let mut troubles = self.shared.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut troubles);
+        self.shared.health.set(&self.shared.part, troubles.status());
     }
 }
 
@@ -42,16 +80,12 @@ impl TroubleBoard {
 #[derive(Debug)]
 pub(crate) struct Trouble {
     board: TroubleBoard,
+    is_serving: bool,
 }
 
 impl Drop for Trouble {
     fn drop(&mut self) {
-        let shared = &self.board.shared;
-        let mut count = shared.troubled_count.lock().unwrap_or_else(PoisonError::into_inner);
-        *count -= 1;
-        if *count == 0 {
-            shared.health.set(&shared.part, HealthStatus::Serving);
-        }
+        self.board.change(|troubles| troubles.of(self.is_serving).0 -= 1);
     }
 }
 
@@ -74,6 +108,21 @@ mod tests {
         assert!(!health.is_serving());
         drop(second);
         assert!(health.is_serving());
+    }
+
+    #[test]
+    fn what_is_degraded_serves_until_something_worse_comes() {
+        let health = Health::new();
+        let board = TroubleBoard::new(&health, "relay");
+        let said = || health.parts()["relay"].clone();
+        let broker = board.degraded("no broker".to_owned());
+        assert_eq!((said(), health.is_serving()), (HealthStatus::Degraded("no broker".to_owned()), true));
+        let store = board.trouble("no store".to_owned());
+        assert_eq!((said(), health.is_serving()), (HealthStatus::NotServing("no store".to_owned()), false));
+        drop(store);
+        assert_eq!(said(), HealthStatus::Degraded("no broker".to_owned()));
+        drop(broker);
+        assert_eq!(said(), HealthStatus::Serving);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use micro_core::{
-    Error, ErrorKind, Health, Result, TransactionManagerExt as _, Tx,
+    Error, ErrorKind, Health, HealthStatus, Result, TransactionManagerExt as _, Tx,
     app::Component as _,
     broker::{Broker, Capabilities, MemoryBroker, Message, Receipt, SubscribeRequest, Subscription},
     consume::{Consumer, DeliveryPolicy},
@@ -297,7 +297,7 @@ async fn draining_sends_what_is_there_and_does_not_wait_for_a_broker_that_is_sil
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broker_that_is_down_for_long_makes_the_relay_not_serving_until_it_is_back() {
+async fn a_broker_that_is_down_for_long_makes_the_relay_degraded_until_it_is_back() {
     let world = World::new();
     let is_down = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let down = is_down.clone();
@@ -308,14 +308,16 @@ async fn a_broker_that_is_down_for_long_makes_the_relay_not_serving_until_it_is_
     world.add(&orders(2, 1)).await;
     let (relay, health) = (relay(&world, &broker), Health::new());
     relay.start(&health).await.unwrap();
+    let said = || health.parts().into_values().next().expect("what the relay says");
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(health.is_serving());
+    assert_eq!(said(), HealthStatus::Serving);
     tokio::time::sleep(Duration::from_secs(7)).await;
-    assert!(!health.is_serving());
+    assert!(matches!(said(), HealthStatus::Degraded(why) if why.contains("publish")), "{:?}", said());
+    assert!(health.is_serving(), "callers are served, their events wait");
     // 100, 200, … ms, then every 5 s: some 7 tries in 12 s.
     assert!((4..=9).contains(&broker.tries("o-0", 0)), "{}", broker.tries("o-0", 0));
     is_down.store(false, std::sync::atomic::Ordering::Relaxed);
-    eventually("serving", || health.is_serving()).await;
+    eventually("all is well", || said() == HealthStatus::Serving).await;
     assert_eq!(broker.taken_count(), 2);
     relay.close().await.unwrap();
 }

@@ -129,8 +129,8 @@ impl<P> RelayBuilder<P> {
 /// A commit of this process wakes it at once; rows that another process committed are found by a
 /// look every 200 ms, less often, down to every 2 s, where there are none.
 ///
-/// Its health is not serving while the store's shards, its reads or its deletions, or every send,
-/// have failed for 10 s.
+/// Its health is not serving while the store's shards, its reads or its deletions have failed for
+/// 10 s, and degraded while every send has: events wait, callers are served.
 ///
 /// A key that cannot be sent and has more than 4,096 rows holds up the rest of its shard.
 pub struct Relay<P> {

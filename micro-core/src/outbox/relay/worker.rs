@@ -40,7 +40,7 @@ const DELETE_PAUSE_FACTOR: u32 = 5;
 /// The most rows of one shard that are kept in memory.
 const KNOWN_COUNT_MAX: usize = 4_096;
 
-/// How long the store or every send may fail before the relay is not serving.
+/// How long the store may fail before the relay is not serving, or every send before it is degraded.
 const TROUBLE_AFTER: Duration = Duration::from_secs(10);
 
 /// A last pass ends when no receipt came for so long.
@@ -118,10 +118,11 @@ where
             own_at: now,
             // A watch each: a shard that is owned says nothing about whether it can be read, nor a
             // read about whether a deletion works.
-            own_watch: FailureWatch::new(board.clone(), "outbox shards"),
-            read_watch: FailureWatch::new(board.clone(), "outbox reads"),
-            delete_watch: FailureWatch::new(board.clone(), "outbox deletions"),
-            publish_watch: FailureWatch::new(board, "publish"),
+            own_watch: FailureWatch::new(board.clone(), "outbox shards", TroubleBoard::trouble),
+            read_watch: FailureWatch::new(board.clone(), "outbox reads", TroubleBoard::trouble),
+            delete_watch: FailureWatch::new(board.clone(), "outbox deletions", TroubleBoard::trouble),
+            // Callers are served while the broker is away: their events wait in the outbox.
+            publish_watch: FailureWatch::new(board, "publish", TroubleBoard::degraded),
         }
     }
 
@@ -469,6 +470,8 @@ where
 struct FailureWatch {
     board: TroubleBoard,
     what: &'static str,
+    /// What is said on the board.
+    says: fn(&TroubleBoard, String) -> Trouble,
     failing: Option<Failing>,
 }
 
@@ -480,8 +483,8 @@ struct Failing {
 }
 
 impl FailureWatch {
-    fn new(board: TroubleBoard, what: &'static str) -> Self {
-        Self { board, what, failing: None }
+    fn new(board: TroubleBoard, what: &'static str, says: fn(&TroubleBoard, String) -> Trouble) -> Self {
+        Self { board, what, says, failing: None }
     }
 
     fn succeeded(&mut self) {
@@ -512,7 +515,7 @@ impl FailureWatch {
     fn look(&mut self) {
         let Some(failing) = &mut self.failing else { return };
         if failing.trouble.is_none() && failing.since.elapsed() >= TROUBLE_AFTER {
-            failing.trouble = Some(self.board.trouble(format!("{}: {}", self.what, failing.last)));
+            failing.trouble = Some((self.says)(&self.board, format!("{}: {}", self.what, failing.last)));
         }
     }
 
