@@ -23,6 +23,8 @@ use micro_core::{
 use micro_tx::{SqlConfig, SqlDatabase};
 use sqlx::{Connection as _, MySqlConnection, PgConnection, Row as _, SqliteConnection};
 
+mod database;
+
 const ROUND_COUNT: usize = 8;
 const ROW_COUNT: usize = 40_000;
 const KEY_COUNT: usize = 8_000;
@@ -34,7 +36,7 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 async fn main() -> Result<(), AnyError> {
     let folder = tempfile::tempdir()?;
     let file = format!("sqlite:{}", folder.path().join("relay.db").display());
-    let url = std::env::args().skip_while(|argument| argument != "--database").nth(1).unwrap_or(file);
+    let url = database::chosen().await?.unwrap_or(file);
     tokio::spawn(compare(url)).await?
 }
 

@@ -19,6 +19,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
+mod database;
+
 /// Many short pairs: what disturbs the machine then falls on both alike.
 const PAIR_COUNT: usize = 201;
 const TRANSACTION_COUNT: i64 = 50;
@@ -29,7 +31,7 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<(), AnyError> {
     // In a task, as in a service: what main awaits runs outside the workers.
-    if let Some(url) = std::env::args().skip_while(|argument| argument != "--database").nth(1) {
+    if let Some(url) = database::chosen().await? {
         return tokio::spawn(on_server(url)).await?;
     }
     for (name, synchronous) in [("normal", Synchronous::Normal), ("full", Synchronous::Full)] {

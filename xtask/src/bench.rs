@@ -14,7 +14,10 @@ use crate::{step::cargo, tree::Tree};
 /// The features with which the services reach the servers of the chain.
 const SERVICE_FEATURES: &str = "order/broker-kafka,order/registry-consul,order/tx-mysql,\
                                 product/broker-kafka,product/registry-consul,product/tx-mysql";
-const PARTS: [(&str, &str); 2] = [("micro-grpc", "unary"), ("micro-tx", "transaction")];
+/// The benches of a part each: those that bring what they need, and those that are given a database.
+const PARTS: [(&str, &str); 3] =
+    [("micro-grpc", "unary"), ("micro-broker-kafka", "publish"), ("micro-broker-kafka", "consume")];
+const PARTS_ON_DATABASES: [&str; 3] = ["transaction", "inbox", "relay"];
 
 /// What is measured.
 #[derive(Subcommand)]
@@ -69,6 +72,12 @@ fn durable_servers(kinds: &[Kind]) -> Result<Vec<(&'static str, String)>, String
     started.into_iter().map(|(kind, outcome)| Ok((kind.variable(), outcome?.url))).collect()
 }
 
+/// A database of the bench's own on each durable server.
+fn databases() -> Result<Vec<String>, String> {
+    let urls = durable_servers(&[Kind::Mariadb, Kind::Postgres])?;
+    Ok(urls.into_iter().map(|(_, url)| url).collect())
+}
+
 fn build_go_chain(root: &Path, binary: &Path) -> Result<(), String> {
     let folder = root.join("interop/go-chain");
     let mut command = Command::new(go());
@@ -86,6 +95,14 @@ fn go() -> PathBuf {
 fn parts(tree: &Tree) -> Result<(), String> {
     for (package, bench) in PARTS {
         finish(cargo(&tree.root).args(["bench", "-p", package, "--bench", bench]))?;
+    }
+    let urls = databases()?;
+    for bench in PARTS_ON_DATABASES {
+        let command = ["bench", "-p", "micro-tx", "--all-features", "--bench", bench, "--"];
+        finish(cargo(&tree.root).args(command))?;
+        for url in &urls {
+            finish(cargo(&tree.root).args(command).args(["--database", url]))?;
+        }
     }
     chain(tree, &["--against", "raw", "--closed-only"].map(str::to_owned))
 }
