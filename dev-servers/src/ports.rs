@@ -1,7 +1,9 @@
 //! The one table of ports, and free ones.
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, TcpListener},
+    sync::{Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -19,7 +21,8 @@ pub(crate) fn usual(kind: Kind) -> u16 {
     }
 }
 
-/// A port of this machine on which nothing listens.
+/// A port of this machine on which nothing listens, and that this process was not given before: a
+/// server that is being started does not listen yet.
 ///
 /// It lies below the range from which the system takes the ports of outgoing connections, so that a
 /// server that was killed finds it free when it comes back.
@@ -29,9 +32,11 @@ pub(crate) fn usual(kind: Kind) -> u16 {
 /// When in a thousand tries none is free.
 #[must_use]
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let is_new = |port: u16| GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
     (0..1000)
         .map(|_| fastrand::u16(20_000..32_000))
-        .find(|port| is_free(*port))
+        .find(|port| is_free(*port) && is_new(*port))
         .expect("some of twelve thousand ports are free")
 }
 
@@ -49,6 +54,13 @@ pub(crate) fn is_free(port: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of 300 out of 12,000 three or four would be the same by chance.
+    #[test]
+    fn a_port_is_given_once() {
+        let ports: BTreeSet<u16> = (0..300).map(|_| free_port()).collect();
+        assert_eq!(ports.len(), 300);
+    }
 
     #[test]
     fn a_port_on_which_somebody_listens_is_not_free() {
