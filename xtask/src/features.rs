@@ -13,8 +13,8 @@ use crate::tree::Tree;
 /// The one feature of a dependency that links a library of the system: OpenSSL, for Kafka's TLS.
 const LINKING: (&str, &str) = ("rdkafka", "ssl");
 
-/// The Debian packages that a build with it needs.
-const PACKAGES: [&str; 2] = ["libssl-dev", "pkg-config"];
+/// The Debian packages that a build with it needs, and the program by which its tests make certificates.
+const PACKAGES: [&str; 3] = ["libssl-dev", "openssl", "pkg-config"];
 
 /// The arguments by which Cargo turns on all features that can be built here.
 ///
@@ -33,15 +33,19 @@ pub(crate) fn arguments(tree: &Tree) -> Vec<String> {
         return vec!["--all-features".to_owned()];
     }
     let left_out: Vec<String> = linking.iter().map(|(package, feature)| format!("{package}/{feature}")).collect();
-    eprintln!("without {}: OpenSSL is not there (Debian's {})", left_out.join(", "), PACKAGES.join(" and "));
+    eprintln!("without {}: OpenSSL is not there (Debian's {})", left_out.join(", "), PACKAGES.join(", "));
     let features = all(&packages).filter(|feature| !linking.contains(feature));
     let features: Vec<String> = features.map(|(package, feature)| format!("{package}/{feature}")).collect();
     vec!["--features".to_owned(), features.join(",")]
 }
 
 fn has_openssl() -> bool {
-    let mut command = Command::new("pkg-config");
-    command.args(["--exists", "openssl"]).stdout(Stdio::null()).stderr(Stdio::null());
+    succeeds("pkg-config", &["--exists", "openssl"]) && succeeds("openssl", &["version"])
+}
+
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
