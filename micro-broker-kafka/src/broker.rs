@@ -11,10 +11,10 @@ use micro_core::{
     Error, ErrorKind, Result,
     broker::{Broker, Capabilities, Message, Receipt, SubscribeRequest, Subscription},
 };
-use rdkafka::producer::Producer as _;
+use rdkafka::{producer::Producer as _, types::RDKafkaErrorCode as Code};
 use tokio::time::timeout;
 
-use crate::{admin::Observers, config::KafkaConfig, member::Member, producer::Producer};
+use crate::{admin::Observers, config::KafkaConfig, error::classify, member::Member, producer::Producer};
 
 /// How long one question of [`KafkaBroker::connect`] waits before it looks for a reason to stop.
 const CONNECT_STEP: Duration = Duration::from_millis(200);
@@ -45,9 +45,9 @@ impl KafkaBroker {
     ///
     /// # Errors
     ///
-    /// `Unavailable` when none answers within `connect_timeout`, `Unauthenticated` when the
-    /// credentials are refused, `InvalidArgument` for settings that cannot be, `Unimplemented` for
-    /// TLS and SCRAM without the feature `tls`.
+    /// `Unavailable` when none answers within `connect_timeout`, or none with which TLS comes about;
+    /// `Unauthenticated` when the password is refused, `InvalidArgument` for settings that cannot be,
+    /// `Unimplemented` for TLS and SCRAM without the feature `tls`.
     pub async fn connect(config: KafkaConfig) -> Result<Self> {
         config.check()?;
         blocking("broker.connect", move || {
@@ -90,15 +90,24 @@ fn answered(producer: &Producer, config: &KafkaConfig) -> Result<()> {
             return Ok(());
         }
         let cause = producer.log().last_error();
-        let (kind, message) = match &cause {
+        let code = cause.as_ref().map(|(code, _)| *code);
+        let (kind, message) = match code.map(classify) {
             Some((ErrorKind::Unauthenticated, _)) => (
                 ErrorKind::Unauthenticated,
                 "Kafka does not accept the credentials: check user, password and SASL mechanism",
             ),
-            _ if left.is_zero() => {
-                (ErrorKind::Unavailable, "Kafka does not answer: check that it runs there, and host and port")
-            }
-            _ => continue,
+            _ if !left.is_zero() => continue,
+            Some(row) if code == Some(Code::SSL) => row,
+            _ if config.tls.is_some() => (
+                ErrorKind::Unavailable,
+                "Kafka does not answer over TLS: check that it runs there, host and port, that this listener speaks \
+                 TLS, and whether it asks for the client's certificate (tls_certificate_file, tls_key_file)",
+            ),
+            _ => (
+                ErrorKind::Unavailable,
+                "Kafka does not answer: check that it runs there, host and port, and whether this listener wants TLS \
+                 (kafka+tls://) or a password",
+            ),
         };
         let cause = cause.map_or_else(|| "no answer in time".to_owned(), |(_, reason)| reason);
         return Err(Error::new(kind, "broker.connect", message)

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use micro_core::ErrorKind;
 use rdkafka::{config::RDKafkaLogLevel, error::KafkaError, types::RDKafkaErrorCode};
 
 use crate::error::classify;
@@ -75,9 +74,9 @@ impl ClientLog {
         tracing::warn!(target: "librdkafka", client = self.name, %kind, meaning, suppressed_count, "{reason}");
     }
 
-    /// The kind and the words of the latest error.
-    pub(crate) fn last_error(&self) -> Option<(ErrorKind, String)> {
-        self.state().last_error.as_ref().map(|(code, reason)| (classify(*code).0, reason.clone()))
+    /// The code and the words of the latest error.
+    pub(crate) fn last_error(&self) -> Option<(RDKafkaErrorCode, String)> {
+        self.state().last_error.clone()
     }
 
     /// How often the subject was kept quiet since it was last heard; `None` when it is too early.
@@ -124,6 +123,7 @@ mod tests {
         let log = ClientLog::new("producer");
         log.error(&KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), "connect to a:1\nrefused");
         log.error(&KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
-        assert_eq!(log.last_error(), Some((ErrorKind::Unavailable, "connect to a:1 refused".to_owned())));
+        let cause = (RDKafkaErrorCode::BrokerTransportFailure, "connect to a:1 refused".to_owned());
+        assert_eq!(log.last_error(), Some(cause));
     }
 }

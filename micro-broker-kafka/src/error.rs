@@ -11,6 +11,12 @@ pub(crate) fn from_kafka(operation: &'static str, error: KafkaError) -> Error {
             let message = "librdkafka does not take this property, or not with this value";
             return Error::new(ErrorKind::InvalidArgument, operation, message).with_context("property", property);
         }
+        // It reads the files when a client is made, and says which one it could not take.
+        KafkaError::ClientCreation(reason) if reason.starts_with("ssl.") => (
+            ErrorKind::InvalidArgument,
+            "the files of TLS cannot be taken: check that tls_ca_file, tls_certificate_file and tls_key_file are PEM \
+             files that this process may read, and tls_key_password",
+        ),
         KafkaError::ClientCreation(_) => (ErrorKind::InvalidArgument, "librdkafka does not take these settings"),
         KafkaError::Nul(_) => (ErrorKind::InvalidArgument, "a name holds a NUL byte"),
         KafkaError::Canceled => (ErrorKind::Unavailable, "the client was closed"),
@@ -78,10 +84,15 @@ pub(crate) fn classify(code: Code) -> (ErrorKind, &'static str) {
         Code::BrokerTransportFailure
         | Code::AllBrokersDown
         | Code::Resolve
-        | Code::SSL
         | Code::NetworkException
         | Code::BrokerNotAvailable
         | Code::UnknownBroker => (ErrorKind::Unavailable, "no broker can be reached"),
+        // The broker may be given another certificate at any time: no fault of a message.
+        Code::SSL => (
+            ErrorKind::Unavailable,
+            "no TLS with the broker: check tls_ca_file, that the broker's certificate is for this host, and the \
+             client's own certificate where the broker asks for one",
+        ),
         Code::LeaderNotAvailable
         | Code::NotLeaderForPartition
         | Code::ReplicaNotAvailable
@@ -276,6 +287,7 @@ mod tests {
         let nul = std::ffi::CString::new("a\0b").unwrap_err();
         for (error, kind) in [
             (KafkaError::ClientCreation("no".into()), ErrorKind::InvalidArgument),
+            (KafkaError::ClientCreation("ssl.key.location failed".into()), ErrorKind::InvalidArgument),
             (KafkaError::Nul(nul), ErrorKind::InvalidArgument),
             (KafkaError::Canceled, ErrorKind::Unavailable),
             (KafkaError::Subscription("no".into()), ErrorKind::Unavailable),

@@ -1,9 +1,13 @@
 //! The Kafka broker against real servers.
 
+#[cfg(feature = "tls")]
+mod certificates;
 mod conformance;
 mod faults;
 mod groups;
 mod heard;
 mod positions;
 mod publishing;
+#[cfg(feature = "tls")]
+mod secured;
 mod world;
