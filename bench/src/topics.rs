@@ -15,7 +15,7 @@ use crate::Result;
 const TOPICS: [&str; 6] =
     ["OrderEvent", "ProductEvent", "OrderStatus", "OrderEventDLQ", "ProductEventDLQ", "OrderStatusDLQ"];
 const GROUPS: [&str; 3] = ["order-consumer", "product-consumer", "order-audit"];
-/// Of each topic.
+/// Of each topic, but of a topic of dead letters one.
 pub const PARTITION_COUNT: i32 = 8;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -34,7 +34,7 @@ pub async fn renew(brokers: &str) -> Result<()> {
     // A broker takes a moment to forget a topic.
     let mut missing: Vec<&str> = TOPICS.to_vec();
     while !missing.is_empty() {
-        let new = missing.iter().map(|name| NewTopic::new(name, PARTITION_COUNT, TopicReplication::Fixed(1)));
+        let new = missing.iter().map(|name| NewTopic::new(name, partition_count(name), TopicReplication::Fixed(1)));
         let answers = admin.create_topics(&new.collect::<Vec<_>>(), &options).await?;
         missing.retain(|name| !answers.iter().any(|answer| answer.as_deref() == Ok(name)));
         if began.elapsed() > TIMEOUT {
@@ -43,6 +43,10 @@ pub async fn renew(brokers: &str) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(())
+}
+
+fn partition_count(topic: &str) -> i32 {
+    if topic.ends_with("DLQ") { 1 } else { PARTITION_COUNT }
 }
 
 fn expect(answer: std::result::Result<String, (String, RDKafkaErrorCode)>, absent: RDKafkaErrorCode) -> Result<()> {

@@ -53,11 +53,19 @@ impl Default for OrderConfig {
             consumer: one_batch_at_a_time(),
             delivery: DeliveryPolicy::default(),
             callback_retry: RetryPolicy::default(),
-            callback_batches: BatcherConfig::default(),
+            callback_batches: gathered(),
             register: RegisterOptions::default(),
             app: AppConfig::default(),
         }
     }
+}
+
+/// A millisecond gathers most of the callers that come back after the batch before.
+fn gathered() -> BatcherConfig {
+    let mut config = BatcherConfig::default();
+    config.running_count_max = 1;
+    config.gather = std::time::Duration::from_millis(1);
+    config
 }
 
 /// The handlers work on whole batches and wait for the database alone: one large transaction after

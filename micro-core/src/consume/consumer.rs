@@ -57,11 +57,20 @@ pub struct ConsumerConfig {
     /// many small ones. What is slow holds up those that share its batch: handlers that wait for
     /// something else than the database want as many as there are lanes.
     pub running_count_max: usize,
+    /// How long a batch that is not full waits for more deliveries before it is handled; default
+    /// 2 ms. Zero handles whatever there is at once.
+    pub gather: Duration,
 }
 
 impl Default for ConsumerConfig {
     fn default() -> Self {
-        Self { lane_count: 4, batch_count_max: 256, unfinished_count_max: 10_000, running_count_max: 2 }
+        Self {
+            lane_count: 4,
+            batch_count_max: 256,
+            unfinished_count_max: 10_000,
+            running_count_max: 2,
+            gather: Duration::from_millis(2),
+        }
     }
 }
 
@@ -121,6 +130,13 @@ impl<S> ConsumerBuilder<S> {
     #[must_use]
     pub fn running_count_max(mut self, count: usize) -> Self {
         self.config.running_count_max = count;
+        self
+    }
+
+    /// Sets how long a batch that is not full waits for more deliveries.
+    #[must_use]
+    pub fn gather(mut self, gather: Duration) -> Self {
+        self.config.gather = gather;
         self
     }
 

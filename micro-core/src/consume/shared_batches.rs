@@ -5,20 +5,21 @@ use std::{
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::future::{BoxFuture, join_all};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tower_service::Service;
 
 use super::{ConsumerConfig, DeliveryBatch, batch::Slot, unwind::unwound};
-use crate::{Error, ErrorKind, Result, batch::may_be_ones_fault};
+use crate::{Error, ErrorKind, Result, batch::may_be_ones_fault, broker::Delivery};
 
 /// A service whose callers share calls of the inner one. Clones share the queue.
 ///
-/// A batch is handed on at once while fewer than
-/// [`running_count_max`](ConsumerConfig::running_count_max) calls run; the batches that come
-/// meanwhile are joined, up to [`batch_count_max`](ConsumerConfig::batch_count_max) deliveries.
+/// While fewer than [`running_count_max`](ConsumerConfig::running_count_max) calls run, a batch is
+/// handed on after [`gather`](ConsumerConfig::gather); those that come meanwhile, or while others
+/// run, are joined, up to [`batch_count_max`](ConsumerConfig::batch_count_max) deliveries.
 ///
 /// One delivery holds up its own lane only. A joined batch that fails for what may be a delivery's
 /// fault has no effect; each caller then runs its own part, beside the others and outside of the
@@ -39,12 +40,17 @@ struct Shared<S> {
     service: Mutex<S>,
     running_count_max: usize,
     batch_count_max: usize,
+    gather: Duration,
+    /// Told when those who wait fill a batch.
+    full: Notify,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Waiting>,
+    /// Their deliveries.
+    waiting_count: usize,
     running_count: usize,
 }
 
@@ -53,10 +59,30 @@ struct Waiting {
     answer: oneshot::Sender<Answer>,
 }
 
-/// Batches as one, and who waits for its outcome.
+/// Batches that are run as one, and who waits for the outcome.
 struct Joined {
-    batch: DeliveryBatch,
+    group: Arc<str>,
+    parts: Vec<Arc<[Delivery]>>,
     answers: Vec<oneshot::Sender<Answer>>,
+}
+
+impl Joined {
+    fn of(batch: DeliveryBatch, answer: oneshot::Sender<Answer>) -> Self {
+        Self { group: batch.group, parts: vec![batch.deliveries], answers: vec![answer] }
+    }
+
+    fn add(&mut self, batch: DeliveryBatch, answer: oneshot::Sender<Answer>) {
+        self.parts.push(batch.deliveries);
+        self.answers.push(answer);
+    }
+
+    fn batch(&self) -> DeliveryBatch {
+        let deliveries = match &*self.parts {
+            [part] => part.clone(),
+            parts => parts.iter().flat_map(|part| part.iter().cloned()).collect(),
+        };
+        DeliveryBatch::new(self.group.clone(), deliveries)
+    }
 }
 
 /// What a caller is told.
@@ -73,6 +99,8 @@ impl<S> SharedBatches<S> {
             service: Mutex::new(service),
             running_count_max: config.running_count_max.max(1),
             batch_count_max: config.batch_count_max.max(1),
+            gather: config.gather,
+            full: Notify::new(),
             state: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -125,28 +153,48 @@ where
 {
     fn enqueue(self: &Arc<Self>, waiting: Waiting) {
         let mut state = self.state();
-        if state.running_count >= self.running_count_max {
-            state.waiting.push_back(waiting);
-            return;
+        state.waiting_count += waiting.batch.deliveries.len();
+        state.waiting.push_back(waiting);
+        if state.waiting_count >= self.batch_count_max {
+            self.full.notify_one();
         }
-        state.running_count += 1;
-        // A task of its own: a lane that ends must not take the others' batch along.
-        tokio::spawn(self.clone().run(Joined { batch: waiting.batch, answers: vec![waiting.answer] }));
+        if state.running_count < self.running_count_max {
+            state.running_count += 1;
+            // What is not gathered is handed on as it comes.
+            let first = if self.gather.is_zero() { state.next_batch(self.batch_count_max) } else { None };
+            // A task of its own: a lane that ends must not take the others' batch along.
+            tokio::spawn(self.clone().run(first));
+        }
     }
 
-    /// Runs this batch and then others until nobody waits, or until one gave its slot back.
-    async fn run(self: Arc<Self>, first: Joined) {
-        let mut next = Some(first);
-        while let Some(joined) = next {
+    /// Runs batches until nobody waits, or until one gave its slot back.
+    async fn run(self: Arc<Self>, first: Option<Joined>) {
+        let mut next = first;
+        loop {
+            if next.is_none() {
+                self.gather().await;
+                next = self.next_batch();
+            }
+            let Some(joined) = next.take() else { return };
             if !self.run_one(joined).await {
                 return;
             }
-            next = self.next_batch();
+        }
+    }
+
+    /// Waits while there is a batch that is not full, for so long as it may.
+    async fn gather(&self) {
+        let is_partial = (1..self.batch_count_max).contains(&self.state().waiting_count);
+        if is_partial && !self.gather.is_zero() {
+            // Early or late, the batch is what is there then.
+            let _ = tokio::time::timeout(self.gather, self.full.notified()).await;
         }
     }
 
     /// Runs one batch; whether it still holds the slot.
-    async fn run_one(self: &Arc<Self>, Joined { batch, mut answers }: Joined) -> bool {
+    async fn run_one(self: &Arc<Self>, joined: Joined) -> bool {
+        let batch = joined.batch();
+        let mut answers = joined.answers;
         let is_shared = answers.len() > 1;
         let slot = Slot::new(is_shared);
         let mut is_holding = true;
@@ -180,36 +228,40 @@ where
 
     /// Another runs in the place of a batch that waits.
     fn pass_slot_on(self: &Arc<Self>) {
-        if let Some(next) = self.next_batch() {
-            tokio::spawn(self.clone().run(next));
-        }
+        tokio::spawn(self.clone().run(None));
     }
 
-    /// Those who wait, but those who have gone; `None`, and one runner less, when there are none.
+    /// Those who wait; `None`, and one runner less, when there are none.
     fn next_batch(&self) -> Option<Joined> {
         let mut state = self.state();
-        state.waiting.retain(|waiting| !waiting.answer.is_closed());
-        let Some(first) = state.waiting.pop_front() else {
+        let joined = state.next_batch(self.batch_count_max);
+        if joined.is_none() {
             state.running_count -= 1;
-            return None;
-        };
-        let (mut batch, mut answers) = (first.batch, vec![first.answer]);
-        let mut count = batch.deliveries.len();
-        let mut others = Vec::new();
-        while let Some(next) = state.waiting.front() {
+        }
+        joined
+    }
+}
+
+impl State {
+    /// Those who wait, but those who have gone.
+    fn next_batch(&mut self, batch_count_max: usize) -> Option<Joined> {
+        self.waiting.retain(|waiting| !waiting.answer.is_closed());
+        let mut joined: Option<Joined> = None;
+        let mut count = 0;
+        while let Some(next) = self.waiting.front() {
             count += next.batch.deliveries.len();
-            if count > self.batch_count_max {
+            // One lane alone may fill it.
+            if joined.is_some() && count > batch_count_max {
                 break;
             }
-            let Waiting { batch, answer } = state.waiting.pop_front().expect("its front was looked at");
-            others.push(batch.deliveries);
-            answers.push(answer);
+            let Waiting { batch, answer } = self.waiting.pop_front().expect("its front was looked at");
+            match &mut joined {
+                Some(joined) => joined.add(batch, answer),
+                None => joined = Some(Joined::of(batch, answer)),
+            }
         }
-        if !others.is_empty() {
-            let all = std::iter::once(&batch.deliveries).chain(&others);
-            batch.deliveries = all.flat_map(|deliveries| deliveries.iter().cloned()).collect();
-        }
-        Some(Joined { batch, answers })
+        self.waiting_count = self.waiting.iter().map(|waiting| waiting.batch.deliveries.len()).sum();
+        joined
     }
 }
 
@@ -244,12 +296,12 @@ fn same(error: &Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
     use tokio::{sync::Semaphore, task::JoinHandle};
 
     use super::*;
-    use crate::broker::{Delivery, Message};
+    use crate::broker::Message;
 
     /// Notes the offsets of each batch, then waits for a permit; fails batches with offset 13 as a
     /// database that is away, with 14 as one that does not take a value, and with 15 as a handler:
@@ -301,7 +353,8 @@ mod tests {
     }
 
     fn shared(slow: &Slow, running_count_max: usize, batch_count_max: usize) -> SharedBatches<Slow> {
-        let config = ConsumerConfig { running_count_max, batch_count_max, ..ConsumerConfig::default() };
+        let gather = Duration::ZERO;
+        let config = ConsumerConfig { running_count_max, batch_count_max, gather, ..ConsumerConfig::default() };
         SharedBatches::new(slow.clone(), &config)
     }
 
@@ -336,6 +389,27 @@ mod tests {
             lane.await.unwrap().unwrap();
         }
         assert_eq!(slow.batches(), [vec![1, 2], vec![3], vec![4, 5, 6, 7]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_is_not_full_waits_for_more_and_a_full_one_does_not() {
+        let slow = Slow::new();
+        let gather = Duration::from_secs(2);
+        let config = ConsumerConfig { batch_count_max: 3, running_count_max: 1, gather, ..ConsumerConfig::default() };
+        let service = SharedBatches::new(slow.clone(), &config);
+        slow.permits.add_permits(9);
+        let began = tokio::time::Instant::now();
+        let partial = [hand_in(&service, &[1]).await, hand_in(&service, &[2]).await];
+        assert!(slow.batches().is_empty());
+        for lane in partial {
+            lane.await.unwrap().unwrap();
+        }
+        assert_eq!((slow.batches(), began.elapsed().as_secs()), (vec![vec![1, 2]], 2));
+        let filled = [hand_in(&service, &[3]).await, hand_in(&service, &[4, 5]).await];
+        for lane in filled {
+            lane.await.unwrap().unwrap();
+        }
+        assert_eq!((slow.batches().len(), began.elapsed().as_secs()), (2, 2));
     }
 
     #[tokio::test(start_paused = true)]

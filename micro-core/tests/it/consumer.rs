@@ -180,8 +180,9 @@ async fn a_slow_key_holds_up_the_ack_and_not_the_other_lanes_and_a_full_partitio
     let service = slow_service(permits.clone(), finished.clone());
     let consumer = Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], service)
         .unfinished_count_max(100)
-        // As many as lanes: none of them shares the slow one's batch.
+        // As many as lanes, at once: none of them shares the slow one's batch.
         .running_count_max(4)
+        .gather(Duration::ZERO)
         .build();
     consumer.start(&Health::new()).await.unwrap();
     broker.deliver([delivery(&Paid::new("slow", 0), 0)]).await;

@@ -189,6 +189,33 @@ async fn a_key_without_receipts_does_not_hold_up_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rows_that_come_while_a_wave_is_on_its_way_go_out_together_and_wait_no_longer_than_they_may() {
+    let world = World::new();
+    let mut broker = ProbeBroker::new(|order, _, _| if order == "stuck" { Fate::Silent } else { Fate::Receipt });
+    broker.receipt_delay = Duration::from_millis(20);
+    let relay = relay(&world, &broker);
+    relay.start(&Health::new()).await.unwrap();
+    let tries = |order: &str| broker.tries(order, 0);
+    world.add(&[Paid::new("first", 0)]).await;
+    eventually("the first wave", || tries("first") == 1).await;
+    for order in ["a", "b"] {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        world.add(&[Paid::new(order, 0)]).await;
+    }
+    assert_eq!((tries("a"), tries("b")), (0, 0), "they wait for the first one's receipt");
+    eventually("the second wave", || tries("a") + tries("b") > 0).await;
+    assert_eq!((tries("a"), tries("b"), broker.taken_count()), (1, 1, 1));
+
+    world.add(&[Paid::new("stuck", 0)]).await;
+    eventually("the stuck one", || tries("stuck") == 1).await;
+    let began = tokio::time::Instant::now();
+    world.add(&[Paid::new("c", 0)]).await;
+    eventually("the one behind it", || tries("c") == 1).await;
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+    relay.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_row_the_broker_refuses_for_good_is_parked_and_its_key_goes_on() {
     let world = World::new();
     let broker = ProbeBroker::new(|order, seq, _| match (order, seq) {

@@ -48,6 +48,7 @@ const LAST_PASS_STALL_MAX: Duration = Duration::from_secs(1);
 
 /// What became of a message.
 struct Landing {
+    wave: u64,
     key: KeyId,
     shard: u16,
     id: i64,
@@ -60,6 +61,7 @@ pub(super) struct Worker<P> {
     config: RelayConfig,
     slots: Vec<Slot>,
     backlog: Backlog,
+    wave: Wave,
     on_their_way: FuturesUnordered<BoxFuture<'static, Landing>>,
     deletions: FuturesUnordered<BoxFuture<'static, Deletion>>,
     poll_interval: Duration,
@@ -69,6 +71,33 @@ pub(super) struct Worker<P> {
     read_watch: FailureWatch,
     delete_watch: FailureWatch,
     publish_watch: FailureWatch,
+}
+
+/// The messages that were handed to the broker last.
+#[derive(Default)]
+struct Wave {
+    number: u64,
+    in_flight_count: usize,
+    /// The next one does not wait for longer; `None` where it does not wait at all.
+    ends_at: Option<Instant>,
+}
+
+impl Wave {
+    /// Begins the next one.
+    fn begin(&mut self, sent_count: usize, ends_at: Option<Instant>) {
+        *self = Self { number: self.number + 1, in_flight_count: sent_count, ends_at };
+    }
+
+    fn landed(&mut self, number: u64) {
+        if number == self.number {
+            self.in_flight_count -= 1;
+        }
+    }
+
+    /// Until when the next one waits, if it does.
+    fn holds_until(&self, now: Instant) -> Option<Instant> {
+        self.ends_at.filter(|ends_at| self.in_flight_count > 0 && now < *ends_at)
+    }
 }
 
 /// A shard as this relay has it.
@@ -111,6 +140,7 @@ where
             config,
             slots: (0..SHARD_COUNT).map(|_| Slot::default()).collect(),
             backlog: Backlog::default(),
+            wave: Wave::default(),
             on_their_way: FuturesUnordered::new(),
             deletions: FuturesUnordered::new(),
             poll_interval: POLL_INTERVAL_MIN,
@@ -149,8 +179,7 @@ where
         self.backlog.wake(now);
         // Before the read, which would bring the rows again that are about to go.
         self.delete(now);
-        self.read().await;
-        self.send();
+        self.read_and_send().await;
         self.watches_mut().into_iter().for_each(FailureWatch::look);
     }
 
@@ -170,14 +199,15 @@ where
     }
 
     fn wakes_at(&self) -> Instant {
-        let is_full = self.on_their_way.len() >= self.config.in_flight_count_max;
+        let holds_until = self.wave.holds_until(Instant::now());
+        let is_full = self.on_their_way.len() >= self.config.in_flight_count_max || holds_until.is_some();
         if self.backlog.has_ready() && !is_full {
             return Instant::now();
         }
         if !is_full && (0..SHARD_COUNT).any(|shard| self.wants_read(shard)) {
             return Instant::now();
         }
-        let lasting = [Some(self.poll_at), Some(self.own_at), self.backlog.wakes_at()];
+        let lasting = [Some(self.poll_at), Some(self.own_at), self.backlog.wakes_at(), holds_until];
         let watches = [&self.own_watch, &self.read_watch, &self.delete_watch, &self.publish_watch];
         let watches = watches.map(FailureWatch::looks_at);
         let deletes = self.slots.iter().filter(|slot| slot.may_delete()).filter_map(|slot| slot.delete_at);
@@ -221,6 +251,14 @@ where
             && self.backlog.known_count(shard) < KNOWN_COUNT_MAX
     }
 
+    /// The next wave, unless the last one still holds it.
+    async fn read_and_send(&mut self) {
+        if self.wave.holds_until(Instant::now()).is_none() {
+            self.read().await;
+            self.send();
+        }
+    }
+
     async fn read(&mut self) {
         for shard in 0..SHARD_COUNT {
             if self.on_their_way.len() >= self.config.in_flight_count_max {
@@ -261,10 +299,18 @@ where
     /// Hands messages to the broker, at most a wave of them.
     fn send(&mut self) {
         let room = self.config.in_flight_count_max.saturating_sub(self.on_their_way.len());
-        for _ in 0..room.min(self.config.wave_count_max.max(1)) {
-            let Some(departure) = self.backlog.depart() else { return };
-            let receipt_timeout = self.config.receipt_timeout;
-            self.on_their_way.push(travel(self.publish.clone(), departure, receipt_timeout).boxed());
+        let wave_count_max = self.config.wave_count_max.max(1);
+        let departures: Vec<_> = std::iter::from_fn(|| self.backlog.depart()).take(room.min(wave_count_max)).collect();
+        if departures.is_empty() {
+            return;
+        }
+        // A full one has more behind it, which need not be gathered.
+        let is_partial = departures.len() < wave_count_max;
+        let ends_at = is_partial.then(|| Instant::now() + self.config.wave_wait_max);
+        self.wave.begin(departures.len(), ends_at);
+        for departure in departures {
+            let (wave, receipt_timeout) = (self.wave.number, self.config.receipt_timeout);
+            self.on_their_way.push(travel(self.publish.clone(), departure, wave, receipt_timeout).boxed());
         }
     }
 
@@ -276,7 +322,8 @@ where
         }
     }
 
-    async fn land(&mut self, Landing { key, shard, id, result }: Landing) {
+    async fn land(&mut self, Landing { wave, key, shard, id, result }: Landing) {
+        self.wave.landed(wave);
         match result {
             Ok(_) => {
                 self.publish_watch.succeeded();
@@ -386,6 +433,7 @@ where
         self.delete_all().await;
         self.mark_dirty(ShardSet::ALL);
         loop {
+            // Nothing is gathered any more.
             self.read().await;
             self.send();
             if self.on_their_way.is_empty() {
@@ -441,7 +489,7 @@ async fn in_time<T>(limit: Duration, operation: &'static str, call: impl Future<
 }
 
 /// One message's way to its receipt.
-async fn travel<P>(publish: P, departure: Departure, receipt_timeout: Duration) -> Landing
+async fn travel<P>(publish: P, departure: Departure, wave: u64, receipt_timeout: Duration) -> Landing
 where
     P: Service<PublishBatch, Response = Vec<Result<Receipt>>, Error = Error>,
 {
@@ -451,7 +499,7 @@ where
         Err(Error::new(ErrorKind::DeadlineExceeded, "relay.publish", "no receipt in time")
             .with_context("receipt_timeout_ms", receipt_timeout.as_millis()))
     });
-    Landing { key, shard, id, result }
+    Landing { wave, key, shard, id, result }
 }
 
 /// A message is a batch of its own: the receipt of one does not wait for that of another key.
