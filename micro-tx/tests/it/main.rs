@@ -1,6 +1,7 @@
 //! The integration tests of micro-tx, in one binary.
 
 mod cancel;
+mod conflicts;
 mod conformance;
 mod database;
 mod faults;

@@ -1,12 +1,8 @@
-//! What a database on a server does beyond the ports: round trips, conflicts, failures.
+//! What a database on a server does beyond the ports: values, round trips, locks, failures.
 
 use std::time::Duration;
 
-use micro_core::{
-    Error, ErrorKind, Result, TransactionManager as _, TransactionManagerExt as _,
-    broker::Message,
-    transaction::{RetryPolicy, retrying},
-};
+use micro_core::{Error, ErrorKind, Result, TransactionManager as _, TransactionManagerExt as _, broker::Message};
 use micro_testkit::{Missing, eventually};
 use micro_tx::{SqlConfig, SqlDatabase, SqlTxExt as _, Value};
 
@@ -46,6 +42,8 @@ macro_rules! on_each_server {
     };
 }
 
+pub(crate) use on_each_server;
+
 on_each_server! {
     values_come_back_as_they_were_bound
     a_null_and_a_text_share_a_statement
@@ -56,8 +54,6 @@ on_each_server! {
     a_claim_that_waited_for_another_one_knows_its_ids
     overlapping_claims_in_other_orders_do_not_deadlock
     ids_of_any_length_are_told_apart
-    a_deadlock_is_aborted_and_a_repeated_attempt_wins
-    a_lock_is_waited_for_only_so_long
     a_statement_that_takes_too_long_ends
     who_waits_too_long_for_a_connection_is_told_so
     turns_come_in_the_order_of_asking
@@ -377,55 +373,6 @@ async fn ids_of_any_length_are_told_apart(site: Site) {
         let claimed = database.run(async |tx| database.inbox().claim(tx, "group", &ids).await).await;
         assert_eq!(claimed.unwrap(), [expected; 5]);
     }
-}
-
-async fn a_deadlock_is_aborted_and_a_repeated_attempt_wins(site: Site) {
-    let database = site.database().await;
-    for code in ["A", "B"] {
-        database.execute(INSERT, &[code.into(), "0".into()]).await.unwrap();
-    }
-    let crossed = std::sync::Arc::new(tokio::sync::Barrier::new(2));
-    let attempts = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
-    let paying = [["A", "B"], ["B", "A"]].map(|codes| {
-        let (database, crossed, attempts) = (database.clone(), crossed.clone(), attempts.clone());
-        tokio::spawn(async move {
-            let is_first = std::sync::atomic::AtomicBool::new(true);
-            retrying(RetryPolicy::default(), || async {
-                attempts.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                let meets = is_first.swap(false, std::sync::atomic::Ordering::SeqCst);
-                let add = "UPDATE orders SET status = concat(status, '+') WHERE code = ?";
-                database
-                    .run(async |tx| {
-                        tx.sql()?.execute(add, &[codes[0].into()]).await?;
-                        if meets {
-                            crossed.wait().await;
-                        }
-                        tx.sql()?.execute(add, &[codes[1].into()]).await
-                    })
-                    .await
-            })
-            .await
-        })
-    });
-    for paid in paying {
-        paid.await.unwrap().unwrap();
-    }
-    assert_eq!(attempts.load(std::sync::atomic::Ordering::SeqCst), 3, "one of two crossed transactions lost once");
-    let rows = database.fetch_all("SELECT status FROM orders", &[]).await.unwrap();
-    assert!(rows.iter().all(|row| row.get::<String>(0).unwrap() == "0++"), "{rows:?}");
-}
-
-async fn a_lock_is_waited_for_only_so_long(site: Site) {
-    let mut config = site.config();
-    config.lock_timeout = Duration::from_secs(1);
-    let database = site.database_with(config).await;
-    database.execute(INSERT, &["A".into(), "0".into()]).await.unwrap();
-    let mut holder = database.begin().await.unwrap();
-    holder.sql().unwrap().execute(UPDATE, &["1".into(), "A".into()]).await.unwrap();
-    let outcome = database.run(async |tx| tx.sql()?.execute(UPDATE, &["2".into(), "A".into()]).await).await;
-    let error: Error = outcome.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Aborted, "{}", error.report());
-    holder.commit().await.unwrap();
 }
 
 async fn a_statement_that_takes_too_long_ends(site: Site) {
