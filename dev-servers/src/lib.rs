@@ -6,11 +6,13 @@
 //! - [`Servers`] are the ones that all tests of a checkout share: `cargo xtask servers up`.
 //! - [`shared`] is where a test gets the URL of one of those.
 //! - [`Server`] is a server of a test's own, which it may kill, pause and restart.
+//! - [`SmallDisk`] is a disk of a test's own, which it may fill.
 //!
 //! Everything here blocks: an asynchronous test calls it through `spawn_blocking`.
 
 #![forbid(unsafe_code)]
 
+mod disk;
 mod kind;
 mod server;
 mod servers;
@@ -30,6 +32,7 @@ mod postgres;
 mod compose;
 
 pub use crate::{
+    disk::SmallDisk,
     install::install_packages,
     kind::Kind,
     ports::free_port,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    disk::{SmallDisk, unmount},
     install::make_folder,
     kind::Kind,
     ports::free_port,
@@ -30,6 +31,8 @@ pub struct Server {
     folder: PathBuf,
     url: String,
     child: Child,
+    /// Where its data are, if it was to have one.
+    disk: Option<SmallDisk>,
 }
 
 impl Server {
@@ -53,21 +56,36 @@ impl Server {
     ///
     /// As [`start`](Self::start).
     pub fn start_with(kind: Kind, settings: &[(&str, &str)]) -> Result<Self, String> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self::start_on(None, kind, settings)
+    }
+
+    /// Starts it [with settings](Self::start_with) and its data on a [disk](Self::disk) of so many
+    /// MiB: MariaDB needs some 130 of them, PostgreSQL 70.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), and a text that says why nothing can be mounted here.
+    pub fn start_on_small_disk(kind: Kind, size_mib: u32, settings: &[(&str, &str)]) -> Result<Self, String> {
+        Self::start_on(Some(size_mib), kind, settings)
+    }
+
+    fn start_on(disk_size_mib: Option<u32>, kind: Kind, settings: &[(&str, &str)]) -> Result<Self, String> {
         let servers = Servers::of_workspace();
         if let Some(reason) = servers.missing(kind) {
             return Err(reason);
         }
-        // The name begins with the owner, so that `sweep` knows whose it is.
-        let name = format!("{}-{}-{kind}", this::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = servers.runs().join(OWN).join(name);
+        let folder = own_folder(&servers, kind.name());
         make_folder(&folder)?;
         let mut site = Site::new(kind, servers.tools(), &folder, free_port(), true)?;
         site.settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let child = with_other_ports(&mut site, |site| site.launch(|_| Ok(()))).inspect_err(|_| {
+        let started = disk_size_mib.map(|size| SmallDisk::mount_at(site.data(), size)).transpose().and_then(|disk| {
+            let child = with_other_ports(&mut site, |site| site.launch(|_| Ok(())))?;
+            Ok((disk, child))
+        });
+        let (disk, child) = started.inspect_err(|_| {
             let _ = fs::remove_dir_all(&folder);
         })?;
-        Ok(Self { url: kind.url(site.port), site, folder, child })
+        Ok(Self { url: kind.url(site.port), site, folder, child, disk })
     }
 
     /// Where it is.
@@ -92,6 +110,12 @@ impl Server {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.site.folder
+    }
+
+    /// The disk that has its data, if it was [started on one](Self::start_on_small_disk).
+    #[must_use]
+    pub fn disk(&self) -> Option<&SmallDisk> {
+        self.disk.as_ref()
     }
 
     /// Kills it and its children at once (SIGKILL), and waits until they are gone.
@@ -136,28 +160,40 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        self.disk = None;
         let _ = fs::remove_dir_all(&self.site.folder);
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// Kills the servers of tests that ended without doing it, and removes their folders.
+/// A folder for what a test of this process owns. Its name begins with the owner, so that [`sweep`]
+/// knows whose it is.
+pub(crate) fn own_folder(servers: &Servers, what: &str) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let name = format!("{}-{}-{what}", this::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    servers.runs().join(OWN).join(name)
+}
+
+/// Kills the servers of tests that ended without doing it, and removes their folders and disks.
 pub(crate) fn sweep(runs: &Path) {
     for entry in fs::read_dir(runs.join(OWN)).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let mut parts = name.split('-');
-        let owner = parts.next().and_then(|owner| owner.parse().ok());
-        let kind = parts.next_back().and_then(|kind| kind.parse().ok());
-        let (Some(owner), Some(kind)) = (owner, kind) else { continue };
+        let Some(owner) = parts.next().and_then(|owner| owner.parse().ok()) else { continue };
         if is_alive(owner) {
             continue;
         }
-        // The site tells where the server of that folder really writes; its other fields do not count.
-        let Ok(site) = Site::new(kind, Path::new(""), &entry.path(), 0, true) else { continue };
-        for pid in with_mark(&site.mark()) {
-            kill(pid);
+        if let Some(kind) = parts.next_back().and_then(|kind| kind.parse().ok()) {
+            // The site tells where the server of that folder really writes; its other fields do not count.
+            let Ok(site) = Site::new(kind, Path::new(""), &entry.path(), 0, true) else { continue };
+            for pid in with_mark(&site.mark()) {
+                kill(pid);
+            }
+            unmount(&site.data());
+            let _ = fs::remove_dir_all(&site.folder);
+        } else {
+            unmount(&entry.path());
         }
-        let _ = fs::remove_dir_all(&site.folder);
         let _ = fs::remove_dir_all(entry.path());
     }
 }

@@ -1,5 +1,6 @@
 //! Real servers, started, killed, restarted and found again.
 
+mod disk;
 mod own;
 mod shared;
 
