@@ -132,6 +132,17 @@ impl Dialect {
         }
     }
 
+    /// Whether a commit that was answered so, on a connection that goes on, is undone for certain.
+    pub(crate) fn is_undone_after(self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => false,
+            // The server could not write its log to the end. It undoes the transaction, but when it
+            // dies before that is on the disk it commits what the binary log has.
+            ErrorKind::ResourceExhausted | ErrorKind::Internal => self != Self::MySql,
+            _ => true,
+        }
+    }
+
     /// Whether a statement's text must differ where the types of its values do.
     pub(crate) const fn has_typed_statements(self) -> bool {
         matches!(self, Self::Postgres)
@@ -261,6 +272,21 @@ mod tests {
         let values = [Value::Integer(1), Value::Null, "a".into()];
         let text = Dialect::Postgres.rewritten("sql.execute", "SELECT ?, '?', ?, ?::jsonb", &values);
         assert_eq!(text.unwrap(), "SELECT $1, '?', $2, $3::jsonb /*int*/");
+    }
+    #[test]
+    fn a_commit_that_failed_half_way_is_not_undone_for_certain() {
+        for (kind, on_mysql, elsewhere) in [
+            (ErrorKind::Aborted, true, true),
+            (ErrorKind::AlreadyExists, true, true),
+            (ErrorKind::ResourceExhausted, false, true),
+            (ErrorKind::Internal, false, true),
+            (ErrorKind::DeadlineExceeded, false, false),
+            (ErrorKind::Unavailable, false, false),
+        ] {
+            let error = Error::new(kind, "tx.commit", "refused");
+            assert_eq!(Dialect::MySql.is_undone_after(&error), on_mysql, "{kind}");
+            assert_eq!(Dialect::Postgres.is_undone_after(&error), elsewhere, "{kind}");
+        }
     }
     #[test]
     fn a_wrong_number_of_values_says_both_numbers() {

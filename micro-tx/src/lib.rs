@@ -43,8 +43,8 @@
 //! relays the outbox: it holds the server's locks of the shards it owns, and reads and deletes
 //! their rows itself, so that nobody else is the owner by the time a deletion runs.
 //!
-//! A commit whose answer does not come is `Unknown`: it may be done or not. Who repeats it needs an
-//! idempotency key, or the inbox.
+//! A commit whose answer does not come is `Unknown`: it may be done or not. So is one that a server
+//! cannot write to the end, on a full disk say. Who repeats it needs an idempotency key, or the inbox.
 
 #[cfg(not(any(feature = "sqlite", feature = "mysql", feature = "postgres")))]
 compile_error!("micro-tx needs a database: turn on one of its features `sqlite`, `mysql`, `postgres`");

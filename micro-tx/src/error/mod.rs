@@ -64,10 +64,24 @@ pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
         sqlx::Error::BeginFailed => true,
         // The server says goodbye, or the statement that it knew under this name is not the same.
         sqlx::Error::Database(error) => {
-            classify_database(&**error).0 == ErrorKind::Unavailable || is_stale_plan(&**error)
+            let is_goodbye = classify_database(&**error).0 == ErrorKind::Unavailable || ends_session(&**error);
+            is_goodbye || is_stale_plan(&**error)
         }
         _ => false,
     }
+}
+
+/// PostgreSQL says by the severity whether the session goes on, whatever went wrong: a log without
+/// space for it, a full disk to a statement, stops the server.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+fn ends_session(error: &dyn sqlx::error::DatabaseError) -> bool {
+    #[cfg(feature = "postgres")]
+    if let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+        use sqlx::postgres::PgSeverity;
+        return matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+    }
+    let _ = error;
+    false
 }
 
 /// PostgreSQL refuses a statement that was prepared before its table was altered, on this
@@ -80,7 +94,7 @@ fn is_stale_plan(error: &dyn sqlx::error::DatabaseError) -> bool {
 fn classify_database(error: &dyn sqlx::error::DatabaseError) -> (ErrorKind, &'static str) {
     #[cfg(feature = "mysql")]
     if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-        return mysql::classify(error.number());
+        return mysql::classify(error.number(), error.message());
     }
     let code = error.code().unwrap_or_default();
     #[cfg(feature = "postgres")]

@@ -2,9 +2,12 @@
 
 use micro_core::ErrorKind;
 
+/// The operating system's words for a full disk, which no setting of the server translates.
+const NO_SPACE: &str = "No space left on device";
+
 /// By <https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html> and
 /// <https://mariadb.com/kb/en/mariadb-error-code-reference/>.
-pub(super) fn classify(number: u16) -> (ErrorKind, &'static str) {
+pub(super) fn classify(number: u16, message: &str) -> (ErrorKind, &'static str) {
     match number {
         1022 | 1062 | 1169 | 1586 => (ErrorKind::AlreadyExists, "a row of this key exists already"),
         1216 | 1217 | 1451 | 1452 | 1557 | 1761 | 1762 => {
@@ -24,6 +27,9 @@ pub(super) fn classify(number: u16) -> (ErrorKind, &'static str) {
         1037 | 1038 | 1041 => (ErrorKind::ResourceExhausted, "the server is out of memory"),
         1461 => (ErrorKind::ResourceExhausted, "the server keeps too many prepared statements"),
         1021 | 1114 => (ErrorKind::ResourceExhausted, "the disk or the table is full"),
+        // A file of the server's own, temporary or of its binary log: MariaDB passes the number of
+        // its file functions on, and why they failed is in the text alone.
+        3 | 1026 | 1030 if message.contains(NO_SPACE) => (ErrorKind::ResourceExhausted, "the disk is full"),
         1206 => (ErrorKind::ResourceExhausted, "the transaction holds too many locks"),
         1047 | 1053 | 1077 | 1079 | 1080 | 1152 | 1158 | 1159 | 1160 | 1161 | 1184 | 1927 | 3169 | 4031 => {
             (ErrorKind::Unavailable, "the server closed the connection")
@@ -68,8 +74,18 @@ mod tests {
             (&[1054, 1064, 1146, 0], ErrorKind::Internal),
         ] {
             for number in numbers {
-                assert_eq!(classify(*number).0, kind, "number {number}");
+                assert_eq!(classify(*number, "").0, kind, "number {number}");
             }
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_a_full_disk_where_the_text_says_so() {
+        let full = "Error writing file './binlog.000001' (Errcode: 28 \"No space left on device\")";
+        let damaged = "Error writing file './binlog.000001' (Errcode: 5 \"Input/output error\")";
+        for number in [3, 1026, 1030] {
+            assert_eq!(classify(number, full).0, ErrorKind::ResourceExhausted, "number {number}");
+            assert_eq!(classify(number, damaged).0, ErrorKind::Internal, "number {number}");
         }
     }
 }

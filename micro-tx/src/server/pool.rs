@@ -305,7 +305,8 @@ impl<D: Driver> Lease<D> {
     ///
     /// # Errors
     ///
-    /// `Unknown` when the answer did not come: the transaction may be committed.
+    /// `Unknown` when the answer did not come, or says a failure half-way: the transaction may be
+    /// committed.
     pub(crate) async fn commit(&mut self, operation: &'static str) -> Result<()> {
         let limit = self.statement_limit();
         let connection = self.enter(operation)?;
@@ -317,12 +318,13 @@ impl<D: Driver> Lease<D> {
         let outcome = tokio::time::timeout(limit, D::commit(connection)).await;
         let is_refused = matches!(&outcome, Ok(Err(_)));
         let state = if is_refused { State::Open } else { State::Clean };
-        self.leave(operation, state, outcome).map_err(|error| match error.kind() {
-            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => {
-                let message = "no answer to the commit came: it may be done or not";
-                Error::new(ErrorKind::Unknown, operation, message).with_source(error)
+        let committed = self.leave(operation, state, outcome);
+        committed.map_err(|error| {
+            if self.is_connected() && D::DIALECT.is_undone_after(&error) {
+                return error;
             }
-            _ => error,
+            let message = "the commit was not answered, or failed half-way: it may be done or not";
+            Error::new(ErrorKind::Unknown, operation, message).with_source(error)
         })
     }
 

@@ -50,12 +50,17 @@ on_a_server_of_its_own! {
 }
 
 pub(crate) async fn own(server: Server) -> Option<dev_servers::Server> {
+    or_skip(&format!("{server:?}"), blocking(move || dev_servers::Server::start(server.kind())).await)
+}
+
+/// What a test needs, or `None` after saying why it is skipped; under `MICRO_TEST_REQUIRE=1` it fails.
+pub(crate) fn or_skip<T>(name: &str, outcome: Result<T, String>) -> Option<T> {
     let required = std::env::var("MICRO_TEST_REQUIRE").is_ok_and(|value| value == "1");
-    match blocking(move || dev_servers::Server::start(server.kind())).await {
-        Ok(server) => Some(server),
+    match outcome {
+        Ok(needed) => Some(needed),
         Err(reason) => {
-            assert!(!required, "{server:?} is missing and required: {reason}");
-            eprintln!("skipped, {server:?} is missing: {reason}");
+            assert!(!required, "{name} is missing and required: {reason}");
+            eprintln!("skipped, {name} is missing: {reason}");
             None
         }
     }

@@ -5,6 +5,7 @@ mod conflicts;
 mod conformance;
 mod database;
 mod faults;
+mod full_disk;
 mod inbox_service;
 mod on_servers;
 mod probe;
