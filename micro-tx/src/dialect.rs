@@ -1,5 +1,7 @@
 //! What differs between databases: placeholders, a few phrases, and where the migrations lie.
 
+use std::time::Duration;
+
 use micro_core::{Error, ErrorKind, Result};
 
 use crate::value::Value;
@@ -146,6 +148,21 @@ impl Dialect {
     /// Whether a statement's text must differ where the types of its values do.
     pub(crate) const fn has_typed_statements(self) -> bool {
         matches!(self, Self::Postgres)
+    }
+
+    /// What stands before a SELECT where the session has no limit of time. MySQL reads a comment.
+    ///
+    /// On MariaDB a limit of the session holds for what commits as well. A commit waits there until
+    /// there is space for the binary log, and where it is interrupted meanwhile it leaves half an
+    /// event in the log: what is committed behind it does not survive a crash (MDEV-27803).
+    pub(crate) fn read_limit(self, limit: Duration) -> String {
+        match self {
+            Self::MySql => {
+                let seconds = limit.as_secs_f64().max(0.001);
+                format!("/*M!100102 SET STATEMENT max_statement_time = {seconds} FOR */ ")
+            }
+            Self::Sqlite | Self::Postgres => String::new(),
+        }
     }
 
     /// Checks that the statement has a `?` for each value: a database that binds NULL to the rest,

@@ -38,10 +38,11 @@
 //!
 //! READ COMMITTED on all of them. Connections are handed out in the order in which they were asked
 //! for, without a ping: BEGIN notices one that is dead and goes to a fresh one, so that a
-//! transaction of n statements costs n + 2 round trips. Every statement has a limit of time, on the
-//! server where it has one and here, after which its connection is closed. One more connection
-//! relays the outbox: it holds the server's locks of the shards it owns, and reads and deletes
-//! their rows itself, so that nobody else is the owner by the time a deletion runs.
+//! transaction of n statements costs n + 2 round trips. Every statement has a limit of time, after
+//! which its connection is closed; a second before that PostgreSQL ends it, and MariaDB what begins
+//! with SELECT. One more connection relays the outbox: it holds the server's locks of the shards it
+//! owns, and reads and deletes their rows itself, so that nobody else is the owner by the time a
+//! deletion runs.
 //!
 //! A commit whose answer does not come is `Unknown`: it may be done or not. So is one that a server
 //! cannot write to the end, on a full disk say. Who repeats it needs an idempotency key, or the inbox.

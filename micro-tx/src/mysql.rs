@@ -45,14 +45,12 @@ impl Driver for MySql {
     async fn connect(options: &MySqlConnectOptions, session: &Session) -> Result<MySqlConnection, sqlx::Error> {
         let mut connection = options.connect().await?;
         // READ COMMITTED: with REPEATABLE READ two inserts of neighbouring keys lock each other's
-        // gap. The limit of a statement is MariaDB's alone; MySQL reads it as a comment.
+        // gap. No max_statement_time, which would hold for COMMIT too: see `Dialect::read_limit`.
         let script = format!(
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
              SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO'), \
-             SESSION innodb_lock_wait_timeout = {} \
-             /*M! , SESSION max_statement_time = {} */",
+             SESSION innodb_lock_wait_timeout = {}",
             session.lock_timeout.as_secs().max(1),
-            session.statement_timeout.as_secs_f64().max(0.001),
         );
         Self::script(&mut connection, &script).await?;
         Ok(connection)

@@ -20,7 +20,7 @@ pub(crate) use self::{
 };
 use self::{
     pool::Pool,
-    statements::{Call, Statements},
+    statements::{Call, Statements, is_select},
 };
 use crate::{config::SqlConfig, row::Row, value::Value};
 
@@ -34,12 +34,13 @@ impl<D: Driver> ServerConnections<D> {
     /// Connects once, so that a wrong address or password is found now, and keeps that connection.
     pub(crate) async fn connect(config: &SqlConfig) -> Result<Self> {
         let pool = Pool::connect(config).await?;
-        Ok(Self { pool, statements: Arc::new(Statements::new(D::DIALECT)) })
+        let read_limit = D::DIALECT.read_limit(config.statement_timeout);
+        Ok(Self { pool, statements: Arc::new(Statements::new(D::DIALECT, read_limit)) })
     }
 
     /// Uses a pool that belongs to somebody else.
     pub(crate) fn from_pool(pool: SqlxPool<D>) -> Self {
-        Self { pool: Pool::shared(pool), statements: Arc::new(Statements::new(D::DIALECT)) }
+        Self { pool: Pool::shared(pool), statements: Arc::new(Statements::new(D::DIALECT, String::new())) }
     }
 
     /// Opens a transaction.
@@ -157,8 +158,4 @@ impl<D: Driver> Clone for ServerConnections<D> {
     fn clone(&self) -> Self {
         Self { pool: self.pool.clone(), statements: self.statements.clone() }
     }
-}
-
-fn is_select(statement: &str) -> bool {
-    statement.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("select"))
 }

@@ -17,6 +17,11 @@ const STATEMENT_COUNT_MAX: usize = 1_024;
 /// How many combinations of types are remembered of one text.
 const VARIANT_COUNT_MAX: usize = 8;
 
+/// Whether a text is one of a read; one that begins otherwise can be that too.
+pub(super) fn is_select(statement: &str) -> bool {
+    statement.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("select"))
+}
+
 /// A statement that can be sent.
 pub(crate) struct Call<D: Driver> {
     pub(crate) statement: SqlStr,
@@ -27,6 +32,8 @@ pub(crate) struct Call<D: Driver> {
 
 pub(crate) struct Statements {
     dialect: Dialect,
+    /// What a text that begins with SELECT is sent with.
+    read_limit: String,
     known: RwLock<HashMap<Box<str>, Vec<Variant>>>,
 }
 
@@ -39,8 +46,8 @@ struct Variant {
 }
 
 impl Statements {
-    pub(crate) fn new(dialect: Dialect) -> Self {
-        Self { dialect, known: RwLock::default() }
+    pub(crate) fn new(dialect: Dialect, read_limit: String) -> Self {
+        Self { dialect, read_limit, known: RwLock::default() }
     }
 
     /// The statement with its values.
@@ -74,7 +81,11 @@ impl Statements {
 
     fn make(&self, operation: &'static str, statement: &str, values: &[Value]) -> Result<(Arc<str>, bool)> {
         let types: Box<[u8]> = values.iter().map(|value| self.kind(value)).collect();
-        let text: Arc<str> = self.dialect.rewritten(operation, statement, values)?.into();
+        let mut text = self.dialect.rewritten(operation, statement, values)?;
+        if is_select(statement) {
+            text.insert_str(0, &self.read_limit);
+        }
+        let text: Arc<str> = text.into();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= STATEMENT_COUNT_MAX && !known.contains_key(statement) {
             return Ok((text, false));

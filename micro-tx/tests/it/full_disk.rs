@@ -1,7 +1,7 @@
 //! A disk that is full: what cannot be kept is refused, what was acknowledged stays, and nothing but
 //! space is needed to go on.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use dev_servers::SmallDisk;
 use micro_core::{Error, ErrorKind, Result, TransactionManagerExt as _, broker::Message};
@@ -66,6 +66,33 @@ async fn a_postgres_that_dies_of_its_full_disk_takes_no_acknowledged_commit_alon
     // Otherwise the one that writes the log by itself can be quicker than the commit.
     let Some(server) = on_small_disk(Server::Postgres, &[("wal_writer_delay", "10s")]).await else { return };
     dies(Server::Postgres, server, SMALL, "SELECT pg_switch_wal()").await;
+}
+
+/// A commit waits there until there is space, for which MariaDB looks once a minute. Interrupted, it
+/// would leave half an event in the log, and what is committed behind that does not survive a crash.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_waits_for_space_in_the_binary_log_is_unknown_and_goes_on_waiting() {
+    let settings = &[("log-bin", "binlog"), ("sync-binlog", "1")];
+    let Some(server) = on_small_disk(Server::Mariadb, settings).await else { return };
+    let site = Site::at(Server::Mariadb, server.url().to_owned()).await;
+    let mut config = site.config();
+    config.statement_timeout = Duration::from_secs(2);
+    let database = site.database_with(config).await;
+    let mut books = Books::default();
+    let disk = server.disk().unwrap();
+    disk.fill().unwrap();
+    for _ in 0..2 {
+        // There is room in the pages of the tables.
+        let error = books.pay_until_refused(&database, 10).await;
+        assert_eq!((error.operation(), error.kind()), ("tx.commit", ErrorKind::Unknown), "{}", error.report());
+        assert!(error.report().contains("the server gave no answer in time"), "{}", error.report());
+    }
+    let waiting = "SELECT count(*) FROM information_schema.processlist WHERE info = 'COMMIT'";
+    assert_eq!(site.numbers(waiting).await, [2], "a commit was interrupted");
+    disk.free().unwrap();
+    let _server = restarted(server).await;
+    books.pay(&database, LARGE).await.unwrap();
+    books.check(&database).await;
 }
 
 async fn on_small_disk(kind: Server, settings: &'static [(&str, &str)]) -> Option<dev_servers::Server> {

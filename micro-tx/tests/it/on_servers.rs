@@ -285,6 +285,8 @@ async fn sessions_are_set_up(site: Site) {
             assert_eq!(row.values()[3], Value::Real(7.0), "{row:?}");
             assert_eq!(row.get::<String>("e").unwrap(), "utf8mb4");
             assert!(row.get::<String>("f").unwrap().contains("STRICT_ALL_TABLES"), "{row:?}");
+            let row = sql.fetch_one("SHOW VARIABLES LIKE 'max_statement_time'", &[]).await.unwrap();
+            assert_eq!(row.get::<String>(1).unwrap(), "0.000000", "what a commit waits for may not be cut short");
         }
         Server::Postgres => {
             for (setting, expected) in [
@@ -390,6 +392,7 @@ async fn a_statement_that_takes_too_long_ends(site: Site) {
     let started = std::time::Instant::now();
     let error = database.fetch_all(slow, &[]).await.unwrap_err();
     assert_eq!(error.kind(), kind, "{}", error.report());
+    assert!(error.report().contains("the statement took too long"), "the server goes on: {}", error.report());
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     database.execute(INSERT, &["A".into(), "0".into()]).await.unwrap();
 }
