@@ -14,6 +14,8 @@ use crate::{step::cargo, tree::Tree};
 /// The features with which the services reach the servers of the chain.
 const SERVICE_FEATURES: &str = "order/broker-kafka,order/registry-consul,order/tx-mysql,\
                                 product/broker-kafka,product/registry-consul,product/tx-mysql";
+/// The chains are built as what is deployed is.
+const PROFILE: &str = "dist";
 /// The benches of a part each: those that bring what they need, and those that are given a database.
 const PARTS: [(&str, &str); 3] =
     [("micro-grpc", "unary"), ("micro-broker-kafka", "publish"), ("micro-broker-kafka", "consume")];
@@ -49,11 +51,12 @@ pub(crate) fn run(task: &Task, tree: &Tree) -> ExitCode {
 
 fn chain(tree: &Tree, arguments: &[String]) -> Result<(), String> {
     let urls = durable_servers(&[Kind::Kafka, Kind::Consul, Kind::Mariadb])?;
-    let binaries = tree.metadata.target_directory.as_std_path().join("release");
-    finish(cargo(&tree.root).args(["build", "--release", "-p", "bench"]))?;
+    let binaries = tree.metadata.target_directory.as_std_path().join(PROFILE);
+    finish(cargo(&tree.root).args(["build", "--profile", PROFILE, "-p", "bench"]))?;
     finish(cargo(&tree.root).args([
         "build",
-        "--release",
+        "--profile",
+        PROFILE,
         "-p",
         "order",
         "-p",
