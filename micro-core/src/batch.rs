@@ -60,8 +60,8 @@ impl Default for BatcherConfig {
 ///
 /// A call is run at once while fewer than [`running_count_max`](BatcherConfig::running_count_max)
 /// batches run; the calls that come meanwhile form the next one. Nobody waits for a batch to fill,
-/// but where [`gather`](BatcherConfig::gather) says so: a lonely call is a batch of one and loses no
-/// time. Clones share the queue.
+/// but where [`gather`](BatcherConfig::gather) says for how long: without it a lonely call is a batch
+/// of one and loses no time. Clones share the queue.
 ///
 /// Calls of one batch are answered together. Calls that come later may be answered earlier.
 pub struct Batcher<C: BatchCall> {

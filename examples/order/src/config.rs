@@ -33,7 +33,8 @@ pub struct OrderConfig {
     pub delivery: DeliveryPolicy,
     /// How often a callback is tried again that lost against another one; default 3 times.
     pub callback_retry: RetryPolicy,
-    /// How callbacks that come at the same time share transactions; default up to 64 in each of 2.
+    /// How callbacks that come at the same time share transactions; default up to 64 in one at a
+    /// time, gathered for 1 ms.
     pub callback_batches: BatcherConfig,
     /// How its instance is kept alive in the registry.
     pub register: RegisterOptions,

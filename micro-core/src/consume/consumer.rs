@@ -54,8 +54,9 @@ pub struct ConsumerConfig {
     pub unfinished_count_max: usize,
     /// Batches that run side by side, at least 1; default 2. The lanes, of whatever partitions, that
     /// have something meanwhile share the next one: few large transactions cost a database less than
-    /// many small ones. What is slow holds up those that share its batch: handlers that wait for
-    /// something else than the database want as many as there are lanes.
+    /// many small ones. What is slow holds up those that share its batch, until it fails: handlers
+    /// that wait for something else than the database want as many as there are lanes, and no
+    /// [`gather`](Self::gather).
     pub running_count_max: usize,
     /// How long a batch that is not full waits for more deliveries before it is handled; default
     /// 2 ms. Zero handles whatever there is at once.
@@ -160,13 +161,17 @@ impl<S> ConsumerBuilder<S> {
 /// Receives the deliveries of a group and acks what its stack has settled.
 ///
 /// Each partition has lanes: deliveries of one key share one and keep their order, lanes run side
-/// by side. A lane hands over what has queued up, one batch at a time; batches that come while
-/// others run are joined for the next call of the stack, whatever their lanes and partitions. After
+/// by side. A lane hands over what has queued up, one batch at a time; batches that come while one
+/// gathers or others run are joined for the next call of the stack, whatever their lanes and
+/// partitions. A joined batch in which a handler fails has no effect and is handed in again lane by
+/// lane, so that only the lane of the delivery that failed waits for its retries; trace and metrics
+/// record it as `cancelled`. After
 /// the stack answered `Ok` (the transaction committed) the contiguous prefix of the partition's
 /// offsets is acked, never before. While the stack fails, the batch is tried again with growing
 /// waits, the consumer is not serving, and nothing is acked.
 ///
-/// A panic in the broker's adapter ends the subscription: the consumer is not serving, lets go of
+/// While it cannot subscribe again (the broker is away) it is degraded: what was published waits
+/// there. A panic in the broker's adapter ends the subscription: the consumer is not serving, lets go of
 /// it and subscribes again after a wait, and what was not acked comes again.
 pub struct Consumer<S> {
     name: String,

@@ -21,10 +21,9 @@ use crate::{Error, ErrorKind, Result, batch::may_be_ones_fault, broker::Delivery
 /// handed on after [`gather`](ConsumerConfig::gather); those that come meanwhile, or while others
 /// run, are joined, up to [`batch_count_max`](ConsumerConfig::batch_count_max) deliveries.
 ///
-/// One delivery holds up its own lane only. A joined batch that fails for what may be a delivery's
-/// fault has no effect; each caller then runs its own part, beside the others and outside of the
-/// calls that are counted. A batch of one caller whose handler failed is not counted from then on,
-/// while it waits and is tried again.
+/// A delivery that fails holds up its own lane only. A joined batch that fails for what may be a
+/// delivery's fault has no effect; each caller's part is then a call of its own. A call for one
+/// caller whose handler failed is not counted from then on, while it waits and is tried again.
 ///
 /// # Cancel safety
 ///
@@ -57,6 +56,8 @@ struct State {
 struct Waiting {
     batch: DeliveryBatch,
     answer: oneshot::Sender<Answer>,
+    /// It is not joined with others.
+    is_alone: bool,
 }
 
 /// Batches that are run as one, and who waits for the outcome.
@@ -129,18 +130,12 @@ where
     fn call(&mut self, batch: DeliveryBatch) -> Self::Future {
         let shared = self.shared.clone();
         Box::pin(async move {
-            let (answer, answered) = oneshot::channel();
-            shared.enqueue(Waiting { batch: batch.clone(), answer });
-            match answered.await {
-                Ok(Answer::Outcome(outcome)) => outcome,
-                Ok(Answer::Apart) => {
-                    let service = shared.service();
-                    call(service, batch).await
-                }
-                Err(_) => {
-                    let message = "the batch was dropped with its runtime";
-                    Err(Error::new(ErrorKind::Unavailable, "consumer.call", message))
-                }
+            match shared.answered(batch.clone(), false).await? {
+                Answer::Outcome(outcome) => outcome,
+                Answer::Apart => match shared.answered(batch, true).await? {
+                    Answer::Outcome(outcome) => outcome,
+                    Answer::Apart => unreachable!("what is alone has no parts"),
+                },
             }
         })
     }
@@ -151,6 +146,15 @@ where
     S: Service<DeliveryBatch, Response = (), Error = Error> + Clone + Send + 'static,
     S::Future: Send,
 {
+    /// What a caller is told of its batch.
+    async fn answered(self: &Arc<Self>, batch: DeliveryBatch, is_alone: bool) -> Result<Answer> {
+        let (answer, answered) = oneshot::channel();
+        self.enqueue(Waiting { batch, answer, is_alone });
+        answered
+            .await
+            .map_err(|_| Error::new(ErrorKind::Unavailable, "consumer.call", "the batch was dropped with its runtime"))
+    }
+
     fn enqueue(self: &Arc<Self>, waiting: Waiting) {
         let mut state = self.state();
         state.waiting_count += waiting.batch.deliveries.len();
@@ -184,7 +188,11 @@ where
 
     /// Waits while there is a batch that is not full, for so long as it may.
     async fn gather(&self) {
-        let is_partial = (1..self.batch_count_max).contains(&self.state().waiting_count);
+        let is_partial = {
+            let state = self.state();
+            let is_alone = state.waiting.front().is_some_and(|waiting| waiting.is_alone);
+            !is_alone && (1..self.batch_count_max).contains(&state.waiting_count)
+        };
         if is_partial && !self.gather.is_zero() {
             // Early or late, the batch is what is there then.
             let _ = tokio::time::timeout(self.gather, self.full.notified()).await;
@@ -199,7 +207,7 @@ where
         let slot = Slot::new(is_shared);
         let mut is_holding = true;
         let outcome = {
-            let mut outcome = pin!(call(self.service(), batch.with_slot(slot.clone())));
+            let mut outcome = pin!(self.call(batch.with_slot(slot.clone())));
             let mut all_gone = pin!(join_all(answers.iter_mut().map(oneshot::Sender::closed)));
             loop {
                 tokio::select! {
@@ -224,6 +232,16 @@ where
             answer.send(outcome).ok();
         }
         is_holding
+    }
+
+    /// One call of the stack; a panic in it is an error.
+    async fn call(&self, batch: DeliveryBatch) -> Result<()> {
+        unwound("consumer.call", async move {
+            let mut service = self.service.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            std::future::poll_fn(|context| service.poll_ready(context)).await?;
+            service.call(batch).await
+        })
+        .await
     }
 
     /// Another runs in the place of a batch that waits.
@@ -251,13 +269,16 @@ impl State {
         while let Some(next) = self.waiting.front() {
             count += next.batch.deliveries.len();
             // One lane alone may fill it.
-            if joined.is_some() && count > batch_count_max {
+            if joined.is_some() && (next.is_alone || count > batch_count_max) {
                 break;
             }
-            let Waiting { batch, answer } = self.waiting.pop_front().expect("its front was looked at");
+            let Waiting { batch, answer, is_alone } = self.waiting.pop_front().expect("its front was looked at");
             match &mut joined {
                 Some(joined) => joined.add(batch, answer),
                 None => joined = Some(Joined::of(batch, answer)),
+            }
+            if is_alone {
+                break;
             }
         }
         self.waiting_count = self.waiting.iter().map(|waiting| waiting.batch.deliveries.len()).sum();
@@ -265,28 +286,10 @@ impl State {
     }
 }
 
-impl<S: Clone> Shared<S> {
-    fn service(&self) -> S {
-        self.service.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 impl<S> Shared<S> {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// One call of the stack; a panic in it is an error.
-async fn call<S>(mut service: S, batch: DeliveryBatch) -> Result<()>
-where
-    S: Service<DeliveryBatch, Response = (), Error = Error>,
-{
-    unwound("consumer.call", async move {
-        std::future::poll_fn(|context| service.poll_ready(context)).await?;
-        service.call(batch).await
-    })
-    .await
 }
 
 /// What a joined batch was answered, for each of its lanes.
@@ -310,12 +313,20 @@ mod tests {
     struct Slow {
         batches: Arc<Mutex<Vec<Vec<i64>>>>,
         finished: Arc<Mutex<usize>>,
+        running_count: Arc<Mutex<usize>>,
+        running_count_max: Arc<Mutex<usize>>,
         permits: Arc<Semaphore>,
     }
 
     impl Slow {
         fn new() -> Self {
-            Self { batches: Arc::default(), finished: Arc::default(), permits: Arc::new(Semaphore::new(0)) }
+            Self {
+                batches: Arc::default(),
+                finished: Arc::default(),
+                running_count: Arc::default(),
+                running_count_max: Arc::default(),
+                permits: Arc::new(Semaphore::new(0)),
+            }
         }
 
         fn batches(&self) -> Vec<Vec<i64>> {
@@ -337,7 +348,15 @@ mod tests {
             Box::pin(async move {
                 let offsets: Vec<i64> = batch.deliveries.iter().map(|delivery| delivery.offset).collect();
                 this.batches.lock().unwrap().push(offsets.clone());
+                let running_count = {
+                    let mut running_count = this.running_count.lock().unwrap();
+                    *running_count += 1;
+                    *running_count
+                };
+                let most = running_count.max(*this.running_count_max.lock().unwrap());
+                *this.running_count_max.lock().unwrap() = most;
                 this.permits.acquire().await.unwrap().forget();
+                *this.running_count.lock().unwrap() -= 1;
                 *this.finished.lock().unwrap() += 1;
                 let failed = |kind, message: &'static str| Err(Error::new(kind, "inbox.claim", message));
                 match offsets.iter().find(|offset| (13..=15).contains(*offset)) {
@@ -459,6 +478,7 @@ mod tests {
         let mut apart = slow.batches()[2..].to_vec();
         apart.sort();
         assert_eq!(apart, [[2], [3], [14]]);
+        assert_eq!(*slow.running_count_max.lock().unwrap(), 1, "no more run side by side than may");
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server};
 
-/// Serving while every part is and the server is not draining; asked by name, for the services it
+/// Serving while every part is, be it degraded, and the server is not draining; asked by name, for the services it
 /// has and for "", the server as a whole. Cheap to clone; clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct HealthService {

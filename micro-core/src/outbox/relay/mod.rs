@@ -41,8 +41,8 @@ pub struct RelayConfig {
     /// The largest number of new rows read from a shard at once, and of messages handed to the
     /// broker before receipts are looked at again; default 256.
     pub wave_count_max: usize,
-    /// How long, at most, a wave that is not full waits for its receipts before the next one is read
-    /// and sent; default 50 ms. The rows that come meanwhile go out together: under load a broker and
+    /// How long, at most, a wave that is not full waits for three quarters of its receipts before the
+    /// next one is read and sent; default 50 ms, at most 30 s. The rows that come meanwhile go out together: under load a broker and
     /// a database serve few large requests at a fraction of what many small ones cost. Zero sends
     /// whatever there is at once.
     pub wave_wait_max: Duration,
@@ -122,7 +122,8 @@ impl<P> RelayBuilder<P> {
 /// Sends the rows of an outbox to the broker and removes those that have a receipt.
 ///
 /// It owns every shard that nobody else has, and asks for the others from time to time. Of a key
-/// (of one topic) one message at most is without a receipt; keys do not wait for one another. A
+/// (of one topic) one message at most is without a receipt; keys do not wait for one another, but
+/// for [`wave_wait_max`](RelayConfig::wave_wait_max) at most. A
 /// message the broker refuses for good is parked with the cause and its key goes on; one that
 /// fails otherwise, or whose receipt does not come in time, is sent again after a growing wait
 /// while its key waits. A crash sends again what had a receipt and was not removed yet: the
@@ -138,7 +139,7 @@ impl<P> RelayBuilder<P> {
 /// Its health is not serving while the store's shards, its reads or its deletions have failed for
 /// 10 s, and degraded while every send has: events wait, callers are served.
 ///
-/// A key that cannot be sent and has more than 4,096 rows holds up the rest of its shard.
+/// Rows that cannot be sent and are more than 4,096 in a shard hold up the rest of it.
 pub struct Relay<P> {
     name: String,
     store: Arc<dyn OutboxStore>,

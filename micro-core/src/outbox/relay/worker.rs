@@ -43,6 +43,9 @@ const KNOWN_COUNT_MAX: usize = 4_096;
 /// How long the store may fail before the relay is not serving, or every send before it is degraded.
 const TROUBLE_AFTER: Duration = Duration::from_secs(10);
 
+/// No setting makes a wave wait for longer than what a receipt may take by default.
+const WAVE_WAIT_LIMIT: Duration = Duration::from_secs(30);
+
 /// A last pass ends when no receipt came for so long.
 const LAST_PASS_STALL_MAX: Duration = Duration::from_secs(1);
 
@@ -77,6 +80,7 @@ pub(super) struct Worker<P> {
 #[derive(Default)]
 struct Wave {
     number: u64,
+    sent_count: usize,
     in_flight_count: usize,
     /// The next one does not wait for longer; `None` where it does not wait at all.
     ends_at: Option<Instant>,
@@ -85,7 +89,7 @@ struct Wave {
 impl Wave {
     /// Begins the next one.
     fn begin(&mut self, sent_count: usize, ends_at: Option<Instant>) {
-        *self = Self { number: self.number + 1, in_flight_count: sent_count, ends_at };
+        *self = Self { number: self.number + 1, sent_count, in_flight_count: sent_count, ends_at };
     }
 
     fn landed(&mut self, number: u64) {
@@ -94,9 +98,10 @@ impl Wave {
         }
     }
 
-    /// Until when the next one waits, if it does.
+    /// Until when the next one waits, if it does: not for the last quarter, which may be on its way
+    /// to a partition that is slower than the others.
     fn holds_until(&self, now: Instant) -> Option<Instant> {
-        self.ends_at.filter(|ends_at| self.in_flight_count > 0 && now < *ends_at)
+        self.ends_at.filter(|ends_at| self.in_flight_count * 4 > self.sent_count && now < *ends_at)
     }
 }
 
@@ -299,14 +304,14 @@ where
     /// Hands messages to the broker, at most a wave of them.
     fn send(&mut self) {
         let room = self.config.in_flight_count_max.saturating_sub(self.on_their_way.len());
-        let wave_count_max = self.config.wave_count_max.max(1);
-        let departures: Vec<_> = std::iter::from_fn(|| self.backlog.depart()).take(room.min(wave_count_max)).collect();
+        let count_max = room.min(self.config.wave_count_max.max(1));
+        let departures: Vec<_> = std::iter::from_fn(|| self.backlog.depart()).take(count_max).collect();
         if departures.is_empty() {
             return;
         }
         // A full one has more behind it, which need not be gathered.
-        let is_partial = departures.len() < wave_count_max;
-        let ends_at = is_partial.then(|| Instant::now() + self.config.wave_wait_max);
+        let is_partial = departures.len() < count_max;
+        let ends_at = is_partial.then(|| Instant::now() + self.config.wave_wait_max.min(WAVE_WAIT_LIMIT));
         self.wave.begin(departures.len(), ends_at);
         for departure in departures {
             let (wave, receipt_timeout) = (self.wave.number, self.config.receipt_timeout);
