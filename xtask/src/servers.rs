@@ -39,7 +39,8 @@ pub(crate) fn run(task: Task) -> ExitCode {
         Task::Up(Up { durable, kinds }) => up(&servers, &all_or(kinds), durable),
         Task::Down { kinds } => down(&servers, &all_or(kinds)),
         Task::Status { json: true } => {
-            println!("{}", json(&servers.status()));
+            let running = servers.status();
+            println!("{}", json(running.iter().map(|server| (server.kind, server.url.as_str()))));
             ExitCode::SUCCESS
         }
         Task::Status { json: false } => {
@@ -76,8 +77,8 @@ fn down(servers: &Servers, kinds: &[Kind]) -> ExitCode {
 }
 
 /// `{"kafka":{"url":…},…}`, only those that run and answer.
-fn json(running: &[Shared]) -> serde_json::Value {
-    running.iter().map(|server| (server.kind.to_string(), serde_json::json!({ "url": server.url }))).collect()
+fn json<'a>(running: impl IntoIterator<Item = (Kind, &'a str)>) -> serde_json::Value {
+    running.into_iter().map(|(kind, url)| (kind.to_string(), serde_json::json!({ "url": url }))).collect()
 }
 
 fn table(running: &[Shared]) -> String {
@@ -89,4 +90,24 @@ fn table(running: &[Shared]) -> String {
         None => format!("{kind:<10}does not run\n"),
     };
     Kind::ALL.into_iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_for_programs_has_an_object_with_the_url_of_each() {
+        let all = [
+            (Kind::Kafka, "kafka://127.0.0.1:1"),
+            (Kind::Consul, "consul://127.0.0.1:2"),
+            (Kind::Mariadb, "mysql://root@127.0.0.1:3"),
+            (Kind::Postgres, "postgres://postgres@127.0.0.1:4"),
+        ];
+        let expected = r#"{"kafka":{"url":"kafka://127.0.0.1:1"},"consul":{"url":"consul://127.0.0.1:2"},
+            "mariadb":{"url":"mysql://root@127.0.0.1:3"},"postgres":{"url":"postgres://postgres@127.0.0.1:4"}}"#;
+        let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
+        assert_eq!(json(all), expected);
+        assert_eq!(json([]).to_string(), "{}");
+    }
 }

@@ -161,11 +161,15 @@ fn start(url: &str) -> (Program, String) {
             .unwrap(),
     );
     let mut lines = BufReader::new(program.0.stdout.take().unwrap()).lines();
+    let mut warned = Vec::new();
     let address = lines
         .by_ref()
         .map_while(Result::ok)
+        .inspect(|line| warned.extend(line.contains("memory: reaches this process only").then(|| line.clone())))
         .find_map(|line| Some(line.split_once("serving gRPC")?.1.split_once("address=")?.1.trim().to_owned()))
         .expect("the log says where it serves");
+    let is_said_of = |port: &str| warned.iter().any(|line| line.contains(&format!("port=\"{port}\"")));
+    assert!(is_said_of("registry") && is_said_of("broker"), "what memory: is, is said of each: {warned:?}");
     // Read on, so that the program never waits for a full pipe.
     std::thread::spawn(move || lines.for_each(drop));
     (program, address)
