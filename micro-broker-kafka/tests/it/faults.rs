@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::poll;
 use micro_broker_kafka::{KafkaBroker, KafkaConfig};
 use micro_core::{
     ErrorKind,
@@ -205,25 +206,48 @@ async fn a_frozen_broker_blocks_no_worker_and_nothing_waits_for_ever() {
     kafka.server.resume();
 }
 
-/// Leaving a group whose coordinator is gone ends, and ends without a crash.
+/// Leaving a group whose coordinator is gone, with deliveries in hand, ends, and ends without a crash:
+/// at once after the kill, when the member knows of it, and when it is dropped without a close. What
+/// was in hand comes to the next member.
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_while_the_broker_is_dead_ends_at_its_deadline() {
     let mut kafka = ready!(OwnKafka);
     let mut config = kafka.config.clone();
     config.close_timeout = Duration::from_secs(3);
-    let broker = KafkaBroker::connect(config).await.unwrap();
-    let topic = new_topic(&broker, 1).await;
-    publish(&broker, &topic, "a", &numbers(0..5)).await;
-    for _ in 0..3 {
-        let reader = Reader::join(&broker, &unique("group"), &topic).await;
-        reader.ack(&reader.take(5).await).await;
+    // The next member waits for the end of one that could not leave.
+    config.session_timeout = Duration::from_secs(2);
+    let topic = new_topic(&KafkaBroker::connect(config.clone()).await.unwrap(), 1).await;
+    for (is_noticed, is_closed) in [(false, true), (true, true), (true, false)] {
+        let broker = KafkaBroker::connect(config.clone()).await.unwrap();
+        publish(&broker, &topic, "a", &numbers(0..5)).await;
+        let group = unique("group");
+        let reader = Reader::join(&broker, &group, &topic).await;
+        let in_hand = reader.take(5).await;
+        reader.ack(&in_hand[..3]).await;
         kafka.server.kill();
+        if is_noticed {
+            heard::line_of(&group, "no broker can be reached").await;
+        }
         let began = Instant::now();
-        // Whether it can leave or not depends on how far the client noticed.
-        drop(timeout(Duration::from_secs(6), reader.0.close()).await.expect("close answers"));
+        if is_closed {
+            // Whether it can leave or not depends on how far the client noticed.
+            drop(timeout(Duration::from_secs(6), reader.0.close()).await.expect("close answers"));
+            assert!(reader.0.next().await.is_none());
+        }
+        // The producer has a message under way when its last handle goes.
+        assert!(poll!(broker.publish(vec![Message::keyed(&*topic, "a", "late")])).is_pending());
+        drop((reader, broker));
         assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-        assert!(reader.0.next().await.is_none());
         kafka.server.restart().unwrap();
+
+        let broker = KafkaBroker::connect(config.clone()).await.unwrap();
+        let next = Reader::join(&broker, &group, &topic).await;
+        let mut left: Vec<i64> = in_hand[3..].iter().map(|delivery| delivery.offset).collect();
+        while !left.is_empty() {
+            let again = next.take(1).await;
+            left.retain(|offset| again.iter().all(|delivery| delivery.offset != *offset));
+        }
+        next.close().await;
     }
 }
 
