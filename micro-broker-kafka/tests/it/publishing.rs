@@ -5,16 +5,20 @@ use std::{
     io::Write as _,
     os::unix::ffi::OsStringExt as _,
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::poll;
 use micro_broker_kafka::{Compression, KafkaBroker, KafkaConfig, Partitioner, TopicSpec};
 use micro_core::{
-    ErrorKind,
+    ErrorKind, Health, TransactionManager as _,
+    app::Component as _,
     broker::{Broker, Message, SubscribeRequest, fnv1a_partition},
+    outbox::{OutboxCounts, OutboxStore as _, Relay},
+    transaction::MemoryDatabase,
 };
-use micro_testkit::{Fixture, Missing, unique};
+use micro_testkit::{Fixture, Missing, eventually, unique};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions},
@@ -109,8 +113,14 @@ async fn a_message_to_a_topic_that_was_there_is_not_refused_for_good() {
             broker.subscribe(request).await.unwrap().close().await.unwrap();
         }
         delete_topic(&kafka.config, &topic).await;
-        let results = broker.publish(vec![Message::keyed(&*topic, "a", "body")]).await;
-        let error = results[0].as_ref().unwrap_err();
+        // The brokers take leave of it in their own time: until then they take a message, or the
+        // client loses one at the end of its session with a leader.
+        let error = eventually(PATIENCE, "the brokers no longer know the topic", || async {
+            let error = broker.publish(vec![Message::keyed(&*topic, "a", "body")]).await.remove(0).err()?;
+            assert!(error.is_retryable(), "{error:?}");
+            error.report().contains("knew before").then_some(error)
+        })
+        .await;
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     }
 }
@@ -119,6 +129,71 @@ async fn delete_topic(config: &KafkaConfig, topic: &str) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &config.servers).create().unwrap();
     admin.delete_topics(&[topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+}
+
+/// The relay sets aside what Kafka refuses for good, with its cause; other keys do not wait for it,
+/// and the key of one that was refused goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_parks_what_kafka_refuses_for_good_while_other_keys_go_on() {
+    let kafka = ready!(KafkaFixture);
+    let mut config = kafka.config.clone();
+    // Others are to arrive within this time.
+    config.topic_wait = Duration::from_secs(10);
+    // Kafka measures, and refuses, a batch as a whole.
+    config.properties.insert("batch.size".to_owned(), "2000".to_owned());
+    let broker = KafkaBroker::connect(config).await.unwrap();
+    let (topic, missing) = (unique("topic"), unique("missing"));
+    let spec = TopicSpec::new(&*topic, 2).with_setting("max.message.bytes", "2000");
+    broker.create_topics(&[spec]).await.unwrap();
+    let reader = Reader::join(&broker, &unique("group"), &topic).await;
+
+    let database = MemoryDatabase::new();
+    let outbox = database.outbox();
+    let add = async |messages: Vec<Message>| {
+        let mut tx = database.transactions().begin().await.unwrap();
+        outbox.add(&mut tx, &messages).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let others = |range| numbers(range).into_iter().map(|key| Message::keyed(&*topic, key.clone(), key));
+    // Incompressible.
+    let large: Vec<u8> = (0..5_000).map(|_| fastrand::u8(..)).collect();
+    let mut first = vec![
+        Message::keyed(&*missing, "a", "nowhere"),
+        Message::keyed(&*topic, "b", large),
+        Message::keyed(&*topic, "b", "behind it"),
+    ];
+    first.extend(others(0..20));
+    add(first).await;
+    let relay = Relay::builder(outbox.clone(), Arc::new(broker.clone())).build();
+    relay.start(&Health::new()).await.unwrap();
+    let began = Instant::now();
+    let mut sent = Vec::new();
+    let mut take_all = async |expected: &[String]| {
+        while !expected.iter().all(|body| sent.contains(body)) {
+            sent.extend(bodies(&reader.take(1).await));
+        }
+        sent.len()
+    };
+    take_all(&numbers(0..20)).await;
+    add(others(20..40).collect()).await;
+    take_all(&numbers(20..40)).await;
+    assert!(began.elapsed() < Duration::from_secs(9), "nothing waits for the topic: {:?}", began.elapsed());
+
+    eventually(PATIENCE, "both are parked", || async {
+        let counts = outbox.counts().await.unwrap();
+        if counts == (OutboxCounts { unsent: 0, parked: 2 }) { Ok(()) } else { Err(counts) }
+    })
+    .await;
+    assert_eq!(take_all(&["behind it".to_owned()]).await, 41);
+    let mut parked: Vec<(String, String)> =
+        outbox.parked().into_iter().map(|(row, cause)| (row.message.topic.to_string(), cause)).collect();
+    parked.sort();
+    for ((name, cause), (topic, reason)) in parked.iter().zip([(&missing, "no such topic"), (&topic, "larger")]) {
+        assert_eq!(name, topic);
+        assert!(cause.contains(reason) && cause.contains(topic), "{cause}");
+    }
+    relay.drain(PATIENCE).await.unwrap();
+    reader.close().await;
 }
 
 /// What was handed in is sent although nobody waits for it and the last handle is gone.
