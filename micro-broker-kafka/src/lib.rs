@@ -31,6 +31,7 @@ mod client_log;
 mod config;
 mod error;
 mod holdings;
+mod known_topics;
 mod member;
 mod millis;
 mod producer;

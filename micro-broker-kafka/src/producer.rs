@@ -2,7 +2,6 @@
 //! fatal error.
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -28,6 +27,7 @@ use tokio::sync::oneshot;
 use crate::{
     client_log::ClientLog,
     error::from_kafka,
+    known_topics::{Absence, KnownTopics, MISSING_MAX},
     receipts::{Call, OpenCalls, Ticket},
     record,
 };
@@ -57,9 +57,6 @@ struct Shared {
     log: Arc<ClientLog>,
     is_closing: AtomicBool,
 }
-
-/// The topics that the brokers had in this process's time.
-type KnownTopics = RwLock<HashSet<Arc<str>>>;
 
 /// One client, from its creation to its end or its first fatal error.
 type Session = BaseProducer<Reports>;
@@ -117,9 +114,10 @@ impl Producer {
         &self.shared.calls
     }
 
-    /// A topic that the brokers have: one that they do not know later is no fault of a message's.
+    /// A topic that the brokers have: one that they do not know a little later is no fault of a
+    /// message's.
     pub(crate) fn note_known(&self, topic: &str) {
-        note_known(&self.shared.known_topics, topic, || topic.into());
+        self.shared.known_topics.found(topic, || topic.into());
     }
 
     /// What the client last complained of.
@@ -150,9 +148,9 @@ fn send(session: &Session, message: &Message, ticket: Ticket) -> std::result::Re
         headers: record::headers_of(message),
         delivery_opaque: Box::new(ticket),
     };
-    session
-        .send(record)
-        .map_err(|(error, record)| (session.context().refusal(error, &message.topic), *record.delivery_opaque))
+    session.send(record).map_err(|(error, record)| {
+        (session.context().refusal(error, &message.topic, Instant::now()), *record.delivery_opaque)
+    })
 }
 
 fn begin(settings: &ClientConfig, log: &Arc<ClientLog>, known_topics: &Arc<KnownTopics>) -> Result<Arc<Session>> {
@@ -224,12 +222,6 @@ fn poll_until_settled(session: &Session, wait_max: Duration) {
     }
 }
 
-fn note_known(known_topics: &KnownTopics, topic: &str, owned: impl FnOnce() -> Arc<str>) {
-    if !known_topics.read().unwrap_or_else(PoisonError::into_inner).contains(topic) {
-        known_topics.write().unwrap_or_else(PoisonError::into_inner).insert(owned());
-    }
-}
-
 /// Takes librdkafka's reports.
 pub(crate) struct Reports {
     log: Arc<ClientLog>,
@@ -257,35 +249,84 @@ impl ProducerContext for Reports {
     fn delivery(&self, report: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let result = match report {
             Ok(message) => {
-                note_known(&self.known_topics, &ticket.topic, || ticket.topic.clone());
+                self.known_topics.found(&ticket.topic, || ticket.topic.clone());
                 Ok(Receipt { partition: message.partition(), offset: message.offset() })
             }
-            Err((error, _)) => Err(self.refusal(error.clone(), &ticket.topic).with_context("topic", &ticket.topic)),
+            Err((error, _)) => {
+                let refusal = self.refusal(error.clone(), &ticket.topic, Instant::now());
+                Err(refusal.with_context("topic", &ticket.topic))
+            }
         };
         ticket.settle(result);
     }
 }
 
 impl Reports {
-    fn is_known(&self, topic: &str) -> bool {
-        self.known_topics.read().unwrap_or_else(PoisonError::into_inner).contains(topic)
-    }
-
-    fn refusal(&self, error: KafkaError, topic: &str) -> Error {
+    fn refusal(&self, error: KafkaError, topic: &str, now: Instant) -> Error {
         // No message names a partition: one that is unknown is a topic that has none (any more).
         let is_missing = matches!(
             error.rdkafka_error_code(),
             Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition)
         );
-        if is_missing && self.is_known(topic) {
-            // A broker that has just come up may not know its topics yet. What it took before is
-            // there or is missed by everybody: no fault of this message, which must not be set aside.
-            let message = "the brokers do not know a topic that they knew before";
-            return Error::new(ErrorKind::Unavailable, OPERATION, message).with_source(error);
+        if is_missing {
+            match self.known_topics.missed(topic, now) {
+                Absence::NeverSeen => {}
+                // A broker that has just come up may not know its topics yet. What it took before is
+                // there or is missed by everybody: no fault of this message, which must not be set
+                // aside.
+                Absence::MayPass => {
+                    let message = "the brokers do not know a topic that they knew before";
+                    return Error::new(ErrorKind::Unavailable, OPERATION, message).with_source(error);
+                }
+                // It does not come back by itself, and a relay that tried again for ever would hold up
+                // all other topics of a shard behind it.
+                Absence::Lasts => {
+                    let message = "the topic was deleted: the brokers knew it before and have been without it for \
+                                   longer than missing_max_s";
+                    return Error::new(ErrorKind::InvalidArgument, OPERATION, message)
+                        .with_context("missing_max_s", MISSING_MAX.as_secs())
+                        .with_source(error);
+                }
+            }
         }
         if error.rdkafka_error_code() == Some(Code::Fatal) {
             self.is_over.store(true, Ordering::Relaxed);
         }
         from_kafka(OPERATION, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A topic that was deleted for good is refused in the end, so that a relay parks its rows.
+    #[test]
+    fn a_topic_that_stays_away_is_refused_after_two_minutes_as_one_that_never_was() {
+        let known_topics = Arc::new(KnownTopics::default());
+        let log = Arc::new(ClientLog::new("producer"));
+        let reports = Reports { log, known_topics: known_topics.clone(), is_over: AtomicBool::new(false) };
+        let began = Instant::now();
+        let refusal = |code, seconds| {
+            let error = KafkaError::MessageProduction(code);
+            reports.refusal(error, "orders", began + Duration::from_secs(seconds))
+        };
+        let kinds = |seconds: [u64; 4]| seconds.map(|seconds| refusal(Code::UnknownTopic, seconds).kind());
+        let (passing, lasting) = (ErrorKind::Unavailable, ErrorKind::InvalidArgument);
+        assert_eq!(kinds([0; 4]), [lasting; 4], "never seen");
+        known_topics.found("orders", || "orders".into());
+        assert_eq!(kinds([0, 60, 120, 121]), [passing, passing, passing, lasting]);
+        for code in [Code::UnknownTopicOrPartition, Code::UnknownPartition] {
+            let error = refusal(code, 121);
+            assert_eq!(error.kind(), lasting, "{code:?}");
+            assert!(
+                error.report().contains("deleted") && error.report().contains("missing_max_s=120"),
+                "{}",
+                error.report()
+            );
+        }
+        assert_eq!(refusal(Code::MessageTimedOut, 122).kind(), ErrorKind::DeadlineExceeded);
+        known_topics.found("orders", || "orders".into());
+        assert_eq!(kinds([123, 180, 243, 244]), [passing, passing, passing, lasting]);
     }
 }
