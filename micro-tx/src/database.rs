@@ -236,7 +236,9 @@ impl SqlDatabase {
     ///
     /// # Errors
     ///
-    /// Those of [`SqlTx::execute`].
+    /// Those of [`SqlTx::execute`]; on MySQL and MariaDB `Unknown` for a write that was not
+    /// answered, or that failed half-way: it may be done. Only wrong SQL, a broken rule and a lost
+    /// conflict are certain there.
     pub async fn execute(&self, statement: &str, values: &[Value]) -> Result<u64> {
         self.execute_as("sql.execute", statement, values).await
     }

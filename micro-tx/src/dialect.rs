@@ -136,12 +136,19 @@ impl Dialect {
 
     /// Whether a commit that was answered so, on a connection that goes on, is undone for certain.
     pub(crate) fn is_undone_after(self, error: &Error) -> bool {
-        match error.kind() {
-            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => false,
-            // The server could not write its log to the end. It undoes the transaction, but when it
-            // dies before that is on the disk it commits what the binary log has.
-            ErrorKind::ResourceExhausted | ErrorKind::Internal => self != Self::MySql,
-            _ => true,
+        match self {
+            // Only what the server says before it begins to write its logs. Of a commit that it could
+            // not write to the end, or that was killed there, the binary log can have the transaction:
+            // when the server dies before its undoing is on the disk, it commits what that log has.
+            Self::MySql => matches!(
+                error.kind(),
+                ErrorKind::Aborted
+                    | ErrorKind::AlreadyExists
+                    | ErrorKind::FailedPrecondition
+                    | ErrorKind::InvalidArgument
+                    | ErrorKind::PermissionDenied
+            ),
+            _ => !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::DeadlineExceeded),
         }
     }
 
@@ -163,6 +170,12 @@ impl Dialect {
             }
             Self::Sqlite | Self::Postgres => String::new(),
         }
+    }
+
+    /// Whether the server goes on with a write, and commits it, after its caller has given it up: see
+    /// [`read_limit`](Self::read_limit).
+    pub(crate) const fn has_unlimited_writes(self) -> bool {
+        matches!(self, Self::MySql)
     }
 
     /// Checks that the statement has a `?` for each value: a database that binds NULL to the rest,
@@ -295,8 +308,14 @@ mod tests {
         for (kind, on_mysql, elsewhere) in [
             (ErrorKind::Aborted, true, true),
             (ErrorKind::AlreadyExists, true, true),
+            (ErrorKind::FailedPrecondition, true, true),
+            (ErrorKind::InvalidArgument, true, true),
+            (ErrorKind::PermissionDenied, true, true),
             (ErrorKind::ResourceExhausted, false, true),
             (ErrorKind::Internal, false, true),
+            (ErrorKind::Cancelled, false, true),
+            (ErrorKind::DataLoss, false, true),
+            (ErrorKind::NotFound, false, true),
             (ErrorKind::DeadlineExceeded, false, false),
             (ErrorKind::Unavailable, false, false),
         ] {

@@ -56,7 +56,8 @@ impl<D: Driver> ServerConnections<D> {
     }
 
     /// Runs one statement that commits by itself. `is_repeatable` says that running it twice is as
-    /// running it once: then it is tried again on another connection when the first one is dead.
+    /// running it once: then it is tried again on another connection when the first one is dead, and
+    /// its caller, who may try it again as well, hears of any failure as it is.
     pub(crate) async fn execute(
         &self,
         operation: &'static str,
@@ -65,19 +66,26 @@ impl<D: Driver> ServerConnections<D> {
         is_repeatable: bool,
     ) -> Result<u64> {
         let call = self.statements.call::<D>(operation, statement, values)?;
-        match self.execute_once(operation, call).await {
+        let may_outlast = !is_repeatable && D::DIALECT.has_unlimited_writes() && !is_select(statement);
+        match self.execute_once(operation, call, may_outlast).await {
             Err(error) if is_repeatable && pool::is_dead_connection(&error) => {
-                self.execute_once(operation, self.statements.call::<D>(operation, statement, values)?).await
+                let call = self.statements.call::<D>(operation, statement, values)?;
+                self.execute_once(operation, call, may_outlast).await
             }
             outcome => outcome,
         }
     }
 
-    async fn execute_once(&self, operation: &'static str, call: Call<D>) -> Result<u64> {
+    /// `may_outlast` says that the statement may be done although it failed here.
+    async fn execute_once(&self, operation: &'static str, call: Call<D>, may_outlast: bool) -> Result<u64> {
         let mut lease = self.pool.lease(operation).await?;
         shielded(operation, async move {
             lease.connect(operation).await?;
-            lease.execute(operation, call).await
+            if may_outlast {
+                lease.execute_and_commit(operation, call).await
+            } else {
+                lease.execute(operation, call).await
+            }
         })
         .await
     }

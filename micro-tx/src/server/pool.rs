@@ -319,13 +319,26 @@ impl<D: Driver> Lease<D> {
         let is_refused = matches!(&outcome, Ok(Err(_)));
         let state = if is_refused { State::Open } else { State::Clean };
         let committed = self.leave(operation, state, outcome);
-        committed.map_err(|error| {
-            if self.is_connected() && D::DIALECT.is_undone_after(&error) {
-                return error;
-            }
-            let message = "the commit was not answered, or failed half-way: it may be done or not";
-            Error::new(ErrorKind::Unknown, operation, message).with_source(error)
-        })
+        committed.map_err(|error| self.of_commit(operation, error))
+    }
+
+    /// As [`execute`](Self::execute), of a statement that commits by itself.
+    ///
+    /// # Errors
+    ///
+    /// `Unknown` as of [`commit`](Self::commit), but for wrong SQL, which is refused before it runs.
+    pub(crate) async fn execute_and_commit(&mut self, operation: &'static str, call: Call<D>) -> Result<u64> {
+        let done = self.execute(operation, call).await;
+        done.map_err(|error| if is_wrong_statement(&error) { error } else { self.of_commit(operation, error) })
+    }
+
+    /// What a failure to commit is to the caller.
+    fn of_commit(&self, operation: &'static str, error: Error) -> Error {
+        if self.is_connected() && D::DIALECT.is_undone_after(&error) {
+            return error;
+        }
+        let message = "the commit was not answered, or failed half-way: it may be done or not";
+        Error::new(ErrorKind::Unknown, operation, message).with_source(error)
     }
 
     /// Undoes what is open, savepoints included, or closes the connection if that fails.
@@ -432,6 +445,15 @@ impl<D: Driver> Drop for Lease<D> {
 /// Whether the error says that the connection it was met on is of no use, so that the same call on
 /// another one can succeed at once.
 pub(super) fn is_dead_connection(error: &Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<sqlx::Error>());
-    source.is_some_and(is_broken)
+    of_driver(error).is_some_and(is_broken)
+}
+
+/// Whether the server did not understand the statement, or does not allow it: SQLSTATE's class 42.
+fn is_wrong_statement(error: &Error) -> bool {
+    let database = of_driver(error).and_then(sqlx::Error::as_database_error);
+    database.and_then(|error| error.code()).is_some_and(|code| code.starts_with("42"))
+}
+
+fn of_driver(error: &Error) -> Option<&sqlx::Error> {
+    std::error::Error::source(error)?.downcast_ref()
 }

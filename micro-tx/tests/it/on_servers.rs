@@ -55,6 +55,7 @@ on_each_server! {
     overlapping_claims_in_other_orders_do_not_deadlock
     ids_of_any_length_are_told_apart
     a_statement_that_takes_too_long_ends
+    a_single_write_that_is_given_up_says_whether_it_may_be_done
     who_waits_too_long_for_a_connection_is_told_so
     turns_come_in_the_order_of_asking
     a_dead_connection_is_replaced_unseen
@@ -395,6 +396,39 @@ async fn a_statement_that_takes_too_long_ends(site: Site) {
     assert!(error.report().contains("the statement took too long"), "the server goes on: {}", error.report());
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     database.execute(INSERT, &["A".into(), "0".into()]).await.unwrap();
+}
+
+/// PostgreSQL ends it; MariaDB goes on with it, for nothing but a read has a limit there.
+async fn a_single_write_that_is_given_up_says_whether_it_may_be_done(site: Site) {
+    let mut config = site.config();
+    config.statement_timeout = Duration::from_millis(200);
+    config.lock_timeout = Duration::from_secs(60);
+    let (patient, database) = (site.database().await, site.database_with(config).await);
+    patient.execute(INSERT, &["A".into(), "0".into()]).await.unwrap();
+    let claimed = patient.run(async |tx| patient.inbox().claim(tx, "group", &["id".to_owned()]).await).await;
+    assert_eq!(claimed.unwrap(), [true]);
+    let mut holding = patient.begin().await.unwrap();
+    holding.sql().unwrap().execute(UPDATE, &["1".into(), "A".into()]).await.unwrap();
+    holding.sql().unwrap().execute("DELETE FROM micro_inbox", &[]).await.unwrap();
+
+    let error = database.execute("UPDATE orders SET status = concat(status, '+')", &[]).await.unwrap_err();
+    let repeatable = database.inbox().purge(Duration::ZERO, 10).await.unwrap_err();
+    assert_eq!(repeatable.kind(), ErrorKind::DeadlineExceeded, "{}", repeatable.report());
+    holding.commit().await.unwrap();
+    let status_is = async |expected: &str| {
+        patient.fetch_all("SELECT status FROM orders", &[]).await.unwrap()[0].get::<String>(0).unwrap() == expected
+    };
+    match site.server {
+        Server::Mariadb => {
+            assert_eq!(error.kind(), ErrorKind::Unknown, "{}", error.report());
+            assert!(!error.is_retryable() && error.report().contains("no answer in time"), "{}", error.report());
+            eventually(PATIENCE, "the write is done after all", || status_is("1+")).await;
+        }
+        Server::Postgres => {
+            assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.report());
+            assert!(status_is("1").await);
+        }
+    }
 }
 
 async fn who_waits_too_long_for_a_connection_is_told_so(site: Site) {
