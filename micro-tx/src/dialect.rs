@@ -37,7 +37,10 @@ impl Dialect {
                 (2, "claims", include_str!("../migrations/sqlite/0002_claims.sql")),
             ],
             Self::MySql => &[(1, "messaging", include_str!("../migrations/mysql/0001_messaging.sql"))],
-            Self::Postgres => &[(1, "messaging", include_str!("../migrations/postgres/0001_messaging.sql"))],
+            Self::Postgres => &[
+                (1, "messaging", include_str!("../migrations/postgres/0001_messaging.sql")),
+                (2, "parked_keys", include_str!("../migrations/postgres/0002_parked_keys.sql")),
+            ],
         }
     }
 

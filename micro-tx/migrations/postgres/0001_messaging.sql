@@ -46,8 +46,7 @@ CREATE TABLE IF NOT EXISTS micro_parked (
     due_at           BIGINT
 );
 
--- By its hash: an entry of a B-tree has room for 2,704 bytes, a key may be longer.
-CREATE INDEX IF NOT EXISTS micro_parked_queue ON micro_parked USING hash (message_key);
+CREATE INDEX IF NOT EXISTS micro_parked_queue ON micro_parked (consumer_group, topic, message_key, id);
 CREATE INDEX IF NOT EXISTS micro_parked_due ON micro_parked (consumer_group, due_at, id);
 
 -- Deliveries that will not be tried again, and why.

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use micro_core::{Error, ErrorKind, Result, TransactionManager as _, TransactionManagerExt as _, broker::Message};
+use micro_core::{
+    Error, ErrorKind, Result, TransactionManager as _, TransactionManagerExt as _,
+    broker::{Delivery, Message},
+    parked::Parking,
+};
 use micro_testkit::{Missing, eventually};
 use micro_tx::{SqlConfig, SqlDatabase, SqlTxExt as _, Value};
 
@@ -624,6 +628,38 @@ async fn two_processes_migrate_at_once(site: Site) {
     shop.execute("INSERT INTO shop_schema_version VALUES (99, 'later', 0)", &[]).await.unwrap();
     assert_eq!(shop.migrate().await.unwrap_err().kind(), ErrorKind::FailedPrecondition);
     databases[0].migrate().await.unwrap();
+}
+
+/// Its first index of parked rows has no room for a long key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_of_the_first_version_parks_long_keys_once_it_is_migrated() {
+    let Some(site) = site(Server::Postgres).await else { return };
+    let database = connected(site.config()).await;
+    let first = include_str!("../../migrations/postgres/0001_messaging.sql");
+    let version = "CREATE TABLE micro_schema_version \
+                   (version BIGINT PRIMARY KEY, name VARCHAR(64) NOT NULL, applied_at BIGINT NOT NULL); \
+                   INSERT INTO micro_schema_version VALUES (1, 'messaging', 0)";
+    database.execute_script(&format!("{first}; {version}")).await.unwrap();
+    // At random, or the database would keep them compressed.
+    let [short, long] = [100, 20_000].map(|length| Delivery {
+        message: Message::keyed("t", (0..length).map(|_| fastrand::u8(..)).collect::<Vec<_>>(), "body"),
+        partition: 0,
+        offset: length,
+        timestamp: std::time::UNIX_EPOCH,
+    });
+    let park = async |delivery| {
+        let parking = Parking { group: "stock", delivery, attempts: 1, cause: "", delay: None };
+        database.run(async |tx| database.parked().park(tx, &parking).await).await
+    };
+    let refused: Error = park(&long).await.unwrap_err();
+    assert!(refused.report().contains("index row"), "{}", refused.report());
+    park(&short).await.unwrap();
+    for _ in 0..2 {
+        database.migrate().await.unwrap();
+    }
+    park(&long).await.unwrap();
+    let are_blocked = database.run(async |tx| database.parked().is_blocked(tx, "stock", &[&short, &long]).await).await;
+    assert_eq!(are_blocked.unwrap(), [true, true]);
 }
 
 async fn connected(config: SqlConfig) -> SqlDatabase {
