@@ -27,7 +27,7 @@ use crate::{
     migrate,
     ping::SqlPing,
     row::Row,
-    stores::{Owner, SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked},
+    stores::{self, Owner, SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked},
     transaction::{SqlTx, SqlTxExt as _},
     value::Value,
 };
@@ -165,17 +165,16 @@ impl SqlDatabase {
 
     /// Lets the relay send rows of the outbox again that it had parked, once the reason is mended (a
     /// topic that was not there, a broker's limit): all of them. Answers how many. They go out in the
-    /// order they were added, behind what was sent meanwhile.
+    /// order they were added, behind what was sent meanwhile. After a failure the first of them may be
+    /// released, and another call releases the rest.
     ///
     /// # Errors
     ///
     /// Those of [`SqlTx::execute`].
     pub async fn release_outbox(&self) -> Result<u64> {
-        let release =
-            self.prefixed("UPDATE micro_outbox SET parked_at = NULL, parked_cause = NULL WHERE parked_at IS NOT NULL");
-        let count = self.repeat_as("outbox.release", &release, &[]).await?;
+        let released = stores::release(self).await;
         self.inner.committed.notify(ShardSet::ALL);
-        Ok(count)
+        released
     }
 
     /// The inbox.

@@ -10,7 +10,7 @@ mod widths;
 
 pub(crate) use dead_letters::SqlDeadLetters;
 pub(crate) use inbox::SqlInbox;
-pub(crate) use outbox::SqlOutbox;
+pub(crate) use outbox::{SqlOutbox, release};
 pub(crate) use owner::Owner;
 pub(crate) use parked::SqlParked;
 

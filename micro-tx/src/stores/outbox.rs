@@ -12,6 +12,10 @@ use crate::{database::SqlDatabase, value::Value};
 
 const COLUMN_COUNT: usize = 8;
 
+/// How many parked rows are looked up at a time for their release: a statement that took all of them
+/// could take longer than it may, and would then release none.
+const RELEASE_COUNT: usize = 1_000;
+
 pub(crate) struct SqlOutbox {
     database: SqlDatabase,
     committed: CommitSignal,
@@ -69,6 +73,31 @@ impl OutboxStore for SqlOutbox {
     async fn counts(&self) -> Result<OutboxCounts> {
         let rows = self.database.fetch_all_as("outbox.counts", &self.count, &[]).await?;
         Ok(OutboxCounts { unsent: rows[0].get(0)?, parked: rows[0].get(1)? })
+    }
+}
+
+/// Releases all parked rows, the oldest first, and answers how many.
+pub(crate) async fn release(database: &SqlDatabase) -> Result<u64> {
+    let select =
+        database.prefixed("SELECT id FROM micro_outbox WHERE parked_at IS NOT NULL AND id > ? ORDER BY id LIMIT ?");
+    let update = Widths::new("?", |ids| {
+        database.prefixed(&format!(
+            "UPDATE micro_outbox SET parked_at = NULL, parked_cause = NULL WHERE parked_at IS NOT NULL AND id IN ({ids})"
+        ))
+    });
+    let (mut last, mut count) = (i64::MIN, 0);
+    loop {
+        let values = [last.into(), limit(RELEASE_COUNT)];
+        let rows = database.fetch_all_as("outbox.release", &select, &values).await?;
+        let ids = rows.iter().map(|row| row.get::<i64>(0)).collect::<Result<Vec<_>>>()?;
+        for (statement, part) in update.filled(&ids) {
+            let values: Vec<_> = part.into_iter().map(|id| Value::Integer(*id)).collect();
+            count += database.repeat_as("outbox.release", statement, &values).await?;
+        }
+        match ids.last() {
+            Some(id) if ids.len() == RELEASE_COUNT => last = *id,
+            _ => return Ok(count),
+        }
     }
 }
 

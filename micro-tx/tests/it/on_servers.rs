@@ -5,6 +5,7 @@ use std::time::Duration;
 use micro_core::{
     Error, ErrorKind, Result, TransactionManager as _, TransactionManagerExt as _,
     broker::{Delivery, Message},
+    outbox::OutboxCounts,
     parked::Parking,
 };
 use micro_testkit::{Missing, eventually};
@@ -60,6 +61,7 @@ on_each_server! {
     ids_of_any_length_are_told_apart
     a_statement_that_takes_too_long_ends
     a_single_write_that_is_given_up_says_whether_it_may_be_done
+    parked_rows_are_released_in_pieces
     who_waits_too_long_for_a_connection_is_told_so
     turns_come_in_the_order_of_asking
     a_dead_connection_is_replaced_unseen
@@ -433,6 +435,26 @@ async fn a_single_write_that_is_given_up_says_whether_it_may_be_done(site: Site)
             assert!(status_is("1").await);
         }
     }
+}
+
+/// What a lock holds up is behind the pieces that are done, and left for the next call.
+async fn parked_rows_are_released_in_pieces(site: Site) {
+    let mut config = site.config();
+    config.lock_timeout = Duration::from_secs(1);
+    let database = site.database_with(config).await;
+    let messages: Vec<_> = (0..2_100_u32).map(|number| Message::keyed("t", "a", number.to_string())).collect();
+    database.run(async |tx| database.outbox().add(tx, &messages).await).await.unwrap();
+    database.execute("UPDATE micro_outbox SET parked_at = 1, parked_cause = 'refused'", &[]).await.unwrap();
+
+    let mut holding = database.begin().await.unwrap();
+    let lock = "SELECT id FROM micro_outbox ORDER BY id DESC LIMIT 1 FOR UPDATE";
+    holding.sql().unwrap().fetch_all(lock, &[]).await.unwrap();
+    let error = database.release_outbox().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{}", error.report());
+    holding.rollback().await.unwrap();
+    assert_eq!(database.outbox().counts().await.unwrap(), OutboxCounts { unsent: 2_000, parked: 100 });
+    assert_eq!(database.release_outbox().await.unwrap(), 100);
+    assert_eq!(database.release_outbox().await.unwrap(), 0);
 }
 
 async fn who_waits_too_long_for_a_connection_is_told_so(site: Site) {

@@ -136,6 +136,10 @@ async fn parked_rows_are_sent_in_order_after_their_release() {
 
 async fn parked_rows_are_sent_after_their_release(database: SqlDatabase) {
     let (recorder, outbox) = (Recorder::default(), database.outbox());
+    // More than are released at a time, parked long ago.
+    let event = |number: u32| Message::keyed("missing", (number % 100).to_string(), (number / 100).to_string());
+    retried(&database, &(0..1_000).map(event).collect::<Vec<_>>()).await;
+    database.execute("UPDATE micro_outbox SET parked_at = 1, parked_cause = 'refused'", &[]).await.unwrap();
     let relay = Relay::builder(outbox.clone(), Arc::new(recorder.clone())).build();
     relay.start(&Health::new()).await.unwrap();
     let events: Vec<_> = (0..4).map(|number: u32| Message::keyed("missing", "a", number.to_string())).collect();
@@ -143,12 +147,15 @@ async fn parked_rows_are_sent_after_their_release(database: SqlDatabase) {
     retried(&database, &[Message::keyed("t", "b", "7")]).await;
     let counts_are =
         async |parked| outbox.counts().await.is_ok_and(|counts| counts == OutboxCounts { unsent: 0, parked });
-    eventually(PATIENCE, "the refused ones are parked, the other is sent", || counts_are(4)).await;
+    eventually(PATIENCE, "the refused ones are parked, the other is sent", || counts_are(1_004)).await;
     assert_eq!(recorder.0.lock().unwrap().keys().collect::<Vec<_>>(), ["b"]);
     recorder.1.store(true, Ordering::Relaxed);
-    assert_eq!(database.release_outbox().await.unwrap(), 4);
+    assert_eq!(database.release_outbox().await.unwrap(), 1_004);
     eventually(PATIENCE, "they are sent", || counts_are(0)).await;
     assert_eq!(recorder.0.lock().unwrap()["a"], [0, 1, 2, 3]);
+    for key in 0..100 {
+        assert_eq!(recorder.0.lock().unwrap()[&key.to_string()], (0..10).collect::<Vec<_>>(), "{key}");
+    }
     assert_eq!(database.release_outbox().await.unwrap(), 0);
     relay.close().await.unwrap();
 }
