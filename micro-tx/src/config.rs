@@ -35,7 +35,10 @@ pub struct SqlConfig {
     /// A server: how long connecting, and BEGIN, may take; default 2 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
-    /// A server: how long a statement may take; default 30 s. Then its connection is closed.
+    /// A server: how long a statement may take; default 30 s. PostgreSQL then ends it; MariaDB ends
+    /// what begins with SELECT, but no write and no commit; MySQL ends nothing. Whatever is not
+    /// answered a second later is given up and its connection closed; on MariaDB and MySQL a write
+    /// can go on in the server and be done.
     #[serde(rename = "statement_timeout_ms", with = "millis")]
     pub statement_timeout: Duration,
     /// A server: how long a statement waits for a lock, whole seconds on MySQL; default 5 s.
