@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{self as this, Child},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use crate::{
@@ -12,10 +13,15 @@ use crate::{
     install::make_folder,
     kind::Kind,
     ports::free_port,
-    process::{children, is_alive, is_running, kill, signal, with_mark},
+    process::{children, is_alive, is_running, kill, signal, wait_until, with_mark},
     servers::{Servers, with_other_ports},
     site::Site,
 };
+
+/// How long a backend that PostgreSQL forked as it was killed may outlive it, and what the next
+/// server says meanwhile.
+const ORPHAN_WAIT_MAX: Duration = Duration::from_secs(10);
+const HELD_BY_AN_ORPHAN: &str = "pre-existing shared memory block";
 
 /// The folder for the servers of tests, in that of the shared ones.
 const OWN: &str = "own";
@@ -135,7 +141,15 @@ impl Server {
     /// As [`start`](Self::start).
     pub fn restart(&mut self) -> Result<(), String> {
         self.kill();
-        self.child = self.site.launch(|_| Ok(()))?;
+        let mut launched = self.site.launch(|_| Ok(()));
+        wait_until(ORPHAN_WAIT_MAX, || {
+            let is_held = launched.as_ref().is_err_and(|error| error.contains(HELD_BY_AN_ORPHAN));
+            if is_held {
+                launched = self.site.launch(|_| Ok(()));
+            }
+            !is_held
+        });
+        self.child = launched?;
         Ok(())
     }
 

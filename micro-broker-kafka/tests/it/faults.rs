@@ -111,7 +111,10 @@ async fn a_killed_or_frozen_kafka_loses_nothing_acknowledged_and_keeps_the_order
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_is_not_fatal_does_not_end_the_subscription() {
     let mut kafka = ready!(OwnKafka);
-    let broker = KafkaBroker::connect(kafka.config.clone()).await.unwrap();
+    let mut config = kafka.config.clone();
+    // A coordinator that has just come up takes its time to let a member go.
+    config.close_timeout = Duration::from_secs(20);
+    let broker = KafkaBroker::connect(config).await.unwrap();
     let (topic, group) = (new_topic(&broker, 2).await, unique("group"));
     publish(&broker, &topic, "a", &numbers(0..5)).await;
     let reader = Reader::join(&broker, &group, &topic).await;
