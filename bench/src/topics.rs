@@ -27,10 +27,10 @@ pub async fn renew(brokers: &str) -> Result<()> {
     for answer in admin.delete_topics(&TOPICS, &options).await? {
         expect(answer, RDKafkaErrorCode::UnknownTopicOrPartition)?;
     }
-    for answer in admin.delete_groups(&GROUPS, &options).await? {
+    let began = Instant::now();
+    for answer in delete_groups(&admin, &options, began).await? {
         expect(answer, RDKafkaErrorCode::GroupIdNotFound)?;
     }
-    let began = Instant::now();
     // A broker takes a moment to forget a topic.
     let mut missing: Vec<&str> = TOPICS.to_vec();
     while !missing.is_empty() {
@@ -43,6 +43,26 @@ pub async fn renew(brokers: &str) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(())
+}
+
+/// A broker that has just come up still loads its groups.
+async fn delete_groups(
+    admin: &AdminClient<DefaultClientContext>,
+    options: &AdminOptions,
+    began: Instant,
+) -> Result<Vec<std::result::Result<String, (String, RDKafkaErrorCode)>>> {
+    loop {
+        let answers = admin.delete_groups(&GROUPS, options).await?;
+        let is_loading = |code: &RDKafkaErrorCode| {
+            matches!(code, RDKafkaErrorCode::CoordinatorLoadInProgress | RDKafkaErrorCode::CoordinatorNotAvailable)
+        };
+        if began.elapsed() > TIMEOUT
+            || !answers.iter().any(|answer| matches!(answer, Err((_, code)) if is_loading(code)))
+        {
+            return Ok(answers);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 fn partition_count(topic: &str) -> i32 {
