@@ -90,14 +90,13 @@ fn answered(producer: &Producer, config: &KafkaConfig) -> Result<()> {
             return Ok(());
         }
         let cause = producer.log().last_error();
-        let code = cause.as_ref().map(|(code, _)| *code);
-        let (kind, message) = match code.map(classify) {
+        let (kind, message) = match cause.as_ref().map(|(code, _)| classify(*code)) {
             Some((ErrorKind::Unauthenticated, _)) => (
                 ErrorKind::Unauthenticated,
                 "Kafka does not accept the credentials: check user, password and SASL mechanism",
             ),
             _ if !left.is_zero() => continue,
-            Some(row) if code == Some(Code::SSL) => row,
+            _ if cause.as_ref().is_some_and(|(code, reason)| is_tls_failure(*code, reason)) => classify(Code::SSL),
             _ if config.tls.is_some() => (
                 ErrorKind::Unavailable,
                 "Kafka does not answer over TLS: check that it runs there, host and port, that this listener speaks \
@@ -115,6 +114,12 @@ fn answered(producer: &Producer, config: &KafkaConfig) -> Result<()> {
             .with_context("connect_timeout_ms", config.connect_timeout.as_millis())
             .with_context("cause", cause));
     }
+}
+
+/// Whether TLS did not come about. librdkafka says so of some attempts as of any broken connection,
+/// with OpenSSL's words.
+fn is_tls_failure(code: Code, reason: &str) -> bool {
+    code == Code::SSL || reason.contains("SSL routines:")
 }
 
 /// Runs what blocks on a thread for that.
