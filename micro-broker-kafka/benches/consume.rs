@@ -1,5 +1,6 @@
-//! A group of one that receives a backlog through the consumer, its service doing nothing, beside a
-//! raw poll loop with the same settings, in turn on one server.
+//! A group of one that receives a backlog through the consumer, its service doing nothing, beside raw
+//! poll loops with the same settings, in turn on one server: one that looks at the records in place,
+//! and one that hands them to another thread.
 //!
 //! `cargo bench -p micro-broker-kafka --bench consume`
 
@@ -8,8 +9,10 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc::sync_channel,
     },
     task::{Context, Poll},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,6 +27,7 @@ use micro_core::{
 use rdkafka::{
     ClientConfig, Message as _,
     consumer::{BaseConsumer, Consumer as _},
+    message::OwnedMessage,
 };
 use tokio::sync::Notify;
 use tower_service::Service;
@@ -44,25 +48,27 @@ fn main() {
     for (body_bytes, count) in [(100, 400_000), (1_024, 150_000)] {
         let topic = format!("bench-{body_bytes}");
         runtime.block_on(fill(&broker, &topic, body_bytes, count));
-        let (mut ours, mut raw) = (Vec::new(), Vec::new());
-        for pair in 0..=PAIR_COUNT {
-            let group = format!("{topic}-{pair}");
-            let through_consumer = || runtime.block_on(consume(&broker, &group, &topic, count));
-            let raw_loop = || poll_loop(&config, &format!("{group}-raw"), &topic, count);
-            let (of_ours, of_raw) = if pair % 2 == 0 {
-                let of_ours = through_consumer();
-                (of_ours, raw_loop())
-            } else {
-                let of_raw = raw_loop();
-                (through_consumer(), of_raw)
-            };
-            // The first pair warms up and does not count.
-            if pair > 0 {
-                ours.push(of_ours);
-                raw.push(of_raw);
+        for (raw_name, raw_loop) in [("in place", poll_loop as RawLoop), ("handed over", poll_and_hand_over)] {
+            let (mut ours, mut raw) = (Vec::new(), Vec::new());
+            for pair in 0..=PAIR_COUNT {
+                let group = format!("{topic}-{pair}-{raw_name}");
+                let through_consumer = || runtime.block_on(consume(&broker, &group, &topic, count));
+                let raw_loop = || raw_loop(&config, &format!("{group}-raw"), &topic, count);
+                let (of_ours, of_raw) = if pair % 2 == 0 {
+                    let of_ours = through_consumer();
+                    (of_ours, raw_loop())
+                } else {
+                    let of_raw = raw_loop();
+                    (through_consumer(), of_raw)
+                };
+                // The first pair warms up and does not count.
+                if pair > 0 {
+                    ours.push(of_ours);
+                    raw.push(of_raw);
+                }
             }
+            show(&format!("{body_bytes} B, backlog of {count}, raw loop {raw_name}"), &ours, &raw, 0.85);
         }
-        show(&format!("{body_bytes} B, backlog of {count}"), &ours, &raw, 0.85);
         println!("peak resident memory: {:.0} MiB", memory_peak());
     }
 }
@@ -128,8 +134,10 @@ fn turn(began: Instant, cpu_began: f64, count: usize) -> Turn {
     Turn { rate: count / began.elapsed().as_secs_f64(), cpu: (cpu_seconds() - cpu_began) * 1e6 / count }
 }
 
+type RawLoop = fn(&KafkaConfig, &str, &str, usize) -> Turn;
+
 /// The driver alone, with what `KafkaConfig` tells librdkafka by default.
-fn poll_loop(config: &KafkaConfig, group: &str, topic: &str, total: usize) -> Turn {
+fn raw_consumer(config: &KafkaConfig, group: &str, topic: &str) -> BaseConsumer {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &config.servers)
         .set("group.id", group)
@@ -142,6 +150,12 @@ fn poll_loop(config: &KafkaConfig, group: &str, topic: &str, total: usize) -> Tu
         .create()
         .expect("a consumer");
     consumer.subscribe(&[topic]).expect("a subscription");
+    consumer
+}
+
+/// Looks at key and body where librdkafka has them, on the thread that polls.
+fn poll_loop(config: &KafkaConfig, group: &str, topic: &str, total: usize) -> Turn {
+    let consumer = raw_consumer(config, group, topic);
     let (mut count, mut bytes, mut begun) = (0, 0, None);
     while count < total {
         let Some(record) = consumer.poll(Duration::from_secs(1)) else { continue };
@@ -151,6 +165,30 @@ fn poll_loop(config: &KafkaConfig, group: &str, topic: &str, total: usize) -> Tu
         begun.get_or_insert_with(|| (Instant::now(), cpu_seconds()));
     }
     assert!(bytes > total);
+    let (began, cpu_began) = begun.expect("a first record");
+    turn(began, cpu_began, total - 1)
+}
+
+/// Hands each record to another thread as rdkafka's own owned message, with its headers: what a
+/// handler on a runtime needs at the least.
+fn poll_and_hand_over(config: &KafkaConfig, group: &str, topic: &str, total: usize) -> Turn {
+    let consumer = raw_consumer(config, group, topic);
+    let (hand_over, handed_over) = sync_channel::<Vec<OwnedMessage>>(16);
+    let handler = thread::spawn(move || {
+        handed_over.iter().flatten().map(|record| record.payload().map_or(0, <[u8]>::len)).sum::<usize>()
+    });
+    let (mut count, mut begun, mut chunk) = (0, None, Vec::with_capacity(256));
+    while count < total {
+        let Some(record) = consumer.poll(Duration::from_secs(1)) else { continue };
+        chunk.push(record.expect("a record").detach());
+        count += 1;
+        begun.get_or_insert_with(|| (Instant::now(), cpu_seconds()));
+        if chunk.len() == 256 || count == total {
+            hand_over.send(std::mem::replace(&mut chunk, Vec::with_capacity(256))).expect("the handler runs");
+        }
+    }
+    drop(hand_over);
+    assert!(handler.join().expect("no panic") > total);
     let (began, cpu_began) = begun.expect("a first record");
     turn(began, cpu_began, total - 1)
 }

@@ -282,7 +282,7 @@ impl Poller {
 
     /// Polls once and then takes what is there.
     fn receive(&mut self) -> Result<(), KafkaError> {
-        let mut chunk = Vec::new();
+        let mut chunk = Vec::with_capacity(CHUNK_COUNT_MAX);
         let mut wait = POLL_WAIT;
         while let Some(polled) = self.client.poll(wait) {
             match polled {

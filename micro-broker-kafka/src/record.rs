@@ -1,6 +1,7 @@
 //! A message as a Kafka record and back: key, headers and body are the record's own.
 
 use std::{
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -43,12 +44,22 @@ pub(crate) fn headers_of(message: &Message) -> Option<OwnedHeaders> {
 const BLOCK_BYTES: usize = 64 << 10;
 /// Longer ones have an allocation of their own.
 const COPIED_BYTES_MAX: usize = BLOCK_BYTES / 16;
+/// Blocks that are kept to be filled again.
+const BLOCK_COUNT_MAX: usize = 16;
 
-/// Memory for what is received: the bytes of many records in one allocation, which is freed with the
-/// last of them. Deliveries are done in about the order they came, so little is held for long.
-#[derive(Default)]
+/// Memory for what is received: the bytes of many records in one allocation, which is filled again
+/// once the last of them is dropped. Deliveries are done in about the order they came, so little is
+/// held for long.
 pub(crate) struct Blocks {
     free: BytesMut,
+    /// Full ones, the oldest first.
+    full: VecDeque<BytesMut>,
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Self { free: BytesMut::with_capacity(BLOCK_BYTES), full: VecDeque::new() }
+    }
 }
 
 impl Blocks {
@@ -60,10 +71,21 @@ impl Blocks {
             return Bytes::copy_from_slice(bytes);
         }
         if self.free.capacity() < bytes.len() {
-            self.free = BytesMut::with_capacity(BLOCK_BYTES);
+            self.next_block();
         }
         self.free.extend_from_slice(bytes);
         self.free.split().freeze()
+    }
+
+    fn next_block(&mut self) {
+        let is_done = self.full.front_mut().is_some_and(|oldest| oldest.try_reclaim(BLOCK_BYTES));
+        let done = if is_done { self.full.pop_front() } else { None };
+        let next = done.unwrap_or_else(|| BytesMut::with_capacity(BLOCK_BYTES));
+        self.full.push_back(std::mem::replace(&mut self.free, next));
+        if self.full.len() > BLOCK_COUNT_MAX {
+            // It is freed with the last of its deliveries.
+            self.full.pop_front();
+        }
     }
 }
 
@@ -107,6 +129,8 @@ pub(crate) fn bytes_of(delivery: &Delivery) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -117,6 +141,23 @@ mod tests {
         let copied: Vec<Bytes> = written.iter().map(|bytes| blocks.copy(bytes)).collect();
         assert_eq!(copied, written);
         assert!(blocks.free.capacity() <= BLOCK_BYTES);
+    }
+
+    #[test]
+    fn a_block_is_filled_again_once_nothing_of_it_is_held_and_not_before() {
+        let mut blocks = Blocks::default();
+        let held = blocks.copy(b"held");
+        let fill = |blocks: &mut Blocks| blocks.copy(&[7; COPIED_BYTES_MAX]).as_ptr();
+        let addresses = |blocks: &mut Blocks, count| (0..count).map(|_| fill(blocks)).collect::<BTreeSet<_>>();
+        // The oldest block is held, so each is a new one, until the oldest is given up.
+        let places_a_block = BLOCK_BYTES / COPIED_BYTES_MAX;
+        let count = (BLOCK_COUNT_MAX + 1) * places_a_block;
+        assert_eq!(addresses(&mut blocks, count).len(), count);
+        assert_eq!(held, "held");
+        // Nothing is held of those that were filled since: they go round.
+        let again = addresses(&mut blocks, 4 * count);
+        assert!(again.len() <= 2 * count, "{} places for {} copies", again.len(), 4 * count);
+        assert!(blocks.full.len() <= BLOCK_COUNT_MAX);
     }
 
     #[test]
