@@ -154,6 +154,8 @@ impl Contestant {
                 command.args(["--linger", &format!("{}ms", files.linger_ms)]);
             }
         }
+        // As docs/guide/deploying.md says; Go has an allocator of its own.
+        command.env("MALLOC_ARENA_MAX", "1");
         command
     }
 }

@@ -73,7 +73,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
         sku_count: 200,
     };
     let setting = format!(
-        "{} orders a round after {} to warm up, {} callers on {} connections, {} SKUs, {} partitions, acks=all, linger {} ms; MariaDB {}",
+        "{} orders a round after {} to warm up, {} callers on {} connections, {} SKUs, {} partitions, acks=all, linger {} ms, MALLOC_ARENA_MAX=1; MariaDB {}",
         plan.order_count,
         plan.warm_up_count,
         arguments.callers,

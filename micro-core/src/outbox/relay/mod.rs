@@ -39,7 +39,7 @@ const RESTART_DELAY_MAX: Duration = Duration::from_secs(30);
 #[non_exhaustive]
 pub struct RelayConfig {
     /// The largest number of new rows read from a shard at once, and of messages handed to the
-    /// broker before receipts are looked at again; default 256.
+    /// broker before receipts are looked at again; default 512.
     pub wave_count_max: usize,
     /// How long, at most, a wave that is not full waits for three quarters of its receipts before the
     /// next one is read and sent; default 50 ms, at most 30 s. The rows that come meanwhile go out together: under load a broker and
@@ -58,7 +58,7 @@ pub struct RelayConfig {
 impl Default for RelayConfig {
     fn default() -> Self {
         Self {
-            wave_count_max: 256,
+            wave_count_max: 512,
             wave_wait_max: Duration::from_millis(50),
             in_flight_count_max: 4_096,
             receipt_timeout: Duration::from_secs(30),
