@@ -63,7 +63,8 @@ fn with_field<T: Serialize + DeserializeOwned>(settings: T, name: &str, value: &
         return Err(refused("these settings have no fields"));
     };
     // A name may be all digits, a number is no text: the text is tried first.
-    let candidates = [Some(Value::from(value)), value.parse::<u64>().ok().map(Value::from)];
+    let list = value.split(',').map(str::trim).collect::<Vec<_>>();
+    let candidates = [Some(Value::from(value)), value.parse::<u64>().ok().map(Value::from), Some(Value::from(list))];
     candidates
         .into_iter()
         .flatten()
@@ -107,7 +108,7 @@ mod tests {
     fn a_url_names_servers_account_and_options() {
         let config = parse(
             "kafka://order:p%40ss%2F%3A@a:9092,b:9092/?linger_ms=2&partitioner=murmur2&assignment=range\
-             &client_id=17&instance_id=order-0&socket.keepalive.enable=true&message_bytes_max=5000",
+             &client_id=17&envelope_topics=OrderEvent,OrderEventDLQ&instance_id=order-0&socket.keepalive.enable=true&message_bytes_max=5000",
         )
         .unwrap();
         assert_eq!(config.servers, "a:9092,b:9092");

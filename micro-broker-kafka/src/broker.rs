@@ -14,7 +14,7 @@ use micro_core::{
 use rdkafka::{producer::Producer as _, types::RDKafkaErrorCode as Code};
 use tokio::time::timeout;
 
-use crate::{admin::Observers, config::KafkaConfig, error::classify, member::Member, producer::Producer};
+use crate::{admin::Observers, config::KafkaConfig, envelope, error::classify, member::Member, producer::Producer};
 
 /// How long one question of [`KafkaBroker::connect`] waits before it looks for a reason to stop.
 const CONNECT_STEP: Duration = Duration::from_millis(200);
@@ -138,10 +138,11 @@ impl Broker for KafkaBroker {
         if messages.is_empty() {
             return Vec::new();
         }
+        let (messages, refusals) = envelope::seal_all(&self.inner.config, messages);
         let results = self.inner.producer.enqueue(&messages);
         // librdkafka keeps its delivery timeout; this is for the day it does not.
         let wait = self.inner.config.delivery_timeout + REPORT_WAIT;
-        match timeout(wait, results).await {
+        let results = match timeout(wait, results).await {
             Ok(Ok(results)) => results,
             Ok(Err(_)) | Err(_) => {
                 let unknown = || {
@@ -150,7 +151,8 @@ impl Broker for KafkaBroker {
                 };
                 messages.iter().map(|_| unknown()).collect()
             }
-        }
+        };
+        refusals.merge(results)
     }
 
     async fn subscribe(&self, request: SubscribeRequest) -> Result<Arc<dyn Subscription>> {

@@ -56,6 +56,14 @@ pub struct KafkaConfig {
     /// default 1 s.
     #[serde(rename = "topic_wait_ms", with = "millis")]
     pub topic_wait: Duration,
+    /// Topics whose records are written as go-micro v4 writes them, key, headers and body in a JSON
+    /// envelope, for groups with members on go-micro; `*` stands for all. Default none: a message is
+    /// the record's own key, headers and body. What is received may be either.
+    pub envelope_topics: Vec<String>,
+    /// Headers that go into an envelope beside those of events and dead letters; default none. An
+    /// envelope's headers become the metadata of a go-micro handler, which sends them on with each of
+    /// its calls: what is not named here stays out.
+    pub envelope_headers: Vec<String>,
 
     /// How partitions are spread over a group; default [`Assignment::CooperativeSticky`]. All
     /// members of a group must have the same.
@@ -200,6 +208,8 @@ impl Default for KafkaConfig {
             queue_count_max: 20_000,
             queue_bytes_max: 64 << 20,
             topic_wait: Duration::from_secs(1),
+            envelope_topics: Vec::new(),
+            envelope_headers: Vec::new(),
             assignment: Assignment::default(),
             instance_id: None,
             session_timeout: Duration::from_secs(10),
@@ -272,6 +282,7 @@ impl KafkaConfig {
     /// `kafka+tls://…` for encryption.
     ///
     /// An option is the name of a setting as a file has it (`linger_ms=2`, `partitioner=murmur2`),
+    /// lists with commas between (`envelope_topics=OrderEvent,OrderEventDLQ`),
     /// `sasl_mechanism`, `tls_ca_file`, `tls_certificate_file`, `tls_key_file`, `tls_key_password`,
     /// or, with a dot in its name, a property of librdkafka. What in the user, the password or a
     /// value is part of the URL's grammar is written as `%XX`.
@@ -485,6 +496,8 @@ impl fmt::Debug for KafkaConfig {
             queue_count_max,
             queue_bytes_max,
             topic_wait,
+            envelope_topics,
+            envelope_headers,
             assignment,
             instance_id,
             session_timeout,
@@ -513,6 +526,8 @@ impl fmt::Debug for KafkaConfig {
             .field("queue_count_max", queue_count_max)
             .field("queue_bytes_max", queue_bytes_max)
             .field("topic_wait", topic_wait)
+            .field("envelope_topics", envelope_topics)
+            .field("envelope_headers", envelope_headers)
             .field("assignment", assignment)
             .field("instance_id", instance_id)
             .field("session_timeout", session_timeout)

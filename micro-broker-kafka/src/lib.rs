@@ -7,7 +7,9 @@
 //! fatal error begins a new producer; nothing blocks a worker of the runtime, and nothing waits
 //! without a deadline.
 //!
-//! A message is a Kafka record: its key, headers and body are the record's.
+//! A message is a Kafka record: its key, headers and body are the record's. On topics that are shared
+//! with go-micro v4 ([`KafkaConfig::envelope_topics`]) it is written as go-micro does; what is
+//! received may be either.
 //!
 //! # Examples
 //!
@@ -29,6 +31,8 @@ mod admin;
 mod broker;
 mod client_log;
 mod config;
+#[doc(hidden)]
+pub mod envelope;
 mod error;
 mod holdings;
 mod known_topics;

@@ -14,6 +14,8 @@ use micro_core::{
 };
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders, Timestamp};
 
+use crate::envelope::{self, Opened};
+
 /// Refuses what a record cannot hold. The rest is librdkafka's to judge.
 pub(crate) fn check(message: &Message) -> Result<()> {
     let refused = |what| Err(Error::new(ErrorKind::InvalidArgument, "broker.publish", what));
@@ -89,13 +91,16 @@ impl Blocks {
     }
 }
 
-/// A record as a delivery of `topic`.
+/// A record as a delivery of `topic`, whether it is a message in itself or holds an envelope.
 pub(crate) fn delivery_of(record: &BorrowedMessage<'_>, topic: &Arc<str>, blocks: &mut Blocks) -> Delivery {
-    let message = Message {
-        topic: topic.clone(),
-        key: record.key().map(|key| blocks.copy(key)),
-        headers: record.headers().map(|headers| received_headers(headers, blocks)).unwrap_or_default(),
-        body: record.payload().map(|body| blocks.copy(body)).unwrap_or_default(),
+    let key = record.key().map(|key| blocks.copy(key));
+    let headers = record.headers().map(|headers| received_headers(headers, blocks)).unwrap_or_default();
+    let value = record.payload().unwrap_or_default();
+    let message = match opened(record, value) {
+        Some(Opened { headers: of_envelope, key: of_envelope_key, body }) => {
+            Message { topic: topic.clone(), key: key.or(of_envelope_key), headers: merged(of_envelope, headers), body }
+        }
+        None => Message { topic: topic.clone(), key, headers, body: blocks.copy(value) },
     };
     let timestamp = match record.timestamp() {
         Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => u64::try_from(millis).unwrap_or_default(),
@@ -107,6 +112,27 @@ pub(crate) fn delivery_of(record: &BorrowedMessage<'_>, topic: &Arc<str>, blocks
         offset: record.offset(),
         timestamp: SystemTime::UNIX_EPOCH + Duration::from_millis(timestamp),
     }
+}
+
+/// What a go-micro envelope holds; `None` where the value is the body itself. One that is broken is
+/// handed out as it is: its handler cannot read it, and it becomes a dead letter with its bytes.
+fn opened(record: &BorrowedMessage<'_>, value: &[u8]) -> Option<Opened> {
+    match envelope::open(value)? {
+        Ok(opened) => Some(opened),
+        Err(reason) => {
+            tracing::warn!(
+                topic = record.topic(), partition = record.partition(), offset = record.offset(), %reason,
+                "a record looks like a go-micro envelope and is none; it is taken as it is"
+            );
+            None
+        }
+    }
+}
+
+/// An envelope's headers and the record's own, which count for more, as in go-micro.
+fn merged(mut of_envelope: Headers, of_record: Headers) -> Headers {
+    of_record.iter().for_each(|(name, value)| of_envelope.set(name, value.clone()));
+    of_envelope
 }
 
 /// The headers of a record, whoever wrote it. One whose name is not UTF-8 is left out: the driver
