@@ -7,12 +7,14 @@
 //! - [`shared`] is where a test gets the URL of one of those.
 //! - [`Server`] is a server of a test's own, which it may kill, pause and restart.
 //! - [`SmallDisk`] is a disk of a test's own, which it may fill.
+//! - [`go_peer`] is a program that speaks go-micro v4, as a service and as a client.
 //!
 //! Everything here blocks: an asynchronous test calls it through `spawn_blocking`.
 
 #![forbid(unsafe_code)]
 
 mod disk;
+mod go;
 mod kind;
 mod server;
 mod servers;
@@ -33,6 +35,7 @@ mod compose;
 
 pub use crate::{
     disk::SmallDisk,
+    go::go_peer,
     install::install_packages,
     kind::Kind,
     ports::free_port,
