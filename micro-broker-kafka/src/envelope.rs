@@ -177,6 +177,12 @@ pub fn seal(message: &Message, more_headers: &[String]) -> Result<Message> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use micro_core::{
+        broker::{Delivery, fnv1a_partition},
+        event::BaseEvent,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -220,6 +226,69 @@ mod tests {
             count += 1;
         }
         assert!(count >= 2, "{count} records");
+    }
+
+    /// Records as a consumer saw them: a line of `name=value`, then the value.
+    fn captured(text: &str) -> Vec<(BTreeMap<String, String>, &str)> {
+        let lines: Vec<_> = text.lines().collect();
+        let places = lines.iter().zip(lines.iter().skip(1)).filter(|(_, value)| value.starts_with('{'));
+        let field = |word: &str| {
+            let (name, value) = word.split_once('=')?;
+            Some((name.to_owned(), value.trim_matches(['[', ']']).to_owned()))
+        };
+        places.map(|(place, value)| (place.split(' ').filter_map(field).collect(), *value)).collect()
+    }
+
+    #[test]
+    fn what_the_go_services_wrote_has_the_event_its_headers_and_the_partition_of_its_key() {
+        let records = [
+            captured(include_str!("../tests/vectors/kafka-keyed.txt")),
+            captured(include_str!("../tests/vectors/kafka-DLQ.txt")),
+            captured(include_str!("../tests/vectors/kafka-OrderEventDLQ.txt")),
+            captured(include_str!("../tests/vectors/kafka-unkeyed-OrderEvent.txt")),
+        ]
+        .concat();
+        assert!(records.len() >= 10, "{} records", records.len());
+        for (place, value) in records {
+            let Opened { headers, key, body } = opened(value);
+            let key = key.expect("Pkey is in each");
+            // One producer left the record's key empty: then Pkey stands for it, wherever it went.
+            if !place["key"].is_empty() {
+                assert_eq!(key, place["key"].as_bytes());
+                // What a test program wrote by hand went to any.
+                if headers.get_str(header::SOURCE) != Some("tester") {
+                    assert_eq!(fnv1a_partition(&key, 4).to_string(), place["part"], "{place:?}");
+                }
+            }
+            let message = Message { topic: (&*place["topic"]).into(), key: Some(key), headers, body };
+            let delivery = Delivery { message, partition: 0, offset: 0, timestamp: SystemTime::UNIX_EPOCH };
+            let event = BaseEvent::open(&delivery).expect("a BaseEvent");
+            let of_header = delivery.message.headers.get_str(header::EVENT_TYPE).expect("Event-Type");
+            assert_eq!(of_header.trim_end_matches("DLQ"), event.event_type.trim_end_matches("DLQ"));
+            for name in [header::EVENT_ID, header::SOURCE, header::SCHEMA_VERSION, header::CONTENT_TYPE] {
+                assert!(delivery.message.headers.get_str(name).is_some(), "{name} of {place:?}");
+            }
+            let written_at = delivery.message.headers.get_str(header::TIMESTAMP).map(str::parse::<i64>);
+            assert!(written_at.expect("Timestamp").expect("milliseconds").abs_diff(event.timestamp) < 10_000);
+        }
+    }
+
+    #[test]
+    fn a_go_subscriber_was_handed_what_is_read_here() {
+        let handed = include_str!("../tests/vectors/kafka-sub-dump.txt");
+        let headers: Vec<BTreeMap<String, String>> = handed
+            .lines()
+            .filter_map(|line| line.strip_prefix("topic=peer.cap.default header="))
+            .map(|json| serde_json::from_str(json).unwrap())
+            .collect();
+        let records = captured(include_str!("../tests/vectors/kafka-kcat.txt"));
+        assert_eq!((headers.len(), records.len()), (3, 3));
+        for ((_, value), expected) in records.iter().zip(headers) {
+            let read = opened(value).headers;
+            let read: BTreeMap<String, String> =
+                read.iter().map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into())).collect();
+            assert_eq!(read, expected);
+        }
     }
 
     #[test]

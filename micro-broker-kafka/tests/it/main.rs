@@ -4,6 +4,7 @@
 mod certificates;
 mod conformance;
 mod faults;
+mod go_micro;
 mod groups;
 mod heard;
 mod positions;
