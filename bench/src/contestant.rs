@@ -19,7 +19,7 @@ const ORDER_TABLES: &str = include_str!("../../examples/order/src/infrastructure
 const PRODUCT_TABLES: &str = include_str!("../../examples/product/src/infrastructure/schema/mysql.sql");
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const TOPIC: &str = "OrderEvent";
-const PRODUCT_GROUP: &str = "product-consumer";
+const CONFIRM_TOPIC: &str = "ProductEvent";
 
 /// A chain: an order and a product service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,6 +29,18 @@ pub enum Contestant {
     /// go-micro v4 with an asynchronous producer, without confirmation.
     Go,
     /// sqlx, rdkafka and tonic by hand, with the guarantees of ours.
+    Raw,
+    /// The order service on go-micro v4 and our product service, with confirmation.
+    GoOrder,
+    /// Our order service and the product service on go-micro v4, with confirmation.
+    GoProduct,
+}
+
+/// What a service is built on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Program {
+    Ours,
+    Go,
     Raw,
 }
 
@@ -73,6 +85,8 @@ impl Contestant {
             Self::Ours => "ours",
             Self::Go => "go-micro",
             Self::Raw => "by hand",
+            Self::GoOrder => "Go order",
+            Self::GoProduct => "Go product",
         }
     }
 
@@ -80,20 +94,34 @@ impl Contestant {
     pub fn settled(self) -> Settled {
         match self {
             Self::Go => Settled::Deducted,
-            Self::Ours | Self::Raw => Settled::Confirmed,
+            Self::Ours | Self::Raw | Self::GoOrder | Self::GoProduct => Settled::Confirmed,
         }
+    }
+
+    /// What `service` is built on.
+    fn program(self, service: Service) -> Program {
+        match (self, service) {
+            (Self::Ours, _) | (Self::GoOrder, Service::Product) | (Self::GoProduct, Service::Order) => Program::Ours,
+            (Self::Go, _) | (Self::GoOrder, Service::Order) | (Self::GoProduct, Service::Product) => Program::Go,
+            (Self::Raw, _) => Program::Raw,
+        }
+    }
+
+    fn is_mixed(self) -> bool {
+        matches!(self, Self::GoOrder | Self::GoProduct)
     }
 
     /// Creates the tables that its services do not create themselves.
     pub async fn prepare(self, shop: &mut Shop) -> Result<()> {
-        if self == Self::Ours {
-            return Ok(());
-        }
-        let (orders, products) = (shop.orders.clone(), shop.products.clone());
-        shop.run_script(&orders, ORDER_TABLES).await?;
-        shop.run_script(&products, PRODUCT_TABLES).await?;
-        if self == Self::Raw {
-            for database in [orders, products] {
+        for (service, database, tables) in [
+            (Service::Order, shop.orders.clone(), ORDER_TABLES),
+            (Service::Product, shop.products.clone(), PRODUCT_TABLES),
+        ] {
+            let program = self.program(service);
+            if program != Program::Ours {
+                shop.run_script(&database, tables).await?;
+            }
+            if program == Program::Raw {
                 shop.run_script(&database, include_str!("schema/outbox.sql")).await?;
             }
         }
@@ -127,14 +155,16 @@ impl Contestant {
     fn command(self, service: Service, servers: &Servers, files: &Files, database: &str) -> Command {
         let Servers { kafka, consul, mariadb } = servers;
         let mut command;
-        match self {
-            Self::Ours => {
+        match self.program(service) {
+            Program::Ours => {
+                // A fleet with Go in it: its envelope, its way to spread partitions.
+                let fleet = if self.is_mixed() { "&envelope_topics=*&assignment=range" } else { "" };
                 command = binary(&files.binaries, service.name());
                 command.args([
                     "--registry",
                     &format!("consul://{consul}"),
                     "--broker",
-                    &format!("kafka://{kafka}?linger_ms={}", files.linger_ms),
+                    &format!("kafka://{kafka}?linger_ms={}{fleet}", files.linger_ms),
                 ]);
                 command.args(["--database", &format!("mysql://root@{mariadb}/{database}")]).env("RUST_LOG", "warn");
                 // The audit is the examples' own: neither of the others has anything like it.
@@ -142,16 +172,19 @@ impl Contestant {
                     command.arg("--no-audit");
                 }
             }
-            Self::Raw => {
+            Program::Raw => {
                 command = binary(&files.binaries, "raw-chain");
                 command.args([service.name(), "--kafka", kafka, "--linger-ms", &files.linger_ms.to_string()]);
                 command.args(["--mysql", &format!("mysql://root@{mariadb}/{database}")]);
             }
-            Self::Go => {
+            Program::Go => {
                 command = Command::new(&files.go_chain);
                 command.args([service.name(), "--consul", consul, "--kafka", kafka, "--topic", TOPIC]);
-                command.args(["--mysql", &format!("root@tcp({mariadb})/{database}"), "--group", PRODUCT_GROUP]);
+                command.args(["--mysql", &format!("root@tcp({mariadb})/{database}"), "--group", service.group()]);
                 command.args(["--linger", &format!("{}ms", files.linger_ms)]);
+                if self.is_mixed() {
+                    command.args(["--confirm", CONFIRM_TOPIC]);
+                }
             }
         }
         // As docs/guide/deploying.md says; Go has an allocator of its own.
@@ -171,6 +204,14 @@ impl Service {
         match self {
             Self::Order => "order",
             Self::Product => "product",
+        }
+    }
+
+    /// The group it consumes in.
+    fn group(self) -> &'static str {
+        match self {
+            Self::Order => "order-consumer",
+            Self::Product => "product-consumer",
         }
     }
 }

@@ -87,8 +87,32 @@ impl Shop {
         Ok(())
     }
 
+    /// Waits until the tables are there: a service that makes them itself may still be at it.
+    async fn tables(&mut self) -> Result<()> {
+        let statement = format!(
+            "SELECT COUNT(*) FROM information_schema.tables WHERE (table_schema, table_name) IN \
+             (('{o}', 'orders'), ('{o}', 'order_details'), ('{p}', 'products'), ('{p}', 'product_skus'), \
+             ('{p}', 'order_inventory_events'))",
+            o = self.orders,
+            p = self.products
+        );
+        let began = Instant::now();
+        loop {
+            let count: i64 =
+                sqlx::query_scalar(AssertSqlSafe(statement.clone())).fetch_one(&mut self.connection).await?;
+            if count == 5 {
+                return Ok(());
+            }
+            if began.elapsed() > SETTLE_TIMEOUT {
+                return Err(format!("{count} of 5 tables are there after {SETTLE_TIMEOUT:?}").into());
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
     /// Writes products and orders.
     pub async fn seed(&mut self, seed: Seed) -> Result<()> {
+        self.tables().await?;
         let (orders, products) = (self.orders.clone(), self.products.clone());
         self.execute(format!(
             "INSERT INTO {products}.products (id, product_no, product_name, category_id) VALUES (1, 'P1', 'Phone', 1)"

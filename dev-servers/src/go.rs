@@ -20,9 +20,23 @@ use crate::{
 ///
 /// A text that says what is missing where it cannot be built, or what the Go toolchain said.
 pub fn go_peer() -> Result<PathBuf, String> {
+    interop("go-peer")
+}
+
+/// The program of `interop/go-chain`, the order and the product service on go-micro v4; as
+/// [`go_peer`].
+///
+/// # Errors
+///
+/// As [`go_peer`].
+pub fn go_chain() -> Result<PathBuf, String> {
+    interop("go-chain")
+}
+
+fn interop(name: &str) -> Result<PathBuf, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    let sources = root.expect("this crate's folder stands in the workspace's root").join("interop/go-peer");
-    build(&sources, ".", &Servers::of_workspace().tools().join("go-peer"))
+    let sources = root.expect("this crate's folder stands in the workspace's root").join("interop").join(name);
+    build(&sources, ".", &Servers::of_workspace().tools().join(name))
 }
 
 /// Builds `package` of the module in `sources`; its go.mod and go.sum say all versions.

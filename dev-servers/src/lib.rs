@@ -7,7 +7,7 @@
 //! - [`shared`] is where a test gets the URL of one of those.
 //! - [`Server`] is a server of a test's own, which it may kill, pause and restart.
 //! - [`SmallDisk`] is a disk of a test's own, which it may fill.
-//! - [`go_peer`] is a program that speaks go-micro v4, as a service and as a client.
+//! - [`go_peer`] and [`go_chain`] are programs on go-micro v4, to talk to and to be replaced.
 //!
 //! Everything here blocks: an asynchronous test calls it through `spawn_blocking`.
 
@@ -35,7 +35,7 @@ mod compose;
 
 pub use crate::{
     disk::SmallDisk,
-    go::go_peer,
+    go::{go_chain, go_peer},
     install::install_packages,
     kind::Kind,
     ports::free_port,

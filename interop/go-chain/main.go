@@ -4,7 +4,9 @@
 //	go-chain product --consul ADDR --kafka ADDR --mysql DSN --topic NAME --group NAME
 //
 // It has the shape of the Go order and product services with events through an asynchronous
-// producer: no outbox, no confirmation, the event published inside the transaction.
+// producer: no outbox, no confirmation, the event published inside the transaction. With --confirm
+// the product service says what it deducted and the order service notes it: so each can take the
+// place of the Rust one.
 package main
 
 import (
@@ -16,8 +18,8 @@ import (
 
 // settings are what both services are told.
 type settings struct {
-	consul, kafka, mysql, listen, topic, group string
-	linger                                     time.Duration
+	consul, kafka, mysql, listen, topic, group, confirm string
+	linger                                              time.Duration
 }
 
 func main() {
@@ -31,7 +33,8 @@ func main() {
 	flags.StringVar(&s.mysql, "mysql", "", "data source name, user:password@tcp(host:port)/database")
 	flags.StringVar(&s.listen, "listen", "127.0.0.1:0", "where calls are taken")
 	flags.StringVar(&s.topic, "topic", "OrderEvent", "topic of the payment events")
-	flags.StringVar(&s.group, "group", "product-consumer", "consumer group of the product service")
+	flags.StringVar(&s.group, "group", "product-consumer", "consumer group of the service that subscribes")
+	flags.StringVar(&s.confirm, "confirm", "", "topic on which the product service says what it deducted; none: it says nothing")
 	flags.DurationVar(&s.linger, "linger", 0, "how long the producer lets a batch fill")
 	_ = flags.Parse(os.Args[2:]) // ExitOnError
 

@@ -4,12 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"strconv"
 	"time"
 
-	"github.com/google/uuid"
 	"go-micro.dev/v4"
-	"go-micro.dev/v4/metadata"
+	"go-micro.dev/v4/server"
 	"google.golang.org/protobuf/proto"
 
 	"micro-rs/interop/go-chain/pb"
@@ -19,6 +17,8 @@ const (
 	orderService   = "go.micro.service.Order"
 	paymentSuccess = "OnPaymentSuccess"
 	processing     = 3
+	paid           = 4
+	readyToShip    = 2
 )
 
 // Order answers payment callbacks. go-micro takes the type's name for the gRPC service's.
@@ -37,6 +37,12 @@ func runOrder(s settings) error {
 	order := &Order{db: db, events: micro.NewEvent(s.topic, service.Client())}
 	if err := micro.RegisterHandler(service.Server(), order); err != nil {
 		return err
+	}
+	if s.confirm != "" {
+		queue := server.SubscriberQueue(s.group)
+		if err := micro.RegisterSubscriber(s.confirm, service.Server(), order.deducted, queue); err != nil {
+			return err
+		}
 	}
 	return service.Run()
 }
@@ -98,18 +104,22 @@ func (o *Order) lines(ctx context.Context, id int64) ([]*pb.OrderDetail, error) 
 }
 
 func (o *Order) publish(ctx context.Context, id int64, lines []*pb.OrderDetail) error {
-	payload, err := proto.Marshal(&pb.OnPaymentSuccess{OrderId: id, OrderDetails: lines})
-	if err != nil {
+	payment := &pb.OnPaymentSuccess{OrderId: id, OrderDetails: lines}
+	return publish(ctx, o.events, orderService, paymentSuccess, id, payment)
+}
+
+// deducted notes that an order's goods were taken from stock; one that is noted stays as it is.
+func (o *Order) deducted(ctx context.Context, event *pb.BaseEvent) error {
+	if event.EventType != inventoryDeducted {
+		return nil
+	}
+	deducted := &pb.OnInventoryDeductSuccess{}
+	if err := proto.Unmarshal(event.Payload, deducted); err != nil {
 		return err
 	}
-	now := time.Now().UnixMilli()
-	ctx = metadata.MergeContext(ctx, metadata.Metadata{
-		"Event-Type":     paymentSuccess,
-		"Event_id":       uuid.NewString(),
-		"Timestamp":      strconv.FormatInt(now, 10),
-		"Source":         orderService,
-		"Schema_version": "1.0.0",
-		keyHeader:        strconv.FormatInt(id, 10),
-	}, true)
-	return o.events.Publish(ctx, &pb.BaseEvent{Timestamp: now, EventType: paymentSuccess, Payload: payload})
+	const update = "UPDATE orders SET pay_status = ?, ship_status = ?, pay_time = ?, updated_at = ? " +
+		"WHERE id = ? AND pay_status = ? AND deleted_at IS NULL"
+	now := time.Now()
+	_, err := o.db.ExecContext(ctx, update, paid, readyToShip, now, now, deducted.OrderId, processing)
+	return err
 }

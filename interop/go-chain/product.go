@@ -15,11 +15,16 @@ import (
 	"micro-rs/interop/go-chain/pb"
 )
 
-const productService = "go.micro.service.Product"
+const (
+	productService    = "go.micro.service.Product"
+	inventoryDeducted = "OnInventoryDeductSuccess"
+)
 
 // product deducts what orders bought.
 type product struct {
 	db *sql.DB
+	// nil where nobody is told.
+	events micro.Event
 }
 
 func runProduct(s settings) error {
@@ -30,6 +35,9 @@ func runProduct(s settings) error {
 	defer db.Close()
 	service := newService(productService, s)
 	p := &product{db: db}
+	if s.confirm != "" {
+		p.events = micro.NewEvent(s.confirm, service.Client())
+	}
 	queue := server.SubscriberQueue(s.group)
 	if err := micro.RegisterSubscriber(s.topic, service.Server(), p.paid, queue); err != nil {
 		return err
@@ -52,15 +60,19 @@ func (p *product) paid(ctx context.Context, event *pb.BaseEvent) error {
 	}
 	eventID, _ := metadata.Get(ctx, "Event_id")
 	return inTransaction(p.db, func(tx *sql.Tx) error {
+		deducted := &pb.OnInventoryDeductSuccess{OrderId: payment.OrderId}
 		for _, line := range payment.OrderDetails {
 			if err := deduct(ctx, tx, line); err != nil {
 				return err
 			}
+			deducted.Sku = append(deducted.Sku, &pb.SkuInfo{Id: line.SkuId, Quantity: line.Quantity})
 		}
 		now := time.Now()
 		const insert = "INSERT INTO order_inventory_events (event_id, order_id, created_at, updated_at) VALUES (?, ?, ?, ?)"
-		_, err := tx.ExecContext(ctx, insert, eventID, payment.OrderId, now, now)
-		return err
+		if _, err := tx.ExecContext(ctx, insert, eventID, payment.OrderId, now, now); err != nil || p.events == nil {
+			return err
+		}
+		return publish(ctx, p.events, productService, inventoryDeducted, payment.OrderId, deducted)
 	})
 }
 

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"database/sql"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,10 +13,15 @@ import (
 	"github.com/go-micro/plugins/v4/registry/consul"
 	grpcserver "github.com/go-micro/plugins/v4/server/grpc"
 	_ "github.com/go-sql-driver/mysql"
+	"github.com/google/uuid"
 	"go-micro.dev/v4"
 	"go-micro.dev/v4/broker"
 	"go-micro.dev/v4/logger"
+	"go-micro.dev/v4/metadata"
 	"go-micro.dev/v4/registry"
+	"google.golang.org/protobuf/proto"
+
+	"micro-rs/interop/go-chain/pb"
 )
 
 const (
@@ -72,6 +79,24 @@ func newBroker(s settings) broker.Broker {
 		kafkabroker.AsyncProducer(failed, nil),
 		kafkabroker.AsyncProducer(nil, sent),
 	)
+}
+
+// publish sends one event of an order, with the headers of the fleet beside it.
+func publish(ctx context.Context, events micro.Event, source, eventType string, order int64, event proto.Message) error {
+	payload, err := proto.Marshal(event)
+	if err != nil {
+		return err
+	}
+	now := time.Now().UnixMilli()
+	ctx = metadata.MergeContext(ctx, metadata.Metadata{
+		"Event-Type":     eventType,
+		"Event_id":       uuid.NewString(),
+		"Timestamp":      strconv.FormatInt(now, 10),
+		"Source":         source,
+		"Schema_version": "1.0.0",
+		keyHeader:        strconv.FormatInt(order, 10),
+	}, true)
+	return events.Publish(ctx, &pb.BaseEvent{Timestamp: now, EventType: eventType, Payload: payload})
 }
 
 // keyed gives a record the key that its message names: the plugin has no option for it.

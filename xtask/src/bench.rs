@@ -1,8 +1,7 @@
 //! `cargo xtask bench`: the benchmarks that need servers, or several programs.
 
 use std::{
-    env,
-    path::{Path, PathBuf},
+    env, fs,
     process::{Command, ExitCode, Stdio},
 };
 
@@ -64,7 +63,8 @@ fn chain(tree: &Tree, arguments: &[String]) -> Result<(), String> {
         "--features",
         SERVICE_FEATURES,
     ]))?;
-    build_go_chain(&tree.root, &binaries.join("go-chain"))?;
+    let go_chain = binaries.join("go-chain");
+    fs::copy(dev_servers::go_chain()?, &go_chain).map_err(|error| format!("{}: {error}", go_chain.display()))?;
     finish(Command::new(binaries.join("chain")).args(arguments).envs(urls))
 }
 
@@ -79,20 +79,6 @@ fn durable_servers(kinds: &[Kind]) -> Result<Vec<(&'static str, String)>, String
 fn databases() -> Result<Vec<String>, String> {
     let urls = durable_servers(&[Kind::Mariadb, Kind::Postgres])?;
     Ok(urls.into_iter().map(|(_, url)| url).collect())
-}
-
-fn build_go_chain(root: &Path, binary: &Path) -> Result<(), String> {
-    let folder = root.join("interop/go-chain");
-    let mut command = Command::new(go());
-    command.current_dir(folder).env("CGO_ENABLED", "0");
-    finish(command.args(["build", "-trimpath", "-buildvcs=false", "-o"]).arg(binary).arg("."))
-}
-
-/// Go as the shell finds it, or where its installer puts it.
-fn go() -> PathBuf {
-    let installed = PathBuf::from("/usr/local/go/bin/go");
-    let is_found = Command::new("go").arg("version").stdout(Stdio::null()).status().is_ok();
-    if is_found || !installed.exists() { "go".into() } else { installed }
 }
 
 fn parts(tree: &Tree) -> Result<(), String> {

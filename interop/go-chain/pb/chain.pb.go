@@ -323,6 +323,132 @@ func (x *OrderDetail) GetQuantity() uint32 {
 	return 0
 }
 
+type OnInventoryDeductSuccess struct {
+	state         protoimpl.MessageState
+	sizeCache     protoimpl.SizeCache
+	unknownFields protoimpl.UnknownFields
+
+	OrderId int64      `protobuf:"varint,1,opt,name=OrderId,proto3" json:"OrderId,omitempty"`
+	Sku     []*SkuInfo `protobuf:"bytes,2,rep,name=Sku,proto3" json:"Sku,omitempty"`
+}
+
+func (x *OnInventoryDeductSuccess) Reset() {
+	*x = OnInventoryDeductSuccess{}
+	if protoimpl.UnsafeEnabled {
+		mi := &file_chain_proto_msgTypes[5]
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		ms.StoreMessageInfo(mi)
+	}
+}
+
+func (x *OnInventoryDeductSuccess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OnInventoryDeductSuccess) ProtoMessage() {}
+
+func (x *OnInventoryDeductSuccess) ProtoReflect() protoreflect.Message {
+	mi := &file_chain_proto_msgTypes[5]
+	if protoimpl.UnsafeEnabled && x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OnInventoryDeductSuccess.ProtoReflect.Descriptor instead.
+func (*OnInventoryDeductSuccess) Descriptor() ([]byte, []int) {
+	return file_chain_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *OnInventoryDeductSuccess) GetOrderId() int64 {
+	if x != nil {
+		return x.OrderId
+	}
+	return 0
+}
+
+func (x *OnInventoryDeductSuccess) GetSku() []*SkuInfo {
+	if x != nil {
+		return x.Sku
+	}
+	return nil
+}
+
+type SkuInfo struct {
+	state         protoimpl.MessageState
+	sizeCache     protoimpl.SizeCache
+	unknownFields protoimpl.UnknownFields
+
+	Id        int64  `protobuf:"varint,1,opt,name=Id,proto3" json:"Id,omitempty"`
+	Quantity  uint32 `protobuf:"varint,2,opt,name=Quantity,proto3" json:"Quantity,omitempty"`
+	Stock     uint32 `protobuf:"varint,3,opt,name=Stock,proto3" json:"Stock,omitempty"`
+	Threshold uint32 `protobuf:"varint,4,opt,name=Threshold,proto3" json:"Threshold,omitempty"`
+}
+
+func (x *SkuInfo) Reset() {
+	*x = SkuInfo{}
+	if protoimpl.UnsafeEnabled {
+		mi := &file_chain_proto_msgTypes[6]
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		ms.StoreMessageInfo(mi)
+	}
+}
+
+func (x *SkuInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SkuInfo) ProtoMessage() {}
+
+func (x *SkuInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_chain_proto_msgTypes[6]
+	if protoimpl.UnsafeEnabled && x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SkuInfo.ProtoReflect.Descriptor instead.
+func (*SkuInfo) Descriptor() ([]byte, []int) {
+	return file_chain_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SkuInfo) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SkuInfo) GetQuantity() uint32 {
+	if x != nil {
+		return x.Quantity
+	}
+	return 0
+}
+
+func (x *SkuInfo) GetStock() uint32 {
+	if x != nil {
+		return x.Stock
+	}
+	return 0
+}
+
+func (x *SkuInfo) GetThreshold() uint32 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
 var File_chain_proto protoreflect.FileDescriptor
 
 var file_chain_proto_rawDesc = []byte{
@@ -357,9 +483,21 @@ var file_chain_proto_rawDesc = []byte{
 	0x64, 0x12, 0x15, 0x0a, 0x06, 0x73, 0x6b, 0x75, 0x5f, 0x69, 0x64, 0x18, 0x02, 0x20, 0x01, 0x28,
 	0x03, 0x52, 0x05, 0x73, 0x6b, 0x75, 0x49, 0x64, 0x12, 0x1a, 0x0a, 0x08, 0x71, 0x75, 0x61, 0x6e,
 	0x74, 0x69, 0x74, 0x79, 0x18, 0x03, 0x20, 0x01, 0x28, 0x0d, 0x52, 0x08, 0x71, 0x75, 0x61, 0x6e,
-	0x74, 0x69, 0x74, 0x79, 0x42, 0x1e, 0x5a, 0x1c, 0x6d, 0x69, 0x63, 0x72, 0x6f, 0x2d, 0x72, 0x73,
-	0x2f, 0x69, 0x6e, 0x74, 0x65, 0x72, 0x6f, 0x70, 0x2f, 0x67, 0x6f, 0x2d, 0x63, 0x68, 0x61, 0x69,
-	0x6e, 0x2f, 0x70, 0x62, 0x62, 0x06, 0x70, 0x72, 0x6f, 0x74, 0x6f, 0x33,
+	0x74, 0x69, 0x74, 0x79, 0x22, 0x56, 0x0a, 0x18, 0x4f, 0x6e, 0x49, 0x6e, 0x76, 0x65, 0x6e, 0x74,
+	0x6f, 0x72, 0x79, 0x44, 0x65, 0x64, 0x75, 0x63, 0x74, 0x53, 0x75, 0x63, 0x63, 0x65, 0x73, 0x73,
+	0x12, 0x18, 0x0a, 0x07, 0x4f, 0x72, 0x64, 0x65, 0x72, 0x49, 0x64, 0x18, 0x01, 0x20, 0x01, 0x28,
+	0x03, 0x52, 0x07, 0x4f, 0x72, 0x64, 0x65, 0x72, 0x49, 0x64, 0x12, 0x20, 0x0a, 0x03, 0x53, 0x6b,
+	0x75, 0x18, 0x02, 0x20, 0x03, 0x28, 0x0b, 0x32, 0x0e, 0x2e, 0x63, 0x68, 0x61, 0x69, 0x6e, 0x2e,
+	0x53, 0x6b, 0x75, 0x49, 0x6e, 0x66, 0x6f, 0x52, 0x03, 0x53, 0x6b, 0x75, 0x22, 0x69, 0x0a, 0x07,
+	0x53, 0x6b, 0x75, 0x49, 0x6e, 0x66, 0x6f, 0x12, 0x0e, 0x0a, 0x02, 0x49, 0x64, 0x18, 0x01, 0x20,
+	0x01, 0x28, 0x03, 0x52, 0x02, 0x49, 0x64, 0x12, 0x1a, 0x0a, 0x08, 0x51, 0x75, 0x61, 0x6e, 0x74,
+	0x69, 0x74, 0x79, 0x18, 0x02, 0x20, 0x01, 0x28, 0x0d, 0x52, 0x08, 0x51, 0x75, 0x61, 0x6e, 0x74,
+	0x69, 0x74, 0x79, 0x12, 0x14, 0x0a, 0x05, 0x53, 0x74, 0x6f, 0x63, 0x6b, 0x18, 0x03, 0x20, 0x01,
+	0x28, 0x0d, 0x52, 0x05, 0x53, 0x74, 0x6f, 0x63, 0x6b, 0x12, 0x1c, 0x0a, 0x09, 0x54, 0x68, 0x72,
+	0x65, 0x73, 0x68, 0x6f, 0x6c, 0x64, 0x18, 0x04, 0x20, 0x01, 0x28, 0x0d, 0x52, 0x09, 0x54, 0x68,
+	0x72, 0x65, 0x73, 0x68, 0x6f, 0x6c, 0x64, 0x42, 0x1e, 0x5a, 0x1c, 0x6d, 0x69, 0x63, 0x72, 0x6f,
+	0x2d, 0x72, 0x73, 0x2f, 0x69, 0x6e, 0x74, 0x65, 0x72, 0x6f, 0x70, 0x2f, 0x67, 0x6f, 0x2d, 0x63,
+	0x68, 0x61, 0x69, 0x6e, 0x2f, 0x70, 0x62, 0x62, 0x06, 0x70, 0x72, 0x6f, 0x74, 0x6f, 0x33,
 }
 
 var (
@@ -374,21 +512,24 @@ func file_chain_proto_rawDescGZIP() []byte {
 	return file_chain_proto_rawDescData
 }
 
-var file_chain_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_chain_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_chain_proto_goTypes = []interface{}{
-	(*PayNotifyRequest)(nil),  // 0: chain.PayNotifyRequest
-	(*PayNotifyResponse)(nil), // 1: chain.PayNotifyResponse
-	(*BaseEvent)(nil),         // 2: chain.BaseEvent
-	(*OnPaymentSuccess)(nil),  // 3: chain.OnPaymentSuccess
-	(*OrderDetail)(nil),       // 4: chain.OrderDetail
+	(*PayNotifyRequest)(nil),         // 0: chain.PayNotifyRequest
+	(*PayNotifyResponse)(nil),        // 1: chain.PayNotifyResponse
+	(*BaseEvent)(nil),                // 2: chain.BaseEvent
+	(*OnPaymentSuccess)(nil),         // 3: chain.OnPaymentSuccess
+	(*OrderDetail)(nil),              // 4: chain.OrderDetail
+	(*OnInventoryDeductSuccess)(nil), // 5: chain.OnInventoryDeductSuccess
+	(*SkuInfo)(nil),                  // 6: chain.SkuInfo
 }
 var file_chain_proto_depIdxs = []int32{
 	4, // 0: chain.OnPaymentSuccess.OrderDetails:type_name -> chain.OrderDetail
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	6, // 1: chain.OnInventoryDeductSuccess.Sku:type_name -> chain.SkuInfo
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_chain_proto_init() }
@@ -457,6 +598,30 @@ func file_chain_proto_init() {
 				return nil
 			}
 		}
+		file_chain_proto_msgTypes[5].Exporter = func(v interface{}, i int) interface{} {
+			switch v := v.(*OnInventoryDeductSuccess); i {
+			case 0:
+				return &v.state
+			case 1:
+				return &v.sizeCache
+			case 2:
+				return &v.unknownFields
+			default:
+				return nil
+			}
+		}
+		file_chain_proto_msgTypes[6].Exporter = func(v interface{}, i int) interface{} {
+			switch v := v.(*SkuInfo); i {
+			case 0:
+				return &v.state
+			case 1:
+				return &v.sizeCache
+			case 2:
+				return &v.unknownFields
+			default:
+				return nil
+			}
+		}
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -464,7 +629,7 @@ func file_chain_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: file_chain_proto_rawDesc,
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

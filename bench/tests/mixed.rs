@@ -1,0 +1,62 @@
+//! A Go service is replaced by ours, or ours by a Go one, and nobody notices: the same topics, names
+//! and groups, every order settled, stock exact.
+
+use std::path::PathBuf;
+
+use bench::{
+    contestant::{Contestant, Files, Servers},
+    round::{self, Arrival, Plan},
+};
+use dev_servers::Kind;
+
+/// Orders of a test, unless `MICRO_TEST_ORDERS` says otherwise.
+const ORDER_COUNT: u32 = 1_000;
+
+fn address(kind: Kind) -> Result<String, String> {
+    let url = dev_servers::shared(kind)?;
+    let address = url.split_once("://").map_or(&*url, |(_, rest)| rest);
+    Ok(address.rsplit('@').next().unwrap_or(address).to_owned())
+}
+
+fn world() -> Result<(Servers, Files), String> {
+    let servers =
+        Servers { kafka: address(Kind::Kafka)?, consul: address(Kind::Consul)?, mariadb: address(Kind::Mariadb)? };
+    // target/<profile>/deps/<this test>
+    let here = std::env::current_exe().map_err(|error| error.to_string())?;
+    let binaries: PathBuf = here.parent().and_then(|deps| deps.parent()).ok_or("no target folder")?.into();
+    for name in ["order", "product"] {
+        if !binaries.join(name).exists() {
+            return Err(format!("{name} is not built: cargo build --workspace --all-features"));
+        }
+    }
+    let logs = binaries.join("mixed-logs");
+    std::fs::create_dir_all(&logs).map_err(|error| format!("{}: {error}", logs.display()))?;
+    Ok((servers, Files { binaries, go_chain: dev_servers::go_chain()?, logs, linger_ms: 5 }))
+}
+
+/// Both in turn, for the topics are the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_go_service_in_the_place_of_either_of_ours_settles_every_order_and_keeps_stock_exact() {
+    let (servers, files) = match world() {
+        Ok(world) => world,
+        Err(missing) => {
+            assert!(std::env::var_os("MICRO_TEST_REQUIRE").is_none(), "{missing}");
+            eprintln!("skipped: {missing}");
+            return;
+        }
+    };
+    let order_count = std::env::var("MICRO_TEST_ORDERS").map_or(ORDER_COUNT, |count| count.parse().expect("a number"));
+    let plan = Plan {
+        order_count,
+        warm_up_count: 100,
+        arrival: Arrival::Closed { caller_count: 16 },
+        connection_count: 4,
+        sku_count: 200,
+    };
+    for contestant in [Contestant::GoOrder, Contestant::GoProduct] {
+        // The round fails unless each order is paid, has its row and took exactly its unit.
+        let outcome = round::run(contestant, &servers, &files, plan).await.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(outcome.order_count, order_count);
+        println!("{}: {:.0} settled orders a second", contestant.name(), outcome.settled_per_second);
+    }
+}
