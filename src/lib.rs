@@ -27,6 +27,7 @@ pub mod registry {
 }
 
 pub mod backends;
+pub mod go_micro;
 pub mod signals;
 
 /// What most programs import.

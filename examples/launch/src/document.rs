@@ -32,7 +32,7 @@ pub struct Document {
     pub ttl_seconds: Option<u64>,
     /// `consul.register_interval` in seconds.
     pub heartbeat_seconds: Option<u64>,
-    /// `broker.kafka.hosts`, as a URL.
+    /// `broker.kafka.hosts`, as a URL: with go-micro's envelope and its way to spread partitions.
     pub broker: Option<String>,
     /// The keys that say nothing here.
     pub unused: BTreeSet<String>,
@@ -68,7 +68,8 @@ impl Document {
             heartbeat_seconds: keys.number("consul.register_interval")?,
             broker: Some(keys.texts("broker.kafka.hosts")?.join(","))
                 .filter(|hosts| !hosts.is_empty())
-                .map(|hosts| format!("kafka://{hosts}")),
+                // Who has such a document has services on go-micro beside this one.
+                .map(|hosts| format!("kafka://{hosts}?envelope_topics=*&assignment=range")),
             unused: BTreeSet::new(),
         };
         collect_unused(&keys.value, "", &keys.used, &mut document.unused);
@@ -193,7 +194,7 @@ mod tests {
             registry: Some("consul://127.0.0.1:8500".into()),
             ttl_seconds: Some(30),
             heartbeat_seconds: Some(15),
-            broker: Some("kafka://k1:9092,k2:9092".into()),
+            broker: Some("kafka://k1:9092,k2:9092?envelope_topics=*&assignment=range".into()),
             unused: ["broker.kafka.producer.max_retry", "redis.addr", "service.qps"].map(Into::into).into(),
         };
         assert_eq!(document, expected);

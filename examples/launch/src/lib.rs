@@ -2,7 +2,7 @@
 //! of them, the backends that these name, and how a program ends.
 //!
 //! Settings are laid over each other: the defaults, then the document that the Go services keep in
-//! Consul's key/value store, then the command line.
+//! Consul's key/value store, then the variables and flags of go-micro, then the command line.
 
 mod backends;
 mod document;
@@ -11,7 +11,7 @@ mod settings;
 
 pub use backends::{Backends, connect};
 pub use document::Document;
-pub use options::Options;
+pub use options::{Options, parse};
 pub use settings::Settings;
 
 use std::{future::Future, io::IsTerminal as _, process::ExitCode};

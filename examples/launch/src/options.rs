@@ -1,6 +1,9 @@
 //! The command line.
 
-use clap::Args;
+use std::env;
+
+use clap::{Args, Parser};
+use micro_rs::go_micro::GoMicroSettings;
 
 /// The options of a service's program. What is not given comes from the document in Consul, or is
 /// a default.
@@ -40,4 +43,23 @@ pub struct Options {
     /// What stands before a service's key in Consul's key/value store.
     #[arg(long, value_name = "PREFIX", env = "CONSUL_PREFIX", default_value = "/micro/", hide_env_values = true)]
     pub consul_prefix: String,
+    /// What the variables and flags of go-micro say; the options above count for more.
+    #[arg(skip)]
+    pub go_micro: GoMicroSettings,
+}
+
+/// The program's command line, and beside it what go-micro's flags and variables say. What makes no
+/// sense ends the program with one line on standard error and the exit code 2, as clap does.
+pub fn parse<P: Parser>() -> (P, GoMicroSettings) {
+    let mut arguments = env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    let texts = arguments.map(|argument| argument.to_string_lossy().into_owned());
+    let variables =
+        env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    match GoMicroSettings::from_arguments(texts, variables) {
+        Ok((settings, rest)) => {
+            (P::parse_from(std::iter::once(program).chain(rest.into_iter().map(Into::into))), settings)
+        }
+        Err(error) => P::command().error(clap::error::ErrorKind::InvalidValue, error.report()).exit(),
+    }
 }

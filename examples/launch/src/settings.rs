@@ -38,7 +38,8 @@ impl Settings {
     /// Those of Consul, and of a document that cannot be read.
     pub(crate) async fn of(program: Program, options: &Options) -> Result<Self> {
         let host = options.consul_host.as_ref().filter(|host| !host.is_empty());
-        let registry = options.registry.clone().or_else(|| host.map(|host| format!("consul://{host}")));
+        let said = options.registry.clone().or_else(|| options.go_micro.registry.clone());
+        let registry = said.or_else(|| host.map(|host| format!("consul://{host}")));
         let key = format!("{}{}", options.consul_prefix, program.name);
         let document = match registry.as_deref().filter(|url| url.starts_with("consul")) {
             Some(url) => document(url, &key).await?.unwrap_or_default(),
@@ -51,15 +52,16 @@ impl Settings {
         let or = |option: &Option<String>, document: &Option<String>, default: &str| {
             option.clone().or_else(|| document.clone()).unwrap_or_else(|| default.to_owned())
         };
+        let go_micro = &options.go_micro;
         let mut database = SqlConfig::new(or(&options.database, &document.database, program.database));
         if let Some(count) = document.database_connection_count_max {
             database.connection_count_max = Some(u32::try_from(count).unwrap_or(u32::MAX));
         }
         Self {
             registry: or(&registry, &document.registry, "memory:"),
-            broker: or(&options.broker, &document.broker, "memory:"),
+            broker: or(&options.broker.clone().or_else(|| go_micro.broker.clone()), &document.broker, "memory:"),
             database,
-            log_level: document.log_level.clone().unwrap_or_else(|| "info".to_owned()),
+            log_level: or(&go_micro.log_level, &document.log_level, "info"),
             create_topics: options.create_topics,
             options: options.clone(),
             document,
@@ -80,11 +82,17 @@ impl Settings {
                 setting.clone_from(value);
             }
         };
-        set(service, &document.service);
-        set(version, &document.version);
-        set(&mut grpc.address, &document.listen);
+        for (setting, of_document, of_go_micro) in [
+            (service, &document.service, &options.go_micro.name),
+            (version, &document.version, &options.go_micro.version),
+            (&mut grpc.address, &document.listen, &options.go_micro.listen),
+        ] {
+            set(setting, of_document);
+            set(setting, of_go_micro);
+        }
         set(&mut grpc.address, &options.listen);
-        grpc.advertise = options.advertise.clone().or_else(|| grpc.advertise.take());
+        let advertise = options.advertise.clone().or_else(|| options.go_micro.advertise.clone());
+        grpc.advertise = advertise.or_else(|| grpc.advertise.take());
         if grpc.advertise.is_none() {
             grpc.advertise = advertised(&grpc.address, &self.registry);
         }
@@ -108,7 +116,7 @@ impl Settings {
         if let Some(seconds) = self.document.heartbeat_seconds {
             options.heartbeat = Duration::from_secs(seconds);
         }
-        options
+        self.options.go_micro.register.clone().unwrap_or(options)
     }
 
     /// Says in the log what is easily overlooked.
@@ -117,6 +125,10 @@ impl Settings {
             if url.starts_with("memory:") {
                 tracing::warn!(port, "memory: reaches this process only; no other service sees what is in it");
             }
+        }
+        if !self.options.go_micro.unused.is_empty() {
+            let names = self.options.go_micro.unused.join(" ");
+            tracing::warn!(names, "settings of go-micro that say nothing here");
         }
         if !self.document.unused.is_empty() {
             let keys: Vec<&str> = self.document.unused.iter().map(String::as_str).collect();

@@ -24,7 +24,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { options, no_audit } = Arguments::parse();
+    let (Arguments { mut options, no_audit }, go_micro) = launch::parse::<Arguments>();
+    options.go_micro = go_micro;
     launch::run(PROGRAM, options, async move |settings| serve(settings, no_audit).await)
 }
 

@@ -21,7 +21,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { options } = Arguments::parse();
+    let (Arguments { mut options }, go_micro) = launch::parse::<Arguments>();
+    options.go_micro = go_micro;
     launch::run(PROGRAM, options, serve)
 }
 

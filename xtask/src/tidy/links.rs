@@ -6,7 +6,7 @@ use super::Violation;
 use crate::tree::{SourceFile, Tree};
 
 /// The papers that name the tests which show their promises.
-const PROOFS: [&str; 2] = ["docs/reliability.md", "docs/adapters.md"];
+const PROOFS: [&str; 3] = ["docs/reliability.md", "docs/adapters.md", "docs/from-go-micro.md"];
 
 pub(super) fn check(tree: &Tree) -> Vec<Violation> {
     violations(&tree.files)
