@@ -162,7 +162,7 @@ impl KafkaBroker {
     /// A topic that was created a moment ago may not be known to every broker: it is asked for
     /// again within `topic_wait`.
     pub(crate) fn partitions(&self, operation: &'static str, topic: &str) -> Result<Vec<i32>> {
-        let session = self.producer().session();
+        let session = self.producer().session()?;
         let end = Instant::now() + self.config().topic_wait;
         loop {
             let metadata = session

@@ -18,13 +18,18 @@ use crate::{admin::Observers, config::KafkaConfig, envelope, error::classify, me
 
 /// How long one question of [`KafkaBroker::connect`] waits before it looks for a reason to stop.
 const CONNECT_STEP: Duration = Duration::from_millis(200);
-/// How much longer than the delivery timeout a call of `publish` waits for librdkafka's reports.
+/// How much longer than the delivery timeout, of a message that is sent again twice, a call of
+/// `publish` waits for librdkafka's reports.
 const REPORT_WAIT: Duration = Duration::from_secs(10);
 
 /// A Kafka cluster. Clones share the producer; each subscription is a client of its own.
 ///
 /// A receipt means that all replicas in sync have the message. Keys keep their order: the producer
 /// is idempotent. Topics are created beforehand, [`create_topics`](Self::create_topics) does it.
+///
+/// A message that its topic does not take is refused without its neighbours: batches are cut to the
+/// topic's `max.message.bytes`, and a message of a batch that is refused all the same is sent again
+/// in a batch of its own, unless a later message of its key has been sent: then it is `Aborted`.
 ///
 /// Clients of librdkafka live on threads of their own; nothing here blocks a worker of the runtime.
 /// Dropping the last clone sends what was handed in for as long as `close_timeout`, in the
@@ -51,7 +56,7 @@ impl KafkaBroker {
     pub async fn connect(config: KafkaConfig) -> Result<Self> {
         config.check()?;
         blocking("broker.connect", move || {
-            let producer = Producer::start(config.producer(), config.close_timeout)?;
+            let producer = Producer::start(&config)?;
             answered(&producer, &config)?;
             Ok(Self { inner: Arc::new(Inner { config, producer, observers: Observers::default() }) })
         })
@@ -83,7 +88,7 @@ impl KafkaBroker {
 /// Blocks until a broker has answered.
 fn answered(producer: &Producer, config: &KafkaConfig) -> Result<()> {
     let end = Instant::now() + config.connect_timeout;
-    let session = producer.session();
+    let session = producer.session()?;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         if session.client().fetch_cluster_id(left.min(CONNECT_STEP)).is_some() {
@@ -139,9 +144,10 @@ impl Broker for KafkaBroker {
             return Vec::new();
         }
         let (messages, refusals) = envelope::seal_all(&self.inner.config, messages);
-        let results = self.inner.producer.enqueue(&messages);
+        let count = messages.len();
+        let results = self.inner.producer.enqueue(messages);
         // librdkafka keeps its delivery timeout; this is for the day it does not.
-        let wait = self.inner.config.delivery_timeout + REPORT_WAIT;
+        let wait = self.inner.config.delivery_timeout * 2 + REPORT_WAIT;
         let results = match timeout(wait, results).await {
             Ok(Ok(results)) => results,
             Ok(Err(_)) | Err(_) => {
@@ -149,7 +155,7 @@ impl Broker for KafkaBroker {
                     Err(Error::new(ErrorKind::DeadlineExceeded, "broker.publish", "the client reported nothing")
                         .with_context("wait_ms", wait.as_millis()))
                 };
-                messages.iter().map(|_| unknown()).collect()
+                std::iter::repeat_with(unknown).take(count).collect()
             }
         };
         refusals.merge(results)

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::{address, millis};
 
 const OPERATION: &str = "broker.connect";
+/// librdkafka's `batch.size`.
+const BATCH_BYTES: u32 = 1_000_000;
 /// A member learns of a rebalance by its next heartbeat, and what moves stands still until all have:
 /// more often than the 3 s of Kafka's own clients.
 const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_millis(500);
@@ -45,10 +47,11 @@ pub struct KafkaConfig {
     /// Requests under way to one broker, 1 to 5 (more would break the order of an idempotent
     /// producer); default 2.
     pub in_flight_count_max: u32,
-    /// The largest message in bytes, its headers included; default 1,000,000. The broker's and the
-    /// topic's `message.max.bytes` count as well.
+    /// The largest message in bytes, its headers included; default 1,000,000. The topic's
+    /// `max.message.bytes` counts as well, and no batch is larger than that.
     pub message_bytes_max: u32,
-    /// How many messages wait for their receipts; one more is refused. Default 20,000.
+    /// How many messages wait for their receipts; one more is refused. Default 20,000. Those that
+    /// wait to be sent, or sent again, are counted apart from those that are on their way.
     pub queue_count_max: u32,
     /// How many bytes of messages wait for their receipts; default 64 MiB.
     pub queue_bytes_max: u64,
@@ -399,6 +402,12 @@ impl KafkaConfig {
             .set("queue.buffering.max.messages", self.queue_count_max.max(1).to_string())
             .set("queue.buffering.max.kbytes", self.queue_bytes_max.div_ceil(1024).max(1).to_string());
         producer
+    }
+
+    /// How many bytes a batch of the producer holds at most, unless it is one message.
+    pub(crate) fn batch_bytes(&self) -> u32 {
+        let size = self.properties.get("batch.size").and_then(|size| size.parse().ok());
+        size.unwrap_or(BATCH_BYTES).min(self.message_bytes_max)
     }
 
     /// What a member of `group` is told.

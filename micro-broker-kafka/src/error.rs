@@ -47,6 +47,10 @@ pub(crate) fn classify(code: Code) -> (ErrorKind, &'static str) {
         Code::InvalidMessage | Code::InvalidTimestamp => {
             (ErrorKind::InvalidArgument, "the broker does not take such a message")
         }
+        Code::InvalidRecord => (
+            ErrorKind::InvalidArgument,
+            "the broker does not take such a message; a topic that is compacted takes none without a key",
+        ),
         Code::InvalidArgument
         | Code::InvalidPartitions
         | Code::InvalidReplicationFactor
@@ -106,6 +110,7 @@ pub(crate) fn classify(code: Code) -> (ErrorKind, &'static str) {
         | Code::CoordinatorNotAvailable
         | Code::NotCoordinator
         | Code::WaitingForCoordinator => (ErrorKind::Unavailable, "the group has no coordinator now"),
+        Code::InvalidDifferentRecord => (ErrorKind::Unavailable, "the broker refused another message of the batch"),
         // The producer's session: a new producer answers it.
         Code::OutOfOrderSequenceNumber
         | Code::DuplicateSequenceNumber
@@ -147,6 +152,16 @@ pub(crate) fn classify(code: Code) -> (ErrorKind, &'static str) {
     }
 }
 
+/// Whether the broker refused a batch because of what may be another message's fault.
+pub(crate) fn is_of_batch(code: Code) -> bool {
+    is_size(code) || matches!(code, Code::InvalidRecord | Code::InvalidDifferentRecord | Code::InvalidTimestamp)
+}
+
+/// Whether a batch, or one message, is larger than what is taken.
+pub(crate) fn is_size(code: Code) -> bool {
+    matches!(code, Code::MessageSizeTooLarge | Code::MessageBatchTooLarge)
+}
+
 #[cfg(test)]
 mod tests {
     use rdkafka::{ClientConfig, producer::BaseProducer};
@@ -159,7 +174,11 @@ mod tests {
         let rows: &[(&[Code], Kind)] = &[
             (&[Code::MessageSizeTooLarge, Code::MessageBatchTooLarge, Code::InvalidMessageSize], Kind::InvalidArgument),
             (&[Code::UnknownTopic, Code::UnknownTopicOrPartition, Code::UnknownPartition], Kind::InvalidArgument),
-            (&[Code::InvalidTopic, Code::InvalidMessage, Code::InvalidTimestamp], Kind::InvalidArgument),
+            (
+                &[Code::InvalidTopic, Code::InvalidMessage, Code::InvalidTimestamp, Code::InvalidRecord],
+                Kind::InvalidArgument,
+            ),
+            (&[Code::InvalidDifferentRecord], Kind::Unavailable),
             (
                 &[
                     Code::InvalidArgument,

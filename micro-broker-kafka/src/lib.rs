@@ -4,8 +4,8 @@
 //! What it does that librdkafka does not do by itself: positions are committed after the work and
 //! never before; a group begins at the earliest message, and a log that no longer holds its position
 //! is an alarm; a rebalance waits for the work in hand; a queue that is full refuses in order; a
-//! fatal error begins a new producer; nothing blocks a worker of the runtime, and nothing waits
-//! without a deadline.
+//! message that a topic does not take is refused without its neighbours; a fatal error begins a new
+//! producer; nothing blocks a worker of the runtime, and nothing waits without a deadline.
 //!
 //! A message is a Kafka record: its key, headers and body are the record's. On topics that are shared
 //! with go-micro v4 ([`KafkaConfig::envelope_topics`]) it is written as go-micro does; what is
@@ -36,12 +36,15 @@ pub mod envelope;
 mod error;
 mod holdings;
 mod known_topics;
+mod limits;
 mod member;
 mod millis;
 mod producer;
 mod rebalance;
 mod receipts;
 mod record;
+mod session;
+mod topics;
 
 pub use admin::{PartitionLag, TopicSpec};
 pub use broker::KafkaBroker;

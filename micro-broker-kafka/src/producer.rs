@@ -1,65 +1,66 @@
-//! The idempotent producer: enqueues in order, settles by delivery reports, begins anew after a
-//! fatal error.
+//! The idempotent producer: enqueues in order, settles by delivery reports, sends again what was
+//! refused in the company of others.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use micro_core::{
     Error, ErrorKind, Result,
     broker::{Message, Receipt},
 };
-use rdkafka::{
-    ClientConfig, ClientContext,
-    config::{FromClientConfigAndContext, RDKafkaLogLevel},
-    error::KafkaError,
-    message::{DeliveryResult, Message as _},
-    producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig},
-    types::RDKafkaErrorCode as Code,
-};
+use rdkafka::{ClientConfig, error::KafkaError, types::RDKafkaErrorCode as Code};
 use tokio::sync::oneshot;
 
 use crate::{
     client_log::ClientLog,
-    error::from_kafka,
-    known_topics::{Absence, KnownTopics, MISSING_MAX},
+    config::KafkaConfig,
+    error::{from_kafka, is_of_batch, is_size},
+    known_topics::KnownTopics,
+    limits::Limits,
     receipts::{Call, OpenCalls, Ticket},
     record,
+    session::{Line, Session},
+    topics::{Cut, Flow, Step, Topic, Topics, Turn},
 };
 
-const OPERATION: &str = "broker.publish";
-/// How often the poll thread looks up from its reports.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a session that is over is polled for the reports of its purge.
-const PURGE_WAIT_MAX: Duration = Duration::from_secs(5);
-/// The first and the longest wait before a session that could not be begun is tried again.
-const BEGIN_DELAY_MIN: Duration = Duration::from_millis(100);
-const BEGIN_DELAY_MAX: Duration = Duration::from_secs(5);
+pub(crate) const OPERATION: &str = "broker.publish";
 
 /// Publishes. Its clients live on threads of their own, where they may block.
 pub(crate) struct Producer {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    settings: ClientConfig,
-    close_timeout: Duration,
-    /// Replaced when its session is over. Held for reading while a call enqueues: so the thread
-    /// that owns the old one is the last to hold it, and drops it where that may block.
-    session: RwLock<Arc<Session>>,
+/// What the producer and its threads have in common.
+pub(crate) struct Shared {
+    pub(crate) settings: ClientConfig,
+    config: KafkaConfig,
+    /// By their cut; one is started when a topic needs it.
+    lines: Mutex<BTreeMap<Cut, Arc<Line>>>,
+    topics: Topics,
+    limits: Limits,
+    held: Held,
     calls: Arc<OpenCalls>,
-    known_topics: Arc<KnownTopics>,
-    log: Arc<ClientLog>,
-    is_closing: AtomicBool,
+    pub(crate) known_topics: Arc<KnownTopics>,
+    pub(crate) log: Arc<ClientLog>,
+    /// When the last handle was dropped.
+    closing: Mutex<Option<Instant>>,
+    has_ended: AtomicBool,
 }
 
-/// One client, from its creation to its end or its first fatal error.
-type Session = BaseProducer<Reports>;
+/// What waits for a [`Turn`], of all topics.
+#[derive(Default)]
+struct Held {
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+type HandedIn = std::result::Result<(), (Error, Ticket)>;
 
 impl Producer {
     /// Starts a client. It connects by itself; nothing waits for that here.
@@ -67,43 +68,46 @@ impl Producer {
     /// # Errors
     ///
     /// `InvalidArgument` when librdkafka does not take the settings.
-    pub(crate) fn start(settings: ClientConfig, close_timeout: Duration) -> Result<Self> {
-        let known_topics = Arc::default();
-        let log = Arc::new(ClientLog::new("producer"));
-        let session = begin(&settings, &log, &known_topics)?;
+    pub(crate) fn start(config: &KafkaConfig) -> Result<Self> {
         let shared = Arc::new(Shared {
-            settings,
-            close_timeout,
-            session: RwLock::new(session.clone()),
+            settings: config.producer(),
+            config: config.clone(),
+            lines: Mutex::default(),
+            topics: Topics::default(),
+            limits: Limits::default(),
+            held: Held::default(),
             calls: Arc::default(),
-            known_topics,
-            log,
-            is_closing: AtomicBool::new(false),
+            known_topics: Arc::default(),
+            log: Arc::new(ClientLog::new("producer")),
+            closing: Mutex::default(),
+            has_ended: AtomicBool::new(false),
         });
-        run_in_thread(shared.clone(), session)?;
+        shared.line(Cut::Usual)?;
         Ok(Self { shared })
     }
 
-    /// Hands messages to librdkafka, in slice order and without waiting; the results come out when
-    /// the last report is in.
-    pub(crate) fn enqueue(&self, messages: &[Message]) -> oneshot::Receiver<Vec<Result<Receipt>>> {
-        let (call, results) = Call::open(self.shared.calls.clone(), messages.len());
-        let session = self.shared.session.read().unwrap_or_else(PoisonError::into_inner);
+    /// Hands messages in, in slice order and without waiting; the results come out when the last
+    /// report is in.
+    pub(crate) fn enqueue(&self, messages: Vec<Message>) -> oneshot::Receiver<Vec<Result<Receipt>>> {
+        let (call, results) = Call::open(self.shared.calls.clone(), messages);
         let mut is_full = false;
-        for (index, message) in messages.iter().enumerate() {
-            let ticket = Ticket::new(call.clone(), index, message.topic.clone());
+        let mut topic: Option<Arc<Topic>> = None;
+        for (index, message) in call.messages().iter().enumerate() {
+            let topic = match &topic {
+                Some(topic) if topic.name == message.topic => topic.clone(),
+                _ => topic.insert(self.shared.topic(&message.topic)).clone(),
+            };
+            let ticket = Ticket::new(call.clone(), index, topic);
             // A place may become free at any moment: nothing of this call may take it and so
             // overtake what was refused.
             let handed_in = match record::check(message) {
-                Ok(()) if is_full => {
-                    Err((from_kafka(OPERATION, KafkaError::MessageProduction(Code::QueueFull)), ticket))
-                }
-                Ok(()) => send(&session, message, ticket),
+                Ok(()) if is_full => Err((queue_full(), ticket)),
+                Ok(()) => self.shared.hand_in(ticket),
                 Err(error) => Err((error, ticket)),
             };
             if let Err((error, ticket)) = handed_in {
                 is_full |= error.kind() == ErrorKind::ResourceExhausted;
-                ticket.settle(Err(error.with_context("topic", &message.topic)));
+                refuse(ticket, error);
             }
         }
         results
@@ -120,213 +124,283 @@ impl Producer {
         self.shared.known_topics.found(topic, || topic.into());
     }
 
-    /// What the client last complained of.
+    /// What the clients last complained of.
     pub(crate) fn log(&self) -> &ClientLog {
         &self.shared.log
     }
 
     /// The client, for questions that block.
-    pub(crate) fn session(&self) -> Arc<BaseProducer<Reports>> {
-        self.shared.session.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn session(&self) -> Result<Arc<Session>> {
+        self.shared.line(Cut::Usual).map(|line| line.session())
     }
 }
 
 impl Drop for Producer {
     /// What was handed in is sent for as long as `close_timeout`, in the background.
     fn drop(&mut self) {
-        self.shared.is_closing.store(true, Ordering::Relaxed);
+        *self.shared.closing.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 }
 
-fn send(session: &Session, message: &Message, ticket: Ticket) -> std::result::Result<(), (Error, Ticket)> {
-    let record = BaseRecord {
-        topic: &message.topic,
-        partition: None,
-        payload: Some(&message.body[..]),
-        key: message.key.as_deref(),
-        timestamp: None,
-        headers: record::headers_of(message),
-        delivery_opaque: Box::new(ticket),
-    };
-    session.send(record).map_err(|(error, record)| {
-        (session.context().refusal(error, &message.topic, Instant::now()), *record.delivery_opaque)
-    })
-}
-
-fn begin(settings: &ClientConfig, log: &Arc<ClientLog>, known_topics: &Arc<KnownTopics>) -> Result<Arc<Session>> {
-    let reports = Reports { log: log.clone(), known_topics: known_topics.clone(), is_over: AtomicBool::new(false) };
-    let session = BaseProducer::from_config_and_context(settings, reports);
-    session.map(Arc::new).map_err(|error| from_kafka("broker.connect", error))
-}
-
-fn run_in_thread(shared: Arc<Shared>, session: Arc<Session>) -> Result<()> {
-    let thread = thread::Builder::new().name("kafka-producer".to_owned());
-    thread.spawn(move || run(&shared, session)).map(drop).map_err(|error| {
-        Error::new(ErrorKind::ResourceExhausted, "broker.connect", "no thread can be started").with_source(error)
-    })
-}
-
-/// The life of the poll thread: one session after the other.
-fn run(shared: &Shared, mut session: Arc<Session>) {
-    loop {
-        while !shared.is_closing.load(Ordering::Relaxed) && !session.context().is_over.load(Ordering::Relaxed) {
-            session.poll(POLL_INTERVAL);
+impl Shared {
+    fn line(self: &Arc<Self>, cut: Cut) -> Result<Arc<Line>> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = lines.get(&cut) {
+            return Ok(line.clone());
         }
-        if shared.is_closing.load(Ordering::Relaxed) {
-            return finish(shared, &session);
+        let line = Line::start(self, cut)?;
+        lines.insert(cut, line.clone());
+        Ok(line)
+    }
+
+    fn topic(self: &Arc<Self>, name: &Arc<str>) -> Arc<Topic> {
+        let (topic, is_new) = self.topics.of(name);
+        if is_new && !self.limits.ask(self, &topic) {
+            self.answered(&topic, None);
         }
-        let Some(next) = begin_again(shared) else { return };
-        *shared.session.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
-        let old = std::mem::replace(&mut session, next);
-        tracing::warn!(
-            unsettled_count = old.in_flight_count(),
-            "the producer's session ended; what it had not settled is to be sent again"
-        );
-        purge(&old);
-    }
-}
-
-/// A new session, however often that takes; `None` when the producer is closed meanwhile.
-fn begin_again(shared: &Shared) -> Option<Arc<Session>> {
-    let mut delay = BEGIN_DELAY_MIN;
-    while !shared.is_closing.load(Ordering::Relaxed) {
-        match begin(&shared.settings, &shared.log, &shared.known_topics) {
-            Ok(session) => return Some(session),
-            Err(error) => tracing::warn!(error = %error.report(), "no new session of the producer"),
-        }
-        thread::park_timeout(delay);
-        delay = (delay * 2).min(BEGIN_DELAY_MAX);
-    }
-    None
-}
-
-/// Everything the session still has comes back with an error.
-fn purge(session: &Session) {
-    session.purge(PurgeConfig::default().queue().inflight());
-    poll_until_settled(session, PURGE_WAIT_MAX);
-}
-
-fn finish(shared: &Shared, session: &Session) {
-    poll_until_settled(session, shared.close_timeout);
-    let left_count = session.in_flight_count();
-    if left_count > 0 {
-        tracing::warn!(left_count, "the producer was dropped before everything was sent");
-        purge(session);
-    }
-}
-
-fn poll_until_settled(session: &Session, wait_max: Duration) {
-    let end = Instant::now() + wait_max;
-    while session.in_flight_count() > 0 && Instant::now() < end {
-        session.poll(Duration::from_millis(10));
-    }
-}
-
-/// Takes librdkafka's reports.
-pub(crate) struct Reports {
-    log: Arc<ClientLog>,
-    known_topics: Arc<KnownTopics>,
-    /// A fatal error: an idempotent producer sends nothing more after one.
-    is_over: AtomicBool,
-}
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        self.log.line(level, facility, line);
+        topic
     }
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.log.error(&error, reason);
-        if error.rdkafka_error_code() == Some(Code::Fatal) {
-            self.is_over.store(true, Ordering::Relaxed);
+    /// Hands a message to librdkafka, or to those that wait for the topic's turn.
+    fn hand_in(self: &Arc<Self>, ticket: Ticket) -> HandedIn {
+        let topic = ticket.topic.clone();
+        let mut flow = topic.flow();
+        match &mut flow.turn {
+            Some(turn) => self.hold(turn, ticket),
+            None => self.send(&mut flow, None, ticket),
         }
     }
-}
 
-impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<Ticket>;
+    fn hold(&self, turn: &mut Turn, ticket: Ticket) -> HandedIn {
+        if self.has_ended.load(Ordering::Relaxed) {
+            return Err((closed(), ticket));
+        }
+        let (count_max, bytes_max) = (self.config.queue_count_max.max(1), self.config.queue_bytes_max);
+        let is_full = self.held.count.load(Ordering::Relaxed) >= count_max as usize
+            || self.held.bytes.load(Ordering::Relaxed) as u64 >= bytes_max;
+        if is_full {
+            return Err((queue_full(), ticket));
+        }
+        self.held.add(&ticket);
+        turn.held.push_back(ticket);
+        Ok(())
+    }
 
-    fn delivery(&self, report: &DeliveryResult<'_>, ticket: Box<Ticket>) {
-        let result = match report {
-            Ok(message) => {
-                self.known_topics.found(&ticket.topic, || ticket.topic.clone());
-                Ok(Receipt { partition: message.partition(), offset: message.offset() })
-            }
-            Err((error, _)) => {
-                let refusal = self.refusal(error.clone(), &ticket.topic, Instant::now());
-                Err(refusal.with_context("topic", &ticket.topic))
-            }
+    /// By the client of `cut`, or else of the topic's.
+    fn send(self: &Arc<Self>, flow: &mut Flow, cut: Option<Cut>, mut ticket: Ticket) -> HandedIn {
+        let line = match self.line(cut.unwrap_or(flow.cut)) {
+            Ok(line) => line,
+            Err(error) => return Err((error, ticket)),
         };
-        ticket.settle(result);
+        ticket.set_out(true);
+        match line.send(ticket) {
+            Ok(()) => {
+                flow.out_count += 1;
+                Ok(())
+            }
+            Err((error, mut ticket)) => {
+                ticket.set_out(false);
+                Err((error, ticket))
+            }
+        }
     }
-}
 
-impl Reports {
-    fn refusal(&self, error: KafkaError, topic: &str, now: Instant) -> Error {
-        // No message names a partition: one that is unknown is a topic that has none (any more).
-        let is_missing = matches!(
-            error.rdkafka_error_code(),
-            Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition)
-        );
-        if is_missing {
-            match self.known_topics.missed(topic, now) {
-                Absence::NeverSeen => {}
-                // A broker that has just come up may not know its topics yet. What it took before is
-                // there or is missed by everybody: no fault of this message, which must not be set
-                // aside.
-                Absence::MayPass => {
-                    let message = "the brokers do not know a topic that they knew before";
-                    return Error::new(ErrorKind::Unavailable, OPERATION, message).with_source(error);
-                }
-                // It does not come back by itself, and a relay that tried again for ever would hold up
-                // all other topics of a shard behind it.
-                Absence::Lasts => {
-                    let message = "the topic was deleted: the brokers knew it before and have been without it for \
-                                   longer than missing_max_s";
-                    return Error::new(ErrorKind::InvalidArgument, OPERATION, message)
-                        .with_context("missing_max_s", MISSING_MAX.as_secs())
-                        .with_source(error);
+    /// Takes the report of a message that the client of `cut` had.
+    pub(crate) fn reported(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        cut: Cut,
+        result: Result<Receipt>,
+        code: Option<Code>,
+    ) {
+        let topic = ticket.topic.clone();
+        let mut flow = topic.flow();
+        ticket.set_out(false);
+        flow.out_count -= 1;
+        let settled = if code.is_some_and(is_of_batch) && !self.was_alone(&ticket, cut) {
+            self.refused_in_company(&mut flow, ticket, code.is_some_and(is_size))
+        } else {
+            if let Some(turn) = &mut flow.turn {
+                match turn.step {
+                    Step::Resending => turn.is_cut_too_large |= ticket.was_too_large && result.is_ok(),
+                    _ => turn.note_sent(&ticket),
                 }
             }
+            Some((ticket, result))
+        };
+        self.advance(&topic, &mut flow);
+        drop(flow);
+        if let Some((ticket, result)) = settled {
+            ticket.settle(result);
         }
-        if error.rdkafka_error_code() == Some(Code::Fatal) {
-            self.is_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a message must have had a batch for itself: nothing is added to one that is full.
+    fn was_alone(&self, ticket: &Ticket, cut: Cut) -> bool {
+        let batch_bytes = match cut {
+            Cut::Bytes(bytes) => bytes,
+            Cut::Usual => self.config.batch_bytes(),
+        };
+        cut == Cut::ALONE || ticket.bytes() >= batch_bytes as usize
+    }
+
+    /// Keeps a message to be sent again, alone.
+    fn refused_in_company(
+        &self,
+        flow: &mut Flow,
+        mut ticket: Ticket,
+        is_too_large: bool,
+    ) -> Option<(Ticket, Result<Receipt>)> {
+        if self.has_ended.load(Ordering::Relaxed) {
+            return Some((ticket, Err(closed())));
         }
-        from_kafka(OPERATION, error)
+        ticket.was_too_large = is_too_large;
+        self.held.add(&ticket);
+        flow.turn.get_or_insert_with(|| Turn::new(Step::Draining)).refuse(ticket);
+        None
+    }
+
+    /// Goes on with a topic's turn as far as nothing has to be waited for.
+    fn advance(self: &Arc<Self>, topic: &Arc<Topic>, flow: &mut Flow) {
+        while flow.out_count == 0 {
+            let Some(turn) = &mut flow.turn else { return };
+            match turn.step {
+                Step::Asking => return,
+                Step::Draining => {
+                    turn.step = Step::Resending;
+                    let refused = turn.take_refused();
+                    turn.is_limit_doubtful = refused.iter().any(|(ticket, can)| !can && ticket.was_too_large);
+                    self.resend(flow, refused);
+                }
+                Step::Resending if turn.is_cut_too_large || turn.is_limit_doubtful => {
+                    turn.step = Step::Asking;
+                    if !self.limits.ask(self, topic) {
+                        self.go_on(flow, None);
+                    }
+                }
+                Step::Resending => self.release(flow),
+            }
+        }
+    }
+
+    /// Goes on with every turn whose last message ended without a report.
+    pub(crate) fn advance_all(self: &Arc<Self>) {
+        for topic in self.topics.all() {
+            self.advance(&topic, &mut topic.flow());
+        }
+    }
+
+    fn resend(self: &Arc<Self>, flow: &mut Flow, refused: Vec<(Ticket, bool)>) {
+        for (ticket, can_follow) in refused {
+            self.held.take(&ticket);
+            let sent = match self.too_old(&ticket) {
+                Some(error) => Err((error, ticket)),
+                None if !can_follow => Err((overtaken(), ticket)),
+                None => self.send(flow, Some(Cut::ALONE), ticket),
+            };
+            if let Err((error, ticket)) = sent {
+                refuse(ticket, error);
+            }
+        }
+    }
+
+    /// Takes the limit of a topic that was asked for; `None` where there was no answer.
+    pub(crate) fn answered(self: &Arc<Self>, topic: &Topic, limit: Option<u32>) {
+        let mut flow = topic.flow();
+        if flow.turn.as_ref().is_some_and(|turn| turn.step == Step::Asking) {
+            self.go_on(&mut flow, limit);
+        }
+    }
+
+    /// Chooses the topic's client, and sends what waited through it.
+    fn go_on(self: &Arc<Self>, flow: &mut Flow, limit: Option<u32>) {
+        let is_cut_too_large = flow.turn.as_ref().is_some_and(|turn| turn.is_cut_too_large);
+        flow.cut = flow.cut.for_limit(limit, self.config.batch_bytes(), is_cut_too_large);
+        self.release(flow);
+    }
+
+    fn release(self: &Arc<Self>, flow: &mut Flow) {
+        let held = flow.turn.take().map(|turn| turn.held).unwrap_or_default();
+        let mut is_full = false;
+        for ticket in held {
+            self.held.take(&ticket);
+            let sent = match self.too_old(&ticket) {
+                Some(error) => Err((error, ticket)),
+                None if is_full => Err((queue_full(), ticket)),
+                None => self.send(flow, None, ticket),
+            };
+            if let Err((error, ticket)) = sent {
+                is_full |= error.kind() == ErrorKind::ResourceExhausted;
+                refuse(ticket, error);
+            }
+        }
+    }
+
+    fn too_old(&self, ticket: &Ticket) -> Option<Error> {
+        let is_old = ticket.age() > self.config.delivery_timeout;
+        is_old.then(|| from_kafka(OPERATION, KafkaError::MessageProduction(Code::MessageTimedOut)))
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Whether everything is settled, or closing has taken as long as it may.
+    pub(crate) fn is_finished(&self) -> bool {
+        let closing = *self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.calls.message_count() == 0 || closing.is_some_and(|began| began.elapsed() > self.config.close_timeout)
+    }
+
+    /// Settles what waits for a turn: nothing is sent from now on.
+    pub(crate) fn end(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
+        let left_count = self.calls.message_count();
+        if left_count > 0 {
+            tracing::warn!(left_count, "the producer was dropped before everything was sent");
+        }
+        for topic in self.topics.all() {
+            let turn = topic.flow().turn.take();
+            // Its tickets settle when they are dropped.
+            drop(turn);
+        }
+    }
+
+    pub(crate) fn config(&self) -> &KafkaConfig {
+        &self.config
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A topic that was deleted for good is refused in the end, so that a relay parks its rows.
-    #[test]
-    fn a_topic_that_stays_away_is_refused_after_two_minutes_as_one_that_never_was() {
-        let known_topics = Arc::new(KnownTopics::default());
-        let log = Arc::new(ClientLog::new("producer"));
-        let reports = Reports { log, known_topics: known_topics.clone(), is_over: AtomicBool::new(false) };
-        let began = Instant::now();
-        let refusal = |code, seconds| {
-            let error = KafkaError::MessageProduction(code);
-            reports.refusal(error, "orders", began + Duration::from_secs(seconds))
-        };
-        let kinds = |seconds: [u64; 4]| seconds.map(|seconds| refusal(Code::UnknownTopic, seconds).kind());
-        let (passing, lasting) = (ErrorKind::Unavailable, ErrorKind::InvalidArgument);
-        assert_eq!(kinds([0; 4]), [lasting; 4], "never seen");
-        known_topics.found("orders", || "orders".into());
-        assert_eq!(kinds([0, 60, 120, 121]), [passing, passing, passing, lasting]);
-        for code in [Code::UnknownTopicOrPartition, Code::UnknownPartition] {
-            let error = refusal(code, 121);
-            assert_eq!(error.kind(), lasting, "{code:?}");
-            assert!(
-                error.report().contains("deleted") && error.report().contains("missing_max_s=120"),
-                "{}",
-                error.report()
-            );
-        }
-        assert_eq!(refusal(Code::MessageTimedOut, 122).kind(), ErrorKind::DeadlineExceeded);
-        known_topics.found("orders", || "orders".into());
-        assert_eq!(kinds([123, 180, 243, 244]), [passing, passing, passing, lasting]);
+impl Held {
+    fn add(&self, ticket: &Ticket) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(ticket.bytes(), Ordering::Relaxed);
     }
+
+    fn take(&self, ticket: &Ticket) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(ticket.bytes(), Ordering::Relaxed);
+    }
+}
+
+fn refuse(ticket: Ticket, error: Error) {
+    let error = error.with_context("topic", &ticket.topic.name);
+    ticket.settle(Err(error));
+}
+
+fn queue_full() -> Error {
+    from_kafka(OPERATION, KafkaError::MessageProduction(Code::QueueFull))
+}
+
+fn closed() -> Error {
+    from_kafka(OPERATION, KafkaError::MessageProduction(Code::PurgeQueue))
+}
+
+fn overtaken() -> Error {
+    let message = "the broker refused the batch of this message because of another one in it, and a later message of \
+                   its key is sent already; nothing of this one is written";
+    Error::new(ErrorKind::Aborted, OPERATION, message)
 }

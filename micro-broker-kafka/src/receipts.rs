@@ -3,10 +3,20 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use micro_core::{Error, ErrorKind, Result, broker::Receipt};
+use bytes::Bytes;
+use micro_core::{
+    Error, ErrorKind, Result,
+    broker::{Message, Receipt},
+};
 use tokio::sync::{Notify, oneshot};
+
+use crate::topics::Topic;
+
+/// The place of a message among all that were handed to `publish`.
+pub(crate) type Order = (u64, usize);
 
 /// The calls that have messages under way.
 #[derive(Default)]
@@ -59,9 +69,12 @@ impl OpenCalls {
     }
 }
 
-/// One call of `publish`: its results as they come in.
+/// One call of `publish`: its messages, which may have to be sent again, and its results as they
+/// come in.
 pub(crate) struct Call {
     id: u64,
+    began: Instant,
+    messages: Vec<Message>,
     calls: Arc<OpenCalls>,
     state: Mutex<CallState>,
 }
@@ -73,9 +86,13 @@ struct CallState {
 }
 
 impl Call {
-    /// A call of so many messages, and where its results come out once all are settled.
-    pub(crate) fn open(calls: Arc<OpenCalls>, count: usize) -> (Arc<Self>, oneshot::Receiver<Vec<Result<Receipt>>>) {
+    /// A call, and where its results come out once all are settled.
+    pub(crate) fn open(
+        calls: Arc<OpenCalls>,
+        messages: Vec<Message>,
+    ) -> (Arc<Self>, oneshot::Receiver<Vec<Result<Receipt>>>) {
         let (done, results) = oneshot::channel();
+        let count = messages.len();
         // Each is replaced before anybody sees it, for the results come out when all are settled.
         let unsettled = || Ok(Receipt { partition: -1, offset: -1 });
         let state = CallState {
@@ -84,10 +101,14 @@ impl Call {
             done: Some(done),
         };
         let id = calls.open(count);
-        (Arc::new(Self { id, calls, state: Mutex::new(state) }), results)
+        (Arc::new(Self { id, began: Instant::now(), messages, calls, state: Mutex::new(state) }), results)
     }
 
-    pub(crate) fn settle(&self, index: usize, result: Result<Receipt>) {
+    pub(crate) fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    fn settle(&self, index: usize, result: Result<Receipt>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.results[index] = result;
         state.unsettled_count -= 1;
@@ -97,11 +118,12 @@ impl Call {
         let results = std::mem::take(&mut state.results);
         let done = state.done.take();
         drop(state);
-        self.calls.close(self.id);
         if let Some(done) = done {
             // Whoever called may have stopped waiting.
             drop(done.send(results));
         }
+        // Whoever waits for a flush finds the results there.
+        self.calls.close(self.id);
     }
 }
 
@@ -110,28 +132,66 @@ impl Call {
 /// A ticket that is dropped without a report settles its message all the same: nobody waits for
 /// ever.
 pub(crate) struct Ticket {
-    call: Option<Arc<Call>>,
+    call: Arc<Call>,
     index: usize,
-    pub(crate) topic: Arc<str>,
+    pub(crate) topic: Arc<Topic>,
+    /// Whether it was refused in company for its batch's size.
+    pub(crate) was_too_large: bool,
+    is_out: bool,
+    is_settled: bool,
 }
 
 impl Ticket {
-    pub(crate) fn new(call: Arc<Call>, index: usize, topic: Arc<str>) -> Self {
-        Self { call: Some(call), index, topic }
+    pub(crate) fn new(call: Arc<Call>, index: usize, topic: Arc<Topic>) -> Self {
+        Self { call, index, topic, was_too_large: false, is_out: false, is_settled: false }
     }
 
+    pub(crate) fn message(&self) -> &Message {
+        &self.call.messages[self.index]
+    }
+
+    /// Its call, and its place among the call's messages.
+    pub(crate) fn place(&self) -> (Arc<Call>, usize) {
+        (self.call.clone(), self.index)
+    }
+
+    /// What the message takes of a memory bound, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        let Message { key, headers, body, .. } = self.message();
+        let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        key.as_ref().map_or(0, Bytes::len) + headers + body.len()
+    }
+
+    pub(crate) fn order(&self) -> Order {
+        (self.call.id, self.index)
+    }
+
+    /// How long ago its message was handed to `publish`.
+    pub(crate) fn age(&self) -> Duration {
+        self.call.began.elapsed()
+    }
+
+    /// Says whether librdkafka has it, so that its topic's count of these is kept also when it is
+    /// dropped there.
+    pub(crate) fn set_out(&mut self, is_out: bool) {
+        self.is_out = is_out;
+    }
+
+    /// Settles its message. It is no longer librdkafka's.
     pub(crate) fn settle(mut self, result: Result<Receipt>) {
-        if let Some(call) = self.call.take() {
-            call.settle(self.index, result);
-        }
+        self.is_settled = true;
+        self.call.settle(self.index, result);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let Some(call) = self.call.take() {
+        if self.is_out {
+            self.topic.flow().out_count -= 1;
+        }
+        if !self.is_settled {
             let message = "the producer ended before the message was acknowledged";
-            call.settle(self.index, Err(Error::new(ErrorKind::Unavailable, "broker.publish", message)));
+            self.call.settle(self.index, Err(Error::new(ErrorKind::Unavailable, "broker.publish", message)));
         }
     }
 }
@@ -144,11 +204,16 @@ mod tests {
 
     use super::*;
 
+    fn messages(count: usize) -> Vec<Message> {
+        vec![Message::unkeyed("t", ""); count]
+    }
+
     #[tokio::test]
     async fn results_come_in_slice_order_when_the_last_report_is_in() {
         let calls = Arc::<OpenCalls>::default();
-        let (call, mut results) = Call::open(calls.clone(), 3);
-        let ticket = |index| Ticket::new(call.clone(), index, "t".into());
+        let (call, mut results) = Call::open(calls.clone(), messages(3));
+        let topic = Arc::new(Topic::new("t".into()));
+        let ticket = |index| Ticket::new(call.clone(), index, topic.clone());
         ticket(2).settle(Ok(Receipt { partition: 2, offset: 20 }));
         drop(ticket(1));
         assert!(results.try_recv().is_err(), "one is missing");
@@ -164,10 +229,10 @@ mod tests {
     #[tokio::test]
     async fn closed_waits_for_the_calls_before_it_and_not_for_later_ones() {
         let calls = Arc::<OpenCalls>::default();
-        let (first, _first) = Call::open(calls.clone(), 1);
+        let (first, _first) = Call::open(calls.clone(), messages(1));
         let mut closed = std::pin::pin!(calls.closed());
         assert!(timeout(Duration::ZERO, &mut closed).await.is_err());
-        let (_second, _results) = Call::open(calls.clone(), 1);
+        let (_second, _results) = Call::open(calls.clone(), messages(1));
         first.settle(0, Ok(Receipt { partition: 0, offset: 0 }));
         timeout(Duration::from_secs(5), closed).await.expect("the first call is closed");
     }

@@ -11,4 +11,5 @@ mod positions;
 mod publishing;
 #[cfg(feature = "tls")]
 mod secured;
+mod sizes;
 mod world;

@@ -139,8 +139,6 @@ async fn a_relay_parks_what_kafka_refuses_for_good_while_other_keys_go_on() {
     let mut config = kafka.config.clone();
     // Others are to arrive within this time.
     config.topic_wait = Duration::from_secs(10);
-    // Kafka measures, and refuses, a batch as a whole.
-    config.properties.insert("batch.size".to_owned(), "2000".to_owned());
     let broker = KafkaBroker::connect(config).await.unwrap();
     let (topic, missing) = (unique("topic"), unique("missing"));
     let spec = TopicSpec::new(&*topic, 2).with_setting("max.message.bytes", "2000");
