@@ -235,9 +235,9 @@ impl SqlDatabase {
     ///
     /// # Errors
     ///
-    /// Those of [`SqlTx::execute`]; on MySQL and MariaDB `Unknown` for a write that was not
-    /// answered, or that failed half-way: it may be done. Only wrong SQL, a broken rule and a lost
-    /// conflict are certain there.
+    /// Those of [`SqlTx::execute`], and `Unknown` for a write that may be done: it was not answered,
+    /// or, on MySQL, MariaDB and SQLite, failed half-way. On MySQL and MariaDB only wrong SQL, a
+    /// broken rule and a lost conflict are certain.
     pub async fn execute(&self, statement: &str, values: &[Value]) -> Result<u64> {
         self.execute_as("sql.execute", statement, values).await
     }
@@ -283,7 +283,7 @@ impl SqlDatabase {
     pub(crate) async fn execute_as(&self, operation: &'static str, statement: &str, values: &[Value]) -> Result<u64> {
         match &self.inner.connections {
             #[cfg(feature = "sqlite")]
-            Connections::Sqlite(connections) => connections.execute(operation, statement, values).await,
+            Connections::Sqlite(connections) => connections.execute_once(operation, statement, values).await,
             #[cfg(feature = "mysql")]
             Connections::MySql(connections) => connections.execute(operation, statement, values, false).await,
             #[cfg(feature = "postgres")]
@@ -304,6 +304,7 @@ impl SqlDatabase {
     }
 
     /// Runs the statements, several of them in one transaction, so that the disk is waited for once.
+    /// Running them twice is as running them once.
     #[cfg(feature = "sqlite")]
     pub(crate) async fn execute_all_as(
         &self,
@@ -311,7 +312,7 @@ impl SqlDatabase {
         statements: &[(&str, Vec<Value>)],
     ) -> Result<()> {
         if let [(statement, values)] = statements {
-            self.execute_as(operation, statement, values).await?;
+            self.repeat_as(operation, statement, values).await?;
             return Ok(());
         }
         self.run(async |tx| {

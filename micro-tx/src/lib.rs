@@ -45,8 +45,8 @@
 //! deletion runs.
 //!
 //! A commit whose answer does not come is `Unknown`: it may be done or not. So is one that a server
-//! cannot write to the end, on a full disk say. On MySQL and MariaDB the same holds of a single write
-//! outside a transaction. Who repeats it needs an idempotency key, or the inbox.
+//! cannot write to the end, on a full disk say, and one whose fsync failed on SQLite. The same holds
+//! of a single write outside a transaction. Who repeats it needs an idempotency key, or the inbox.
 
 #[cfg(not(any(feature = "sqlite", feature = "mysql", feature = "postgres")))]
 compile_error!("micro-tx needs a database: turn on one of its features `sqlite`, `mysql`, `postgres`");

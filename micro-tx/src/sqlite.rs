@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::{
     config::{PREPARED_COUNT_MAX, SqlConfig, Synchronous, redacted},
     dialect::Dialect,
-    error::from_sqlx,
+    error::{from_sqlx, of_unknown_outcome},
     row::Row,
     value::Value,
 };
@@ -96,6 +96,16 @@ impl SqliteConnections {
     pub(crate) async fn execute(&self, operation: &'static str, statement: &str, values: &[Value]) -> Result<u64> {
         let mut writer = self.writer(operation).await?;
         execute(writer.connection(), operation, statement, values).await
+    }
+
+    /// As [`execute`](Self::execute), of what is not as good when it is done twice.
+    ///
+    /// # Errors
+    ///
+    /// `Unknown` when the statement may be done.
+    pub(crate) async fn execute_once(&self, operation: &'static str, statement: &str, values: &[Value]) -> Result<u64> {
+        let done = self.execute(operation, statement, values).await;
+        done.map_err(|error| if may_be_written(&error) { of_unknown_outcome(operation, error) } else { error })
     }
 
     /// Reads on a reader's connection.
@@ -275,7 +285,7 @@ impl SqliteTx {
     pub(crate) async fn commit(mut self) -> Result<()> {
         self.enter("tx.commit")?;
         let committed = SqliteTransactionManager::commit(self.connection()).await;
-        committed.map_err(|error| from_sqlx("tx.commit", error))?;
+        committed.map_err(|error| of_commit(from_sqlx("tx.commit", error)))?;
         // The writer goes back clean; every other way out leaves it to the drop.
         if let Some(mut writer) = self.writer.take() {
             writer.is_clean = true;
@@ -312,6 +322,33 @@ impl Drop for SqliteTx {
             Ok(runtime) => drop(runtime.spawn(writer.reset())),
             Err(_) => drop(writer),
         }
+    }
+}
+
+/// What a failure to commit is to the caller.
+///
+/// A full disk is met before the last frame of the transaction is whole in the write-ahead log, and
+/// without that one none of them counts: <https://www.sqlite.org/walformat.html>.
+fn of_commit(error: Error) -> Error {
+    let is_undone = Dialect::Sqlite.is_undone_after(&error) && !may_be_written(&error);
+    if is_undone { error } else { of_unknown_outcome("tx.commit", error) }
+}
+
+/// Whether the error can come from behind the last frame. Of a commit whose fsync failed, say, the
+/// file has all of it: undone here, it is back if the process dies before another one overwrites it.
+fn may_be_written(error: &Error) -> bool {
+    const NOMEM: u32 = 7;
+    const IOERR: u32 = 10;
+    const IOERR_READ: u32 = 266;
+    const IOERR_SHORT_READ: u32 = 522;
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    match source {
+        Some(sqlx::Error::Database(error)) => {
+            let code = error.code().and_then(|code| code.parse().ok()).unwrap_or_default();
+            matches!(code & 0xff, NOMEM | IOERR) && !matches!(code, IOERR_READ | IOERR_SHORT_READ)
+        }
+        Some(sqlx::Error::WorkerCrashed) => true,
+        _ => false,
     }
 }
 

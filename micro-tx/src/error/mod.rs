@@ -71,6 +71,18 @@ pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the server answered with an error and its session goes on.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| !ends_session(error))
+}
+
+/// A commit, or a statement that commits by itself, that may be done or not.
+pub(crate) fn of_unknown_outcome(operation: &'static str, error: Error) -> Error {
+    let message = "the commit was not answered, or failed half-way: it may be done or not";
+    Error::new(ErrorKind::Unknown, operation, message).with_source(error)
+}
+
 /// PostgreSQL says by the severity whether the session goes on, whatever went wrong: a log without
 /// space for it, a full disk to a statement, stops the server.
 #[cfg(any(feature = "mysql", feature = "postgres"))]

@@ -66,7 +66,7 @@ impl<D: Driver> ServerConnections<D> {
         is_repeatable: bool,
     ) -> Result<u64> {
         let call = self.statements.call::<D>(operation, statement, values)?;
-        let may_outlast = !is_repeatable && D::DIALECT.has_unlimited_writes() && !is_select(statement);
+        let may_outlast = !is_repeatable && !is_select(statement);
         match self.execute_once(operation, call, may_outlast).await {
             Err(error) if is_repeatable && pool::is_dead_connection(&error) => {
                 let call = self.statements.call::<D>(operation, statement, values)?;
@@ -76,7 +76,8 @@ impl<D: Driver> ServerConnections<D> {
         }
     }
 
-    /// `may_outlast` says that the statement may be done although it failed here.
+    /// `may_outlast` says that the statement may be done although it failed here, and that its caller
+    /// must hear so.
     async fn execute_once(&self, operation: &'static str, call: Call<D>, may_outlast: bool) -> Result<u64> {
         let mut lease = self.pool.lease(operation).await?;
         shielded(operation, async move {

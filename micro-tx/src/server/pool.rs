@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{Call, Driver, Session};
 use crate::{
     config::SqlConfig,
-    error::{from_sqlx, is_broken},
+    error::{from_sqlx, is_broken, is_refusal, of_unknown_outcome},
     row::Row,
 };
 
@@ -326,19 +326,26 @@ impl<D: Driver> Lease<D> {
     ///
     /// # Errors
     ///
-    /// `Unknown` as of [`commit`](Self::commit), but for wrong SQL, which is refused before it runs.
+    /// `Unknown` when the answer did not come, or says a failure half-way: the statement may be done.
     pub(crate) async fn execute_and_commit(&mut self, operation: &'static str, call: Call<D>) -> Result<u64> {
         let done = self.execute(operation, call).await;
-        done.map_err(|error| if is_wrong_statement(&error) { error } else { self.of_commit(operation, error) })
+        done.map_err(|error| {
+            let is_undone = match D::DIALECT.has_unlimited_writes() {
+                // Wrong SQL is refused before it runs.
+                true => is_wrong_statement(&error) || self.is_undone_after(&error),
+                false => is_refused(&error),
+            };
+            if is_undone { error } else { of_unknown_outcome(operation, error) }
+        })
     }
 
     /// What a failure to commit is to the caller.
     fn of_commit(&self, operation: &'static str, error: Error) -> Error {
-        if self.is_connected() && D::DIALECT.is_undone_after(&error) {
-            return error;
-        }
-        let message = "the commit was not answered, or failed half-way: it may be done or not";
-        Error::new(ErrorKind::Unknown, operation, message).with_source(error)
+        if self.is_undone_after(&error) { error } else { of_unknown_outcome(operation, error) }
+    }
+
+    fn is_undone_after(&self, error: &Error) -> bool {
+        self.is_connected() && D::DIALECT.is_undone_after(error)
     }
 
     /// Undoes what is open, savepoints included, or closes the connection if that fails.
@@ -446,6 +453,13 @@ impl<D: Driver> Drop for Lease<D> {
 /// another one can succeed at once.
 pub(super) fn is_dead_connection(error: &Error) -> bool {
     of_driver(error).is_some_and(is_broken)
+}
+
+/// Whether the server ended a statement that commits by itself with an error, and its session goes
+/// on: then nothing is done. A session that ends, by an administrator's order say, can end between
+/// the commit and its answer.
+fn is_refused(error: &Error) -> bool {
+    of_driver(error).is_some_and(is_refusal)
 }
 
 /// Whether the server did not understand the statement, or does not allow it: SQLSTATE's class 42.

@@ -14,3 +14,4 @@ mod relays;
 mod server;
 mod spoiled;
 mod sqlite;
+mod sqlite_disk;

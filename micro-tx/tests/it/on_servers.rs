@@ -61,6 +61,7 @@ on_each_server! {
     ids_of_any_length_are_told_apart
     a_statement_that_takes_too_long_ends
     a_single_write_that_is_given_up_says_whether_it_may_be_done
+    a_single_write_whose_connection_breaks_may_be_done
     parked_rows_are_released_in_pieces
     who_waits_too_long_for_a_connection_is_told_so
     turns_come_in_the_order_of_asking
@@ -435,6 +436,43 @@ async fn a_single_write_that_is_given_up_says_whether_it_may_be_done(site: Site)
             assert!(status_is("1").await);
         }
     }
+}
+
+/// Whether it was before or behind the commit that it broke, nobody here can know.
+async fn a_single_write_whose_connection_breaks_may_be_done(site: Site) {
+    let (account, address) = site.base().rsplit_once('@').unwrap();
+    let proxy = Proxy::before(address.to_owned()).await;
+    let outside = site.database().await;
+    let mut config = site.config();
+    config.url = format!("{account}@{}/{}", proxy.address(), site.name());
+    config.connection_count_max = Some(1);
+    let database = connected(config).await;
+    database.execute(INSERT, &["A".into(), "0".into()]).await.unwrap();
+
+    proxy.cut_answers(true);
+    let error = database.execute(INSERT, &["B".into(), "0".into()]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unknown, "{}", error.report());
+    assert!(!error.is_retryable() && error.report().contains("may be done"), "{}", error.report());
+    let read = database.fetch_all("SELECT 1", &[]).await.unwrap_err();
+    assert_eq!(read.kind(), ErrorKind::Unavailable, "a read is done or not, it is all the same: {}", read.report());
+    proxy.cut_answers(false);
+    let select = "SELECT code FROM orders ORDER BY code";
+    assert_eq!(outside.fetch_all(select, &[]).await.unwrap().len(), 2, "this one was done");
+
+    // One that waits for a lock, and is not done.
+    let mut holding = outside.begin().await.unwrap();
+    holding.sql().unwrap().execute(UPDATE, &["1".into(), "A".into()]).await.unwrap();
+    let waiting = tokio::spawn({
+        let database = database.clone();
+        async move { database.execute(UPDATE, &["2".into(), "A".into()]).await }
+    });
+    eventually(PATIENCE, "the write waits", || async { waiting_count(&site, &outside).await == 1 }).await;
+    kill_connections(&site, site.name()).await;
+    let error = waiting.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unknown, "{}", error.report());
+    drop(holding);
+    let refused = database.execute(INSERT, &["A".into(), "0".into()]).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::AlreadyExists, "what is answered is certain: {}", refused.report());
 }
 
 /// What a lock holds up is behind the pieces that are done, and left for the next call.

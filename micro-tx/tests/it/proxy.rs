@@ -1,8 +1,8 @@
-//! A TCP proxy before a server that counts round trips.
+//! A TCP proxy before a server that counts round trips, and keeps answers back.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::{
@@ -14,6 +14,7 @@ use tokio::{
 pub(crate) struct Proxy {
     port: u16,
     round_trips: Arc<AtomicU64>,
+    is_cutting: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -22,18 +23,24 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let round_trips = Arc::<AtomicU64>::default();
-        let count = round_trips.clone();
+        let is_cutting = Arc::<AtomicBool>::default();
+        let (count, cuts) = (round_trips.clone(), is_cutting.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(&address).await.unwrap();
-                tokio::spawn(carry(client, server, count.clone()));
+                tokio::spawn(carry(client, server, count.clone(), cuts.clone()));
             }
         });
-        Self { port, round_trips }
+        Self { port, round_trips, is_cutting }
     }
 
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Whether connections end when the server answers, in the answer's place.
+    pub(crate) fn cut_answers(&self, is_cutting: bool) {
+        self.is_cutting.store(is_cutting, Ordering::SeqCst);
     }
 
     pub(crate) fn round_trip_count(&self) -> u64 {
@@ -41,7 +48,7 @@ impl Proxy {
     }
 }
 
-async fn carry(mut client: TcpStream, mut server: TcpStream, round_trips: Arc<AtomicU64>) {
+async fn carry(mut client: TcpStream, mut server: TcpStream, round_trips: Arc<AtomicU64>, is_cutting: Arc<AtomicBool>) {
     let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
     let mut has_server_spoken = true;
     loop {
@@ -58,6 +65,9 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, round_trips: Arc<At
             count = server.read(&mut answered) => {
                 let Ok(count @ 1..) = count else { return };
                 has_server_spoken = true;
+                if is_cutting.load(Ordering::SeqCst) {
+                    return;
+                }
                 if client.write_all(&answered[..count]).await.is_err() {
                     return;
                 }
