@@ -55,7 +55,9 @@ impl SqlParked {
             AND topic = ? AND record_partition = ? AND record_offset = ?";
         Self {
             insert: database.prefixed(&insert),
-            any: database.prefixed("SELECT 1 FROM micro_parked WHERE consumer_group = ? LIMIT 1"),
+            // Ordered as the index is: of many rows of other groups PostgreSQL would read them all, in
+            // the hope that one of this group comes soon.
+            any: database.prefixed("SELECT 1 FROM micro_parked WHERE consumer_group = ? ORDER BY due_at, id LIMIT 1"),
             blocked: Widths::joined("SELECT ?, ?, ?", " UNION ALL ", blocked),
             due: database.prefixed(&due),
             hold: database.prefixed("UPDATE micro_parked SET due_at = NULL, cause = ? WHERE id = ?"),

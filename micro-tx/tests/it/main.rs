@@ -7,6 +7,7 @@ mod database;
 mod faults;
 mod full_disk;
 mod inbox_service;
+mod indexes;
 mod on_servers;
 mod probe;
 mod proxy;
