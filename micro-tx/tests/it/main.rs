@@ -3,6 +3,7 @@
 mod cancel;
 mod conflicts;
 mod conformance;
+mod connections;
 mod database;
 mod faults;
 mod full_disk;
@@ -16,3 +17,6 @@ mod server;
 mod spoiled;
 mod sqlite;
 mod sqlite_disk;
+mod statements;
+mod stores;
+mod values;
