@@ -1,14 +1,13 @@
-//! Which broker takes the events, by URL, and what another service would read there.
+//! Which broker takes the events, by URL: where a service knows its broker, this is one line.
 
 use std::sync::Arc;
 
+#[cfg(feature = "broker-kafka")]
+use micro_core::event::Event as _;
 use micro_core::{
     Error, ErrorKind, Result,
-    broker::{Broker, Delivery, MemoryBroker, Position, SubscribeRequest, Subscription, SubscriptionEvent},
-    event::{BaseEvent, Event as _},
+    broker::{Broker, MemoryBroker},
 };
-
-use crate::events::OrderPlaced;
 
 /// The broker at `url`.
 pub async fn connect(url: &str) -> Result<Arc<dyn Broker>> {
@@ -19,7 +18,7 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Broker>> {
             use micro_broker_kafka::{KafkaBroker, TopicSpec};
 
             let broker = KafkaBroker::connect_url(url).await?;
-            broker.create_topics(&[TopicSpec::new(OrderPlaced::TOPIC, 4)]).await?;
+            broker.create_topics(&[TopicSpec::new(crate::shop::OrderPlaced::TOPIC, 4)]).await?;
             Ok(Arc::new(broker))
         }
         _ => {
@@ -27,31 +26,4 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Broker>> {
             Err(Error::new(ErrorKind::InvalidArgument, "embed.broker", message))
         }
     }
-}
-
-/// Joins a group that reads the orders' events.
-pub async fn subscribe(broker: &dyn Broker) -> Result<Arc<dyn Subscription>> {
-    broker.subscribe(SubscribeRequest::new("embed-follow", [OrderPlaced::TOPIC])).await
-}
-
-/// Prints every event that arrives, as a service in another process would work on it.
-///
-/// It has no transaction of its own, and so needs no inbox; a line may be printed twice after a crash.
-pub async fn follow(subscription: Arc<dyn Subscription>) -> Result<()> {
-    while let Some(event) = subscription.next().await {
-        let SubscriptionEvent::Batch(deliveries) = event else { continue };
-        for delivery in deliveries {
-            match read(&delivery) {
-                Ok(order) => println!("order {}: {} of {} was placed", order.order_id, order.quantity, order.sku),
-                Err(error) => tracing::warn!(error = %error.report(), "skipped what is no event of an order"),
-            }
-            let partition = delivery.topic_partition();
-            subscription.ack(Position { partition, next_offset: delivery.offset + 1 }).await?;
-        }
-    }
-    Ok(())
-}
-
-fn read(delivery: &Delivery) -> Result<OrderPlaced> {
-    OrderPlaced::decode_payload(BaseEvent::open(delivery)?.payload)
 }

@@ -1,10 +1,10 @@
-//! All that this service takes of micro-rs: an outbox on its own pool, a relay to the broker.
+//! What micro-rs adds: an outbox on the service's own pool, and a relay to the broker.
 
 use std::{sync::Arc, time::Duration};
 
 use micro_core::{
     Health, Result,
-    app::Component as _,
+    app::{Component as _, ComponentExt as _},
     broker::Broker,
     flow::BrokerService,
     impl_event,
@@ -13,25 +13,13 @@ use micro_core::{
 use micro_tx::SqlDatabase;
 use sqlx::SqlitePool;
 
-/// An order was placed.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct OrderPlaced {
-    /// The order.
-    #[prost(int64, tag = "1")]
-    pub order_id: i64,
-    /// What was ordered.
-    #[prost(string, tag = "2")]
-    pub sku: String,
-    /// How many.
-    #[prost(int64, tag = "3")]
-    pub quantity: i64,
-}
-
-impl_event!(OrderPlaced, topic: "ShopEvent", event_type: "OrderPlaced", key: |event| event.order_id.to_string());
+use crate::shop::OrderPlaced;
 
 /// How long the broker may take at the end for what is still on its way; the rest stays in the
 /// outbox and is sent after the next start.
 const STOP_MAX: Duration = Duration::from_secs(5);
+
+impl_event!(OrderPlaced, topic: "ShopEvent", event_type: "OrderPlaced", key: |event| event.order_id.to_string());
 
 /// Events that are sent if and only if the transaction they belong to commits.
 pub struct Events {
@@ -56,8 +44,6 @@ impl Events {
 
     /// Sends what is there and ends.
     pub async fn stop(&self) -> Result<()> {
-        self.relay.drain(STOP_MAX).await?;
-        self.relay.flush(STOP_MAX).await?;
-        self.relay.close().await
+        self.relay.stop(STOP_MAX).await
     }
 }

@@ -1,9 +1,10 @@
-//! The program: its own arguments, logger, pool, migrations, listener and signals.
+//! The program: its own arguments, logger, pool, migrations, listener and signals. Lines that end in
+//! `micro-rs` are there for the outbox.
 
 use std::{error::Error, str::FromStr as _, sync::Arc};
 
 use clap::Parser;
-use embed::{broker, events::Events, shop};
+use embed::{broker, events::Events, follower, shop};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 
 /// A shop that takes orders by HTTP and tells of them by events.
@@ -28,10 +29,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let pool = SqlitePoolOptions::new().connect_with(options.journal_mode(SqliteJournalMode::Wal)).await?;
     sqlx::migrate!().run(&pool).await?;
 
-    let broker = broker::connect(&arguments.broker).await?;
-    let subscription = broker::subscribe(&*broker).await?;
-    let follower = tokio::spawn(broker::follow(subscription.clone()));
-    let events = Arc::new(Events::start(&pool, broker).await?);
+    let broker = broker::connect(&arguments.broker).await?; // micro-rs
+    let subscription = follower::subscribe(&*broker).await?;
+    let follower = tokio::spawn(follower::follow(subscription.clone()));
+    let events = Arc::new(Events::start(&pool, broker).await?); // micro-rs
 
     let listener = tokio::net::TcpListener::bind(&arguments.address).await?;
     println!("the shop is open at {}", listener.local_addr()?);
@@ -39,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.expect("a signal handler can be set") })
         .await?;
 
-    events.stop().await?;
+    events.stop().await?; // micro-rs
     subscription.close().await?;
     follower.await??;
     let unsent = events.outbox.store().counts().await?.unsent;

@@ -1,4 +1,5 @@
-//! The service itself: its routes and its own SQL.
+//! The service itself: its routes, its own SQL, what it tells. Lines that end in `micro-rs` are there
+//! for the outbox.
 
 use std::sync::Arc;
 
@@ -14,7 +15,21 @@ use micro_tx::SqlTxExt as _;
 use serde::{Deserialize, Serialize};
 use sqlx::{SqlitePool, error::ErrorKind};
 
-use crate::events::{Events, OrderPlaced};
+use crate::events::Events;
+
+/// An order was placed: what the service tells others, in protobuf.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OrderPlaced {
+    /// The order.
+    #[prost(int64, tag = "1")]
+    pub order_id: i64,
+    /// What was ordered.
+    #[prost(string, tag = "2")]
+    pub sku: String,
+    /// How many.
+    #[prost(int64, tag = "3")]
+    pub quantity: i64,
+}
 
 /// What a customer sends.
 #[derive(Deserialize)]
@@ -35,7 +50,7 @@ struct Order {
 #[derive(Clone)]
 struct Shop {
     pool: SqlitePool,
-    events: Arc<Events>,
+    events: Arc<Events>, // micro-rs
 }
 
 /// The service's routes.
@@ -45,18 +60,19 @@ pub fn routes(pool: SqlitePool, events: Arc<Events>) -> Router {
 
 /// The order, its event and the stock it takes, in one transaction.
 async fn place(State(shop): State<Shop>, Json(new): Json<NewOrder>) -> Result<(StatusCode, Json<Order>), Refusal> {
-    let Events { database, outbox, .. } = &*shop.events;
+    let Events { database, outbox, .. } = &*shop.events; // micro-rs
+    // Without an outbox it would be sqlx's `pool.begin()`, and `commit()` at the end.
     let order = database
         .run(async |tx| {
-            let connection = tx.sql()?.as_sqlite().expect("the pool is one of SQLite");
+            let connection = tx.sql()?.as_sqlite().expect("the pool is one of SQLite"); // micro-rs
             let insert = "INSERT INTO orders (sku, quantity) VALUES (?, ?) RETURNING id, sku, quantity";
             let order: Order =
                 sqlx::query_as(insert).bind(&new.sku).bind(new.quantity).fetch_one(&mut *connection).await?;
             let event = OrderPlaced { order_id: order.id, sku: order.sku.clone(), quantity: order.quantity };
-            outbox.add(tx, &event).await?;
+            outbox.add(tx, &event).await?; // micro-rs
 
             // Out of stock, this breaks the table's rule, and the order and its event never were.
-            let connection = tx.sql()?.as_sqlite().expect("the pool is one of SQLite");
+            let connection = tx.sql()?.as_sqlite().expect("the pool is one of SQLite"); // micro-rs
             let take = "UPDATE stock SET quantity = quantity - ? WHERE sku = ?";
             sqlx::query(take).bind(order.quantity).bind(&order.sku).execute(connection).await?;
             Ok::<_, Refusal>(order)
@@ -90,9 +106,10 @@ impl From<sqlx::Error> for Refusal {
     }
 }
 
+// Without micro-rs nothing here fails with its error.
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self::Service(error.into())
+        Self::Service(error.into()) // micro-rs
     }
 }
 

@@ -7,7 +7,7 @@ mod run;
 pub use probe::{Ping, Probe, ProbeConfig};
 pub use run::{App, AppBuilder, AppConfig, RunningApp};
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -36,4 +36,78 @@ pub trait Component: Send + Sync + 'static {
 
     /// Ends every task and frees every resource.
     async fn close(&self) -> Result<()>;
+}
+
+/// For a program that has a life cycle of its own, and runs components without an [`App`].
+pub trait ComponentExt: Component {
+    /// Drains, flushes and closes, all of it at most for `limit` if the component keeps its
+    /// deadlines: what [`App`] does at the end.
+    ///
+    /// # Errors
+    ///
+    /// The first that happens. It is closed all the same.
+    fn stop(&self, limit: Duration) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let end = Instant::now() + limit;
+            let drained = self.drain(limit).await;
+            let flushed = self.flush(end.saturating_duration_since(Instant::now())).await;
+            let closed = self.close().await;
+            drained.and(flushed).and(closed)
+        }
+    }
+}
+
+impl<C: Component + ?Sized> ComponentExt for C {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::{Error, ErrorKind};
+
+    /// Says what it was asked for, and fails to drain.
+    #[derive(Default)]
+    struct Stubborn(Mutex<Vec<&'static str>>);
+
+    #[async_trait]
+    impl Component for Stubborn {
+        fn name(&self) -> &str {
+            "stubborn"
+        }
+
+        async fn start(&self, _health: &Health) -> Result<()> {
+            Ok(())
+        }
+
+        fn instances(&self) -> Vec<Instance> {
+            Vec::new()
+        }
+
+        async fn drain(&self, deadline: Duration) -> Result<()> {
+            self.0.lock().unwrap().push("drain");
+            tokio::time::sleep(deadline).await;
+            Err(Error::new(ErrorKind::DeadlineExceeded, "stubborn.drain", "work is left"))
+        }
+
+        async fn flush(&self, deadline: Duration) -> Result<()> {
+            self.0.lock().unwrap().push("flush");
+            assert_eq!(deadline, Duration::ZERO, "the drain took it all");
+            Ok(())
+        }
+
+        async fn close(&self) -> Result<()> {
+            self.0.lock().unwrap().push("close");
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_drained_is_closed_all_the_same() {
+        let stubborn = Stubborn::default();
+        let component: &dyn Component = &stubborn;
+        let error = component.stop(Duration::from_millis(20)).await.unwrap_err();
+        assert_eq!(error.operation(), "stubborn.drain");
+        assert_eq!(*stubborn.0.lock().unwrap(), ["drain", "flush", "close"]);
+    }
 }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use embed::{
-    events::{Events, OrderPlaced},
-    shop,
+    events::Events,
+    shop::{self, OrderPlaced},
 };
 use micro_core::{
     broker::{Broker as _, MemoryBroker, SubscribeRequest, Subscription, SubscriptionEvent},
