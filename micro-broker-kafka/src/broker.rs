@@ -18,8 +18,8 @@ use crate::{admin::Observers, config::KafkaConfig, envelope, error::classify, me
 
 /// How long one question of [`KafkaBroker::connect`] waits before it looks for a reason to stop.
 const CONNECT_STEP: Duration = Duration::from_millis(200);
-/// How much longer than the delivery timeout, of a message that is sent again twice, a call of
-/// `publish` waits for librdkafka's reports.
+/// How much longer than its messages may take a call of `publish` waits for librdkafka's reports. A
+/// message that is sent again may take the delivery timeout twice.
 const REPORT_WAIT: Duration = Duration::from_secs(10);
 
 /// A Kafka cluster. Clones share the producer; each subscription is a client of its own.

@@ -291,17 +291,8 @@ impl Shared {
     }
 
     fn resend(self: &Arc<Self>, flow: &mut Flow, refused: Vec<(Ticket, bool)>) {
-        for (ticket, can_follow) in refused {
-            self.held.take(&ticket);
-            let sent = match self.too_old(&ticket) {
-                Some(error) => Err((error, ticket)),
-                None if !can_follow => Err((overtaken(), ticket)),
-                None => self.send(flow, Some(Cut::ALONE), ticket),
-            };
-            if let Err((error, ticket)) = sent {
-                refuse(ticket, error);
-            }
-        }
+        let refused = refused.into_iter().map(|(ticket, can_follow)| (ticket, (!can_follow).then(overtaken)));
+        self.send_all(flow, Some(Cut::ALONE), refused);
     }
 
     /// Takes the limit of a topic that was asked for; `None` where there was no answer.
@@ -321,13 +312,24 @@ impl Shared {
 
     fn release(self: &Arc<Self>, flow: &mut Flow) {
         let held = flow.turn.take().map(|turn| turn.held).unwrap_or_default();
+        self.send_all(flow, None, held.into_iter().map(|ticket| (ticket, None)));
+    }
+
+    /// Sends what waited, in order; each may have a reason not to be sent. Where the queue is full
+    /// nothing of the rest is sent, for it would overtake.
+    fn send_all(
+        self: &Arc<Self>,
+        flow: &mut Flow,
+        cut: Option<Cut>,
+        waiting: impl Iterator<Item = (Ticket, Option<Error>)>,
+    ) {
         let mut is_full = false;
-        for ticket in held {
+        for (ticket, reason) in waiting {
             self.held.take(&ticket);
-            let sent = match self.too_old(&ticket) {
-                Some(error) => Err((error, ticket)),
+            let sent = match reason.or_else(|| self.too_old(&ticket)) {
+                Some(reason) => Err((reason, ticket)),
                 None if is_full => Err((queue_full(), ticket)),
-                None => self.send(flow, None, ticket),
+                None => self.send(flow, cut, ticket),
             };
             if let Err((error, ticket)) = sent {
                 is_full |= error.kind() == ErrorKind::ResourceExhausted;
