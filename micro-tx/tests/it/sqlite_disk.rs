@@ -25,7 +25,12 @@ async fn a_commit_of_sqlite_whose_fsync_fails_may_be_done() {
     for is_single in [false, true] {
         let code = format!("is-single-{is_single}");
         let log = folder.path().join("orders.db-wal");
-        let Some(failing) = or_skip("strace", blocking(move || FailingSync::of(&log)).await) else { return };
+        // A container may forbid it: no server is missing then.
+        let failing = match or_skip("strace", blocking(move || FailingSync::of(&log)).await) {
+            Some(Some(failing)) => failing,
+            Some(None) => return eprintln!("skipped: this process may not be traced"),
+            None => return,
+        };
         let error = if is_single {
             database.execute(INSERT, &[(&code).into()]).await.unwrap_err()
         } else {
@@ -58,7 +63,8 @@ struct FailingSync {
 }
 
 impl FailingSync {
-    fn of(file: &Path) -> Result<Self, String> {
+    /// `None` where the system does not let it be traced.
+    fn of(file: &Path) -> Result<Option<Self>, String> {
         if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
             dev_servers::install_packages(&["strace"])?;
         }
@@ -72,10 +78,11 @@ impl FailingSync {
         // It says so of all threads at once. What it says later must find a reader.
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
         if line.contains("attached") {
-            return Ok(Self { strace });
+            return Ok(Some(Self { strace }));
         }
         let _ = strace.wait();
-        Err(format!("it may not trace this process: {}", line.trim()))
+        eprintln!("strace: {}", line.trim());
+        Ok(None)
     }
 }
 
