@@ -25,6 +25,9 @@ type command struct {
 
 var commands = map[string]command{}
 
+// results is the program's stdout, whatever os.Stdout is made to be.
+var results = os.Stdout
+
 // errTold is returned by a subcommand that told its failure as JSON.
 var errTold = errors.New("told")
 
@@ -39,6 +42,8 @@ func main() {
 	arguments := os.Args[2:]
 	// go-micro reads os.Args where it parses flags of its own: these are ours.
 	os.Args = os.Args[:1]
+	// go-micro's logger prints to stdout whatever it is told: that is for results.
+	os.Stdout = os.Stderr
 	switch err := chosen.run(arguments); {
 	case err == nil:
 	case errors.Is(err, errTold):
@@ -56,7 +61,7 @@ func tell(result any) {
 		fmt.Fprintln(os.Stderr, "go-peer: a result is no JSON: "+err.Error())
 		os.Exit(1)
 	}
-	fmt.Println(string(line))
+	fmt.Fprintln(results, string(line))
 }
 
 func wrongUsage(message string) {
