@@ -9,6 +9,16 @@ use super::GRPC_TIMEOUT;
 
 const VALUE_MAX: u128 = 99_999_999;
 
+/// Sees to it that the header says no more than `limit`; one that is malformed stays, for the
+/// deadline layer to refuse.
+pub fn limit(headers: &mut HeaderMap, limit: Duration) {
+    match read(headers) {
+        Ok(Some(timeout)) if timeout <= limit => {}
+        Ok(_) => write(headers, limit),
+        Err(_) => {}
+    }
+}
+
 /// Reads the header; `None` where it is missing.
 ///
 /// # Errors
@@ -17,7 +27,7 @@ const VALUE_MAX: u128 = 99_999_999;
 /// library is broken, and a guess would make its callers wait.
 ///
 /// Source: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>, "Timeout".
-pub(super) fn read(headers: &HeaderMap) -> Result<Option<Duration>> {
+pub fn read(headers: &HeaderMap) -> Result<Option<Duration>> {
     let Some(value) = headers.get(&GRPC_TIMEOUT) else { return Ok(None) };
     parse(value.as_bytes()).map(Some).ok_or_else(|| {
         Error::new(ErrorKind::Internal, "deadline", "malformed grpc-timeout, expected 1 to 8 digits and one of HMSmun")
@@ -87,6 +97,23 @@ mod tests {
             ("99999999H", Duration::from_secs(99_999_999 * 3600)),
         ] {
             assert_eq!(parse(text.as_bytes()), Some(timeout), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_limit_only_makes_a_timeout_shorter() {
+        for (before, limit_ms, after) in [
+            (None, 20, "20000000n"),
+            (Some("3S"), 20, "20000000n"),
+            (Some("10m"), 20, "10m"),
+            (Some("soon"), 20, "soon"),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(before) = before {
+                headers.insert(&GRPC_TIMEOUT, HeaderValue::from_static(before));
+            }
+            limit(&mut headers, Duration::from_millis(limit_ms));
+            assert_eq!(headers[&GRPC_TIMEOUT], after, "{before:?}");
         }
     }
 

@@ -5,14 +5,15 @@ use micro_core::Metadata;
 
 /// Adds everything that is text, not gRPC's or HTTP's own, and no credential: metadata is passed on
 /// to further services, and a credential was given to this one.
+///
+/// The values of a name that comes several times are joined by `, `, as RFC 9110 §5.3 allows it and
+/// go-micro does it.
 pub(super) fn add_headers(metadata: &mut Metadata, headers: &HeaderMap) {
-    for (name, value) in headers {
-        if is_reserved(name.as_str()) {
-            continue;
-        }
-        if let Ok(value) = value.to_str() {
-            metadata.insert(name.as_str(), value);
-        }
+    for name in headers.keys().filter(|name| !is_reserved(name.as_str())) {
+        let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        let Some(first) = values.next() else { continue };
+        let joined = values.fold(first.to_owned(), |joined, value| joined + ", " + value);
+        metadata.insert(name.as_str(), joined);
     }
 }
 

@@ -4,7 +4,7 @@ mod body;
 mod client;
 mod config;
 mod future;
-pub(crate) mod grpc_timeout;
+pub mod grpc_timeout;
 mod layer;
 mod metadata;
 mod server;

@@ -110,6 +110,7 @@ async fn the_handler_finds_metadata_and_deadline_in_the_extensions() {
     ] {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
+    request.headers_mut().append("x-region", "eu-west".parse().unwrap());
     request.extensions_mut().insert({
         let mut metadata = Metadata::new();
         metadata.insert("x-user", "17");
@@ -120,7 +121,7 @@ async fn the_handler_finds_metadata_and_deadline_in_the_extensions() {
     let metadata = seen.lock().unwrap().take().unwrap();
     assert_eq!(
         metadata.iter().collect::<Vec<_>>(),
-        [("traceparent", "00-a"), ("x-region", "cn-east"), ("x-user", "17")]
+        [("traceparent", "00-a"), ("x-region", "cn-east, eu-west"), ("x-user", "17")]
     );
     assert_eq!(metadata.deadline(), Some((Instant::now() + Duration::from_millis(800)).into_std()));
 }
