@@ -39,6 +39,18 @@ fn interop(name: &str) -> Result<PathBuf, String> {
     build(&sources, ".", &Servers::of_workspace().tools().join(name))
 }
 
+/// The program `grpcurl`, which calls a gRPC server by what reflection tells of it; built as
+/// [`go_peer`] is.
+///
+/// # Errors
+///
+/// As [`go_peer`].
+pub fn grpcurl() -> Result<PathBuf, String> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("grpcurl");
+    let package = "github.com/fullstorydev/grpcurl/cmd/grpcurl";
+    build(&sources, package, &Servers::of_workspace().tools().join("grpcurl"))
+}
+
 /// Builds `package` of the module in `sources`; its go.mod and go.sum say all versions.
 fn build(sources: &Path, package: &str, place: &Path) -> Result<PathBuf, String> {
     let recipe = recipe(sources)?;

@@ -7,7 +7,8 @@
 //! - [`shared`] is where a test gets the URL of one of those.
 //! - [`Server`] is a server of a test's own, which it may kill, pause and restart.
 //! - [`SmallDisk`] is a disk of a test's own, which it may fill.
-//! - [`go_peer`] and [`go_chain`] are programs on go-micro v4, to talk to and to be replaced.
+//! - [`go_peer`] and [`go_chain`] are programs on go-micro v4, to talk to and to be replaced, and
+//!   [`grpcurl`] one that calls whatever gRPC server offers reflection.
 //!
 //! Everything here blocks: an asynchronous test calls it through `spawn_blocking`.
 
@@ -35,7 +36,7 @@ mod compose;
 
 pub use crate::{
     disk::SmallDisk,
-    go::{go_chain, go_peer},
+    go::{go_chain, go_peer, grpcurl},
     install::install_packages,
     kind::Kind,
     ports::free_port,
