@@ -4,13 +4,21 @@ use std::{
     error::Error as StdError,
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use base64::{
+    Engine as _,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tonic::Status;
+
+use crate::go_micro::{ErrorForm, Refuser};
 
 /// Reads the length prefixes of the gRPC messages that pass by.
 ///
@@ -22,13 +30,14 @@ pub(crate) struct MessageSizes {
     prefix: [u8; PREFIX],
     prefix_count: usize,
     message_rest: usize,
+    has_passed_one: bool,
 }
 
 const PREFIX: usize = 5;
 
 impl MessageSizes {
     pub(crate) fn new(message_bytes_max: usize) -> Self {
-        Self { message_bytes_max, prefix: [0; PREFIX], prefix_count: 0, message_rest: 0 }
+        Self { message_bytes_max, prefix: [0; PREFIX], prefix_count: 0, message_rest: 0, has_passed_one: false }
     }
 
     /// Looks at the next bytes; refuses at the prefix of a message that is too long.
@@ -38,6 +47,7 @@ impl MessageSizes {
                 let skipped = self.message_rest.min(data.len());
                 self.message_rest -= skipped;
                 data = &data[skipped..];
+                self.has_passed_one |= self.message_rest == 0;
                 continue;
             }
             self.prefix[self.prefix_count] = data[0];
@@ -48,6 +58,7 @@ impl MessageSizes {
                 let [_, length @ ..] = self.prefix;
                 self.message_rest = u32::from_be_bytes(length) as usize;
                 self.check()?;
+                self.has_passed_one |= self.message_rest == 0;
             }
         }
         Ok(())
@@ -70,11 +81,25 @@ impl MessageSizes {
 pub(crate) struct Received<B> {
     body: B,
     sizes: MessageSizes,
+    ends_after_one: bool,
 }
 
 impl<B> Received<B> {
     pub(crate) fn new(body: B, message_bytes_max: usize) -> Self {
-        Self { body, sizes: MessageSizes::new(message_bytes_max) }
+        Self { body, sizes: MessageSizes::new(message_bytes_max), ends_after_one: false }
+    }
+
+    /// Ends the body after its first message, whether or not the client has ended its side.
+    ///
+    /// tonic calls the handler of a method that answers with a stream once the request has ended,
+    /// and go-micro's clients never end it: without this, both wait.
+    pub(crate) fn ending_after_one_message(mut self, ends_after_one: bool) -> Self {
+        self.ends_after_one = ends_after_one;
+        self
+    }
+
+    fn is_over(&self) -> bool {
+        self.ends_after_one && self.sizes.has_passed_one
     }
 }
 
@@ -84,6 +109,9 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Received<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
+        if this.is_over() {
+            return Poll::Ready(None);
+        }
         Pin::new(&mut this.body).poll_frame(cx).map(|frame| {
             frame.map(|frame| {
                 let frame = frame.map_err(|error| Status::from_error(Box::new(error)))?;
@@ -94,7 +122,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Received<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_over() || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -108,12 +136,30 @@ pub(crate) struct Answered<H> {
     body: tonic::body::Body,
     sizes: MessageSizes,
     is_ended: bool,
+    form: Option<Arc<ErrorForm>>,
     _held: H,
 }
 
 impl<H> Answered<H> {
     pub(crate) fn new(body: tonic::body::Body, message_bytes_max: usize, held: H) -> Self {
-        Self { body, sizes: MessageSizes::new(message_bytes_max), is_ended: false, _held: held }
+        Self { body, sizes: MessageSizes::new(message_bytes_max), is_ended: false, form: None, _held: held }
+    }
+
+    /// Gives a failure in the trailers this form.
+    pub(crate) fn in_form(mut self, form: Option<Arc<ErrorForm>>) -> Self {
+        self.form = form;
+        self
+    }
+
+    fn dressed(&self, frame: Frame<Bytes>, refuser: Refuser) -> Frame<Bytes> {
+        let Some(form) = &self.form else { return frame };
+        match frame.into_trailers() {
+            Ok(mut trailers) => {
+                form.dress(&mut trailers, refuser);
+                Frame::trailers(trailers)
+            }
+            Err(data) => data,
+        }
     }
 }
 
@@ -128,7 +174,7 @@ impl<H: Unpin> Body for Answered<H> {
         }
         Pin::new(&mut this.body).poll_frame(cx).map(|frame| match frame {
             Some(Ok(frame)) => match frame.data_ref().map_or(Ok(()), |data| this.sizes.pass(data)) {
-                Ok(()) => Some(Ok(frame)),
+                Ok(()) => Some(Ok(this.dressed(frame, Refuser::Handler))),
                 Err(status) => this.end_with(&status),
             },
             // An error here would reset the stream and leave the caller without a status.
@@ -150,7 +196,7 @@ impl<H: Unpin> Body for Answered<H> {
 impl<H> Answered<H> {
     fn end_with(&mut self, status: &Status) -> Option<Result<Frame<Bytes>, Status>> {
         self.is_ended = true;
-        Some(trailers(status))
+        Some(trailers(status).map(|frame| self.dressed(frame, Refuser::Server)))
     }
 }
 
@@ -185,9 +231,9 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match &mut self.0 {
             Source::Empty => Poll::Ready(None),
-            Source::Connection(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|error| broken(&error))))
-            }
+            Source::Connection(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map(readable).map_err(|e| broken(&e)))),
             Source::Status(status) => {
                 let trailers = trailers(status);
                 self.0 = Source::Empty;
@@ -218,8 +264,34 @@ impl fmt::Debug for ResponseBody {
     }
 }
 
+/// Trailers that tonic can read.
+fn readable(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            drop_malformed_details(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
+    }
+}
+
+/// Removes details that are not base64: tonic panics at them, and a peer must not be able to do that.
+pub(crate) fn drop_malformed_details(headers: &mut HeaderMap) {
+    let details = headers.get(Status::GRPC_STATUS_DETAILS);
+    if details.is_some_and(|details| BASE64.decode(details.as_bytes()).is_err()) {
+        headers.remove(Status::GRPC_STATUS_DETAILS);
+    }
+}
+
+/// As tonic reads it. Source: "Binary-Header" in
+/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>: with padding or without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
-    let mut trailers = http::HeaderMap::new();
+    let mut trailers = HeaderMap::new();
     status.add_header(&mut trailers)?;
     Ok(Frame::trailers(trailers))
 }
@@ -253,6 +325,33 @@ mod tests {
             let refusals: Vec<_> = passed.into_iter().filter_map(Result::err).collect();
             assert_eq!(refusals.first().map(Status::code), Some(tonic::Code::OutOfRange), "cut at {cut}");
             assert!(refusals[0].message().contains("11 bytes, the limit is 10"));
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_first_message_is_seen_wherever_the_bytes_are_cut() {
+        for length in [0, 3] {
+            let first = message(length);
+            for cut in 1..=first.len() {
+                let mut sizes = MessageSizes::new(10);
+                for chunk in first.chunks(cut) {
+                    assert!(!sizes.has_passed_one);
+                    sizes.pass(chunk).unwrap();
+                }
+                assert!(sizes.has_passed_one, "{length} bytes, cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn details_that_are_no_base64_are_dropped() {
+        for (details, is_kept) in [("CAU", true), ("CAU=", true), ("C*U", false), ("C", false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(Status::GRPC_STATUS, "5".parse().unwrap());
+            headers.insert(Status::GRPC_STATUS_DETAILS, details.parse().unwrap());
+            drop_malformed_details(&mut headers);
+            let status = Status::from_header_map(&headers).unwrap();
+            assert_eq!(!status.details().is_empty(), is_kept, "{details}");
         }
     }
 

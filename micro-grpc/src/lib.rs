@@ -2,6 +2,10 @@
 //! that finds its instances in a registry, deadlines that travel, and one table between
 //! [`Error`](micro_core::Error) and [`tonic::Status`].
 //!
+//! Services of go-micro v4 call it and are called: [`GrpcServerBuilder::go_micro`] answers as their
+//! servers do, [`GrpcClientBuilder::go_micro`] calls as their clients do, and [`from_status`] understands
+//! their failures always.
+//!
 //! This is the only crate of micro-rs whose public types may be tonic's.
 
 pub mod client;
@@ -9,9 +13,17 @@ pub mod server;
 pub mod status;
 
 mod body;
+mod go_micro;
 mod metadata;
 
 pub use client::{GrpcClient, GrpcClientBuilder, GrpcClientConfig};
+pub use go_micro::{GoMicroConfig, GoMicroError, StatusCompat};
 pub use metadata::{metadata_of, request};
 pub use server::{GrpcServer, GrpcServerBuilder, GrpcServerConfig};
 pub use status::{from_status, to_status};
+
+/// What reads bytes and texts of a peer, for fuzzing; no part of the interface.
+#[doc(hidden)]
+pub mod fuzz {
+    pub use crate::go_micro::{decode as go_micro_error, nanoseconds, unflattened};
+}

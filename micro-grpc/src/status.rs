@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use micro_core::{Error, ErrorKind};
 use tonic::{Code, Status};
 
+use crate::go_micro::{GoMicroError, understood};
+
 /// What a caller is told of an error: its code, and `operation: message (context)`.
 ///
 /// Causes stay here: they are for logs. Of `Internal` and `Unknown` errors the context stays here
@@ -35,14 +37,30 @@ pub fn to_status(error: Error) -> Status {
 /// What a status means to the caller of `operation`: the same kind, and the server's text as the
 /// message. Of the transport's own errors the text is kept as the cause.
 ///
+/// What go-micro v4's servers say is understood in each of its forms: its error as a detail of the
+/// status or as JSON in the message, and a status that it flattened to `UNKNOWN` and `rpc error: code =
+/// NotFound desc = …`. Its error's detail is the message then; its id is kept as the context `id`, its
+/// number as `code` where no kind says it.
+///
 /// # Examples
 ///
 /// ```
-/// let error = micro_grpc::from_status("product.deduct", tonic::Status::unavailable("draining"));
-/// assert_eq!(error.kind(), micro_core::ErrorKind::Unavailable);
+/// use micro_core::ErrorKind;
+/// use tonic::Status;
+///
+/// let error = micro_grpc::from_status("product.deduct", Status::unavailable("draining"));
+/// assert_eq!(error.kind(), ErrorKind::Unavailable);
 /// assert_eq!(error.to_string(), "product.deduct: draining");
+///
+/// let of_go_micro = Status::unknown("rpc error: code = Aborted desc = the order is locked");
+/// let error = micro_grpc::from_status("order.pay_notify", of_go_micro);
+/// assert_eq!(error.kind(), ErrorKind::Aborted);
+/// assert_eq!(error.to_string(), "order.pay_notify: the order is locked");
 /// ```
 pub fn from_status(operation: &'static str, status: Status) -> Error {
+    if let Some((code, message, go_micro)) = understood(&status) {
+        return of_go_micro(operation, code, message, go_micro);
+    }
     let kind = kind(status.code());
     let message = match status.message() {
         "" => status.code().description().to_lowercase(),
@@ -53,6 +71,13 @@ pub fn from_status(operation: &'static str, status: Status) -> Error {
         Some(cause) if cause != error.message() => error.with_source(cause),
         _ => error,
     }
+}
+
+fn of_go_micro(operation: &'static str, code: Code, message: String, go_micro: Option<GoMicroError>) -> Error {
+    let error = Error::new(kind(code), operation, message);
+    let Some(go_micro) = go_micro else { return error };
+    let error = if go_micro.id.is_empty() { error } else { error.with_context("id", &go_micro.id) };
+    if go_micro.grpc_code() == code { error } else { error.with_context("code", go_micro.code) }
 }
 
 /// Any error of a layer or of a body, as a status: an [`Error`] or a [`Status`] in the chain counts,

@@ -50,6 +50,7 @@ impl GrpcClient {
             service: String::new(),
             selector: Arc::new(RandomSelector),
             config: GrpcClientConfig::default(),
+            is_go_micro: false,
             layer: rpc_client_stack(),
         }
     }
@@ -87,6 +88,7 @@ pub struct GrpcClientBuilder<L = RpcClientStack> {
     service: String,
     selector: Arc<dyn Selector>,
     config: GrpcClientConfig,
+    is_go_micro: bool,
     layer: L,
 }
 
@@ -109,6 +111,18 @@ impl<L> GrpcClientBuilder<L> {
         self
     }
 
+    /// Calls as go-micro v4's client does: the path is `/<service's name in the registry>.<Handler>/
+    /// <Method>`, and the headers `timeout` (nanoseconds) and `x-content-type` stand beside gRPC's.
+    ///
+    /// Without it a call has its proto package's path, which go-micro's servers answer as well; they
+    /// read the time limit in `grpc-timeout` too. It is for callees that look at the path: a gateway's
+    /// rules, a log. Failures of go-micro's servers are understood either way, by
+    /// [`from_status`](crate::from_status).
+    pub fn go_micro(mut self) -> Self {
+        self.is_go_micro = true;
+        self
+    }
+
     /// Replaces the layers around the transport, [`rpc_client_stack`] where nothing is said: trace,
     /// metrics, deadline, retry. Clients made of clones of one stack share its retry budget.
     pub fn stack<M>(self, stack: M) -> GrpcClientBuilder<M> {
@@ -117,6 +131,7 @@ impl<L> GrpcClientBuilder<L> {
             service: self.service,
             selector: self.selector,
             config: self.config,
+            is_go_micro: self.is_go_micro,
             layer: stack,
         }
     }
@@ -128,6 +143,7 @@ impl<L> GrpcClientBuilder<L> {
             service: self.service,
             selector: self.selector,
             config: self.config,
+            is_go_micro: self.is_go_micro,
             layer: Stack::new(layer, self.layer),
         }
     }
@@ -153,7 +169,7 @@ impl<L> GrpcClientBuilder<L> {
         let service: Arc<str> = self.service.into();
         let snapshots = Snapshots::watch(self.registry, &service, self.config.clone());
         snapshots.wait_for_first(self.config.connect_timeout).await;
-        let transport = Transport::new(service.clone(), snapshots, self.selector, self.config);
+        let transport = Transport::new(service.clone(), snapshots, self.selector, self.config, self.is_go_micro);
         let stack = tower::ServiceBuilder::new()
             .map_response(|response: Response<B>| response.map(Body::new))
             .map_err(Into::into)

@@ -22,7 +22,10 @@ use super::{
     endpoint::Failure,
     snapshot::{Snapshot, Snapshots},
 };
-use crate::body::ResponseBody;
+use crate::{
+    body::{ResponseBody, drop_malformed_details},
+    go_micro::copy_request,
+};
 
 /// The innermost service of a client's stack. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +38,7 @@ struct Shared {
     snapshots: Snapshots,
     selector: Arc<dyn Selector>,
     config: GrpcClientConfig,
+    is_go_micro: bool,
     in_flight_count: AtomicUsize,
 }
 
@@ -44,9 +48,10 @@ impl Transport {
         snapshots: Snapshots,
         selector: Arc<dyn Selector>,
         config: GrpcClientConfig,
+        is_go_micro: bool,
     ) -> Self {
         let in_flight_count = AtomicUsize::new(0);
-        Self { shared: Arc::new(Shared { service, snapshots, selector, config, in_flight_count }) }
+        Self { shared: Arc::new(Shared { service, snapshots, selector, config, is_go_micro, in_flight_count }) }
     }
 }
 
@@ -65,9 +70,12 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = self.shared.clone();
-        let request = Box::new(request.map(Body::new));
+        let mut request = Box::new(request.map(Body::new));
         Box::pin(async move {
             let _place = shared.take_place()?;
+            if shared.is_go_micro {
+                copy_request(&shared.service, &mut request)?;
+            }
             shared.send(request).await
         })
     }
@@ -82,7 +90,10 @@ impl Shared {
         let mut unreached = None;
         for index in route(&snapshot, picked).take(1 + self.config.reroute_count_max) {
             match snapshot.endpoints[index].send(request).await {
-                Ok(response) => return Ok(response.map(ResponseBody::new)),
+                Ok(mut response) => {
+                    drop_malformed_details(response.headers_mut());
+                    return Ok(response.map(ResponseBody::new));
+                }
                 Err(Failure::Broken(status)) => return Ok(Response::new(ResponseBody::ending_with(status))),
                 Err(Failure::Refused(error)) => return Err(error.with_context("service", &self.service)),
                 Err(Failure::NotSent(unsent, error)) => {

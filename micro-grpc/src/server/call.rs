@@ -10,14 +10,15 @@ use std::{
     },
 };
 
-use http::{Request, Response};
+use http::{Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
 use tower::ServiceExt as _;
 
-use super::{BoxedStack, GrpcServerConfig};
+use super::{BoxedStack, GrpcServerConfig, methods::Methods};
 use crate::{
     body::{Answered, Received},
+    go_micro::{self, FromJson, Receiver, ToJson},
     status::status_of,
 };
 
@@ -33,6 +34,8 @@ struct Shared {
     in_flight_count: Arc<AtomicUsize>,
     in_flight_count_max: usize,
     message_bytes_max: usize,
+    methods: Arc<Methods>,
+    go_micro: Option<Receiver>,
 }
 
 /// A place among the calls in hand, given back on drop.
@@ -45,12 +48,19 @@ impl Drop for Place {
 }
 
 impl Calls {
-    pub(crate) fn new(stack: BoxedStack, config: &GrpcServerConfig) -> Self {
+    pub(crate) fn new(
+        stack: BoxedStack,
+        config: &GrpcServerConfig,
+        methods: Arc<Methods>,
+        go_micro: Option<Receiver>,
+    ) -> Self {
         let shared = Shared {
             stack,
             in_flight_count: Arc::default(),
             in_flight_count_max: config.in_flight_count_max,
             message_bytes_max: config.message_bytes_max,
+            methods,
+            go_micro,
         };
         Self { shared: Arc::new(shared), peer: TcpConnectInfo { local_addr: None, remote_addr: None } }
     }
@@ -64,19 +74,20 @@ impl Calls {
         self.shared.in_flight_count.load(Ordering::Acquire)
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Response<Answered<Place>> {
+    async fn answer(self, mut request: Request<Incoming>) -> Response<Answered<Place>> {
         let shared = &*self.shared;
         let place = shared.take_place();
+        let received = shared.receive(&mut request);
         if shared.in_flight_count.load(Ordering::Acquire) > shared.in_flight_count_max && !is_health_check(&request) {
-            return shared.finish(overloaded(shared.in_flight_count_max).into_http(), place);
+            return shared.finish(of_the_server(overloaded(shared.in_flight_count_max)), received, place);
         }
-        let mut request = request.map(|body| Body::new(Received::new(body, shared.message_bytes_max)));
+        let mut request = request.map(|body| shared.opened(body, &received));
         request.extensions_mut().insert(self.peer.clone());
         let response = match shared.stack.clone().oneshot(request).await {
             Ok(response) => response,
-            Err(error) => status_of(error).into_http(),
+            Err(error) => of_the_server(status_of(error)),
         };
-        shared.finish(response, place)
+        shared.finish(response, received, place)
     }
 }
 
@@ -86,8 +97,43 @@ impl Shared {
         Place(self.in_flight_count.clone())
     }
 
-    fn finish(&self, response: Response<Body>, place: Place) -> Response<Answered<Place>> {
-        response.map(|body| Answered::new(body, self.message_bytes_max, place))
+    fn receive(&self, request: &mut Request<Incoming>) -> go_micro::Received {
+        match &self.go_micro {
+            Some(receiver) => receiver.receive(request),
+            None => go_micro::Received {
+                takes_one_message: self.methods.takes_one_message(request.uri().path()),
+                ..go_micro::Received::default()
+            },
+        }
+    }
+
+    fn opened(&self, body: Incoming, received: &go_micro::Received) -> Body {
+        let body = Received::new(body, self.message_bytes_max).ending_after_one_message(received.takes_one_message);
+        match &received.json {
+            Some(method) => Body::new(FromJson::new(body, method)),
+            None => Body::new(body),
+        }
+    }
+
+    fn finish(
+        &self,
+        mut response: Response<Body>,
+        received: go_micro::Received,
+        place: Place,
+    ) -> Response<Answered<Place>> {
+        if let Some(content_type) = received.content_type {
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
+        if let Some(form) = &received.form {
+            form.dress_head(&mut response);
+        }
+        response.map(|body| {
+            let body = match &received.json {
+                Some(method) => Body::new(ToJson::new(body, method)),
+                None => body,
+            };
+            Answered::new(body, self.message_bytes_max, place).in_form(received.form)
+        })
     }
 }
 
@@ -105,6 +151,13 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 /// An overloaded server must still be able to say that it lives.
 fn is_health_check(request: &Request<Incoming>) -> bool {
     request.uri().path().starts_with("/grpc.health.v1.Health/")
+}
+
+/// An answer that no handler gave.
+fn of_the_server(status: Status) -> Response<Body> {
+    let mut response = status.into_http();
+    response.extensions_mut().remove::<Status>();
+    response
 }
 
 fn overloaded(in_flight_count_max: usize) -> Status {

@@ -4,12 +4,13 @@ mod accept;
 mod call;
 mod config;
 mod health;
+mod methods;
 mod routes;
 
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -22,10 +23,15 @@ use tonic::{body::Body, server::NamedService};
 use tower::{BoxError, Layer, Service, layer::util::Stack, util::BoxCloneSyncService};
 
 use self::{accept::Acceptor, call::Calls, health::HealthService};
+use crate::go_micro::{GoMicroConfig, Receiver};
 
 pub use self::{
     config::GrpcServerConfig,
     routes::{Handlers, HandlersFuture},
+};
+pub(crate) use self::{
+    methods::{Method, Methods, Named},
+    routes::Refusal,
 };
 
 /// The server's stack of layers over its handlers, boxed once.
@@ -41,6 +47,8 @@ pub struct GrpcServer {
     config: GrpcServerConfig,
     stack: BoxedStack,
     health: HealthService,
+    methods: Arc<Methods>,
+    go_micro: Option<GoMicroConfig>,
     running: Mutex<Option<Running>>,
 }
 
@@ -60,6 +68,8 @@ impl GrpcServer {
             handlers: Handlers::default(),
             health,
             descriptors: Vec::new(),
+            reflected: Vec::new(),
+            go_micro: None,
             layer: rpc_server_stack(),
         }
     }
@@ -123,7 +133,9 @@ impl Component for GrpcServer {
 
         self.health.feed(health.clone());
         health.set(&self.name, HealthStatus::Serving);
-        let calls = Calls::new(self.stack.clone(), &self.config);
+        let go_micro = self.go_micro.as_ref();
+        let receiver = go_micro.map(|config| Receiver::new(&self.service, config, self.methods.clone()));
+        let calls = Calls::new(self.stack.clone(), &self.config, self.methods.clone(), receiver);
         let acceptor = Acceptor::start(listener, calls, &self.config, health.clone(), self.name.clone());
         *self.running() = Some(Running { acceptor, address, instance });
         tracing::info!(service = self.service, %address, "serving gRPC");
@@ -176,6 +188,8 @@ pub struct GrpcServerBuilder<L = RpcServerStack> {
     handlers: Handlers,
     health: HealthService,
     descriptors: Vec<Vec<u8>>,
+    reflected: Vec<Vec<u8>>,
+    go_micro: Option<GoMicroConfig>,
     layer: L,
 }
 
@@ -208,9 +222,40 @@ impl<L> GrpcServerBuilder<L> {
         self
     }
 
-    /// Offers reflection of these file descriptor sets, as `micro-build` writes them.
+    /// Offers reflection of these file descriptor sets, as `micro-build` writes them, and knows its
+    /// methods by them: [`descriptors`](Self::descriptors).
     pub fn reflection(mut self, descriptors: impl Into<Vec<u8>>) -> Self {
+        let descriptors = descriptors.into();
+        self.reflected.push(descriptors.clone());
+        self.descriptors(descriptors)
+    }
+
+    /// Knows its methods and their messages by these file descriptor sets, without offering
+    /// reflection.
+    ///
+    /// With them a method that answers one message with a stream begins to answer after that message;
+    /// without them, once its client has ended its side, which go-micro's clients never do.
+    pub fn descriptors(mut self, descriptors: impl Into<Vec<u8>>) -> Self {
         self.descriptors.push(descriptors.into());
+        self
+    }
+
+    /// Answers go-micro v4's gRPC clients beside all others.
+    ///
+    /// - A method is found by the last part of its service's name, whatever stands before it:
+    ///   `/go.micro.service.order.Order/PayNotify` and `/Order/PayNotify` reach
+    ///   `/shop.Order/PayNotify`. Layers, spans and metrics see the method's own path.
+    /// - The header `timeout`, in nanoseconds, limits a call as `grpc-timeout` does.
+    /// - The content type's encoding is `proto`, `json` or one of the settings, and is repeated in the
+    ///   answer.
+    /// - A failure has the form that go-micro's clients read:
+    ///   [`StatusCompat`](crate::StatusCompat). Its first detail is go-micro's error and no other, for
+    ///   at another one they end with a panic.
+    ///
+    /// It is no default, for proxies in front of a server allow and forbid by path: a server that takes
+    /// `/x.Order/PayNotify` for `/shop.Order/PayNotify` must be known to do so.
+    pub fn go_micro(mut self, config: GoMicroConfig) -> Self {
+        self.go_micro = Some(config);
         self
     }
 
@@ -223,6 +268,8 @@ impl<L> GrpcServerBuilder<L> {
             handlers: self.handlers,
             health: self.health,
             descriptors: self.descriptors,
+            reflected: self.reflected,
+            go_micro: self.go_micro,
             layer: stack,
         }
     }
@@ -238,6 +285,8 @@ impl<L> GrpcServerBuilder<L> {
             handlers: self.handlers,
             health: self.health,
             descriptors: self.descriptors,
+            reflected: self.reflected,
+            go_micro: self.go_micro,
             layer: Stack::new(layer, self.layer),
         }
     }
@@ -246,7 +295,8 @@ impl<L> GrpcServerBuilder<L> {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for an empty service name or a descriptor set that is none.
+    /// `InvalidArgument` for an empty service name, for a descriptor set that is none, and for a
+    /// service without descriptors where go-micro's clients are to be answered.
     pub fn build<B>(mut self) -> Result<GrpcServer>
     where
         L: Layer<Handlers>,
@@ -259,6 +309,7 @@ impl<L> GrpcServerBuilder<L> {
         if self.service.is_empty() {
             return Err(Error::new(ErrorKind::InvalidArgument, "grpc.build", "the service name is empty"));
         }
+        let methods = self.methods()?;
         self.add_reflection()?;
         let health = self.health.clone();
         self.handlers.add(
@@ -276,12 +327,31 @@ impl<L> GrpcServerBuilder<L> {
             config: self.config,
             stack: BoxCloneSyncService::new(stack),
             health,
+            methods: Arc::new(methods),
+            go_micro: self.go_micro,
             running: Mutex::new(None),
         })
     }
 
+    fn methods(&self) -> Result<Methods> {
+        let mut methods = Methods::read(&self.descriptors, self.handlers.names())?;
+        for service in OF_THE_SERVER {
+            methods.add_of_the_server(service);
+        }
+        let unknown = self.handlers.names().find(|service| !methods.has_service(service));
+        match unknown.filter(|_| self.go_micro.is_some()) {
+            Some(service) => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "grpc.build",
+                "a service that go-micro's clients call needs its descriptors, expected them by reflection or descriptors",
+            )
+            .with_context("service", service)),
+            None => Ok(methods),
+        }
+    }
+
     fn add_reflection(&mut self) -> Result<()> {
-        if self.descriptors.is_empty() {
+        if self.reflected.is_empty() {
             return Ok(());
         }
         let refuse = |error: tonic_reflection::server::Error| {
@@ -291,7 +361,7 @@ impl<L> GrpcServerBuilder<L> {
         let builder = || {
             let health = tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-            self.descriptors.iter().fold(health, |builder, set| builder.register_encoded_file_descriptor_set(set))
+            self.reflected.iter().fold(health, |builder, set| builder.register_encoded_file_descriptor_set(set))
         };
         let (v1, v1alpha) = (builder().build_v1().map_err(refuse)?, builder().build_v1alpha().map_err(refuse)?);
         self.handlers.add(name_of(&v1), v1);
@@ -305,6 +375,13 @@ impl<L> std::fmt::Debug for GrpcServerBuilder<L> {
         f.debug_struct("GrpcServerBuilder").field("service", &self.service).finish_non_exhaustive()
     }
 }
+
+/// What a server adds to its user's services.
+const OF_THE_SERVER: [&str; 3] = [
+    tonic_health::pb::health_server::SERVICE_NAME,
+    tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME,
+    tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME,
+];
 
 fn name_of<S: NamedService>(_: &S) -> &'static str {
     S::NAME

@@ -15,6 +15,9 @@ use micro_core::Error;
 use tonic::{Status, body::Body};
 use tower::{Service, util::BoxCloneSyncService};
 
+use super::methods::service_of;
+use crate::go_micro::AsItIs;
+
 type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// The innermost service of a server's stack: the generated servers, by name.
@@ -34,6 +37,10 @@ impl Handlers {
     {
         Arc::make_mut(&mut self.by_service).insert(name, BoxCloneSyncService::new(service));
     }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.by_service.keys().copied()
+    }
 }
 
 impl Service<Request<Body>> for Handlers {
@@ -46,7 +53,10 @@ impl Service<Request<Body>> for Handlers {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> HandlersFuture {
+    fn call(&mut self, mut request: Request<Body>) -> HandlersFuture {
+        if let Some(Refusal(status)) = request.extensions_mut().remove() {
+            return HandlersFuture(Err(Some(as_it_is(status))));
+        }
         let handler = service_of(request.uri().path()).and_then(|service| self.by_service.get(service));
         HandlersFuture(match handler {
             Some(handler) => Ok(handler.clone().call(request)),
@@ -55,17 +65,22 @@ impl Service<Request<Body>> for Handlers {
     }
 }
 
-/// `/package.Service/Method` → `package.Service`.
-fn service_of(path: &str) -> Option<&str> {
-    let (service, method) = path.strip_prefix('/')?.rsplit_once('/')?;
-    (!method.is_empty()).then_some(service)
-}
-
 fn unknown(path: &str) -> Response<Body> {
     Status::unimplemented(format!("grpc.route: no such service here (path={path})")).into_http()
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// Stands among the extensions of a call that was refused before the layers saw it: the status that
+/// it is answered in its handler's place, in this form.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal(pub(crate) Status);
+
+fn as_it_is(status: Status) -> Response<Body> {
+    let mut response = status.into_http();
+    response.extensions_mut().insert(AsItIs);
+    response
+}
 
 /// The future of [`Handlers`].
 pub struct HandlersFuture(Result<Answering, Option<Response<Body>>>);
@@ -90,18 +105,5 @@ impl fmt::Debug for Handlers {
 impl fmt::Debug for HandlersFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HandlersFuture").finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_service_of_a_path_is_all_but_the_method() {
-        assert_eq!(service_of("/go.micro.service.Order/PayNotify"), Some("go.micro.service.Order"));
-        for path in ["", "/", "/Order", "/Order/", "Order/PayNotify"] {
-            assert_eq!(service_of(path), None, "{path:?}");
-        }
     }
 }

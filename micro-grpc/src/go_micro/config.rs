@@ -1,0 +1,57 @@
+//! The settings of a server that answers go-micro's clients.
+
+/// How a server answers go-micro v4's clients; what it means to switch it on is told at
+/// [`GrpcServerBuilder::go_micro`](crate::GrpcServerBuilder::go_micro).
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct GoMicroConfig {
+    /// Which status a failed call has; default [`StatusCompat::Real`].
+    pub status_compat: StatusCompat,
+    /// Content types beside Go's own whose messages are protobuf: what a Go service registers with
+    /// `Codec(…)`. Default `application/grpc+dtm_raw`, with which DTM's server calls.
+    pub proto_content_types: Vec<String>,
+}
+
+/// Which gRPC status the callers of a failed call see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatusCompat {
+    /// The error's own code, the error as go-micro's JSON for a message, and go-micro's error as the
+    /// first detail. Go's clients read the details; callers that look at codes (DTM, a retry) see
+    /// the right ones.
+    #[default]
+    Real,
+    /// As go-micro v4 sends what its handlers return as gRPC statuses: `UNKNOWN` with the message
+    /// `rpc error: code = NotFound desc = …` and no detail. `CANCELLED`, `DEADLINE_EXCEEDED` and
+    /// `UNKNOWN` stay what they are, as Go's own errors of context and plain ones do.
+    ///
+    /// For callers that look at that text. A [`GoMicroError`](crate::GoMicroError) and what the
+    /// server itself refuses keep their code, as in Go.
+    V4,
+}
+
+impl Default for GoMicroConfig {
+    fn default() -> Self {
+        Self {
+            status_compat: StatusCompat::default(),
+            proto_content_types: vec!["application/grpc+dtm_raw".to_owned()],
+        }
+    }
+}
+
+impl GoMicroConfig {
+    /// Sets which status a failed call has.
+    #[must_use]
+    pub fn with_status_compat(mut self, status_compat: StatusCompat) -> Self {
+        self.status_compat = status_compat;
+        self
+    }
+
+    /// Adds a content type whose messages are protobuf.
+    #[must_use]
+    pub fn with_proto_content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.proto_content_types.push(content_type.into());
+        self
+    }
+}

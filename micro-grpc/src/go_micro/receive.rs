@@ -1,0 +1,185 @@
+//! What a server does to a call before its layers see it: path, content type, time limit.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Request, Uri, header::CONTENT_TYPE, uri::PathAndQuery};
+use micro_middleware::deadline::grpc_timeout;
+use tonic::Status;
+
+use super::{ErrorForm, GoMicroConfig, GoMicroError};
+use crate::server::{Method, Methods, Named, Refusal};
+
+/// The time limit in nanoseconds, in decimal.
+pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("timeout");
+/// The content type that the caller asked its client for.
+pub(super) const X_CONTENT_TYPE: HeaderName = HeaderName::from_static("x-content-type");
+
+const GRPC: &str = "application/grpc";
+const GRPC_PROTO: &str = "application/grpc+proto";
+const GRPC_JSON: &str = "application/grpc+json";
+const GRPC_BYTES: &str = "application/grpc+bytes";
+
+/// Receives the calls of a server that speaks go-micro's gRPC.
+pub(crate) struct Receiver {
+    methods: Arc<Methods>,
+    proto_content_types: Vec<String>,
+    form: Arc<ErrorForm>,
+}
+
+/// What is to be done with a call's bodies and its answer.
+#[derive(Default)]
+pub(crate) struct Received {
+    /// Where both sides' messages are JSON.
+    pub(crate) json: Option<Arc<Method>>,
+    /// The request ends after one message, whatever its client says.
+    pub(crate) takes_one_message: bool,
+    /// What the answer repeats of the request; none: gRPC's own.
+    pub(crate) content_type: Option<HeaderValue>,
+    /// None for a call that is no go-micro client's matter.
+    pub(crate) form: Option<Arc<ErrorForm>>,
+}
+
+impl Receiver {
+    pub(crate) fn new(service: &str, config: &GoMicroConfig, methods: Arc<Methods>) -> Self {
+        let form = ErrorForm { service: service.to_owned(), status_compat: config.status_compat };
+        let proto_content_types = config.proto_content_types.iter().map(|name| name.to_lowercase()).collect();
+        Self { methods, proto_content_types, form: Arc::new(form) }
+    }
+
+    /// Looks at a call and makes a plain gRPC one of it; one that is refused carries the
+    /// [`Refusal`], which its handler's place answers: so it is traced and counted as any other.
+    pub(crate) fn receive<B>(&self, request: &mut Request<B>) -> Received {
+        take_timeout(request);
+        let x_content_type = request.headers_mut().remove(X_CONTENT_TYPE);
+        let path = request.uri().path();
+        // Health and reflection speak plain gRPC with whoever asks.
+        if self.methods.is_of_the_server(path) {
+            return Received::default();
+        }
+        let content_type = request.headers().get(CONTENT_TYPE).cloned().or(x_content_type);
+        let echoed = content_type.filter(|name| name.as_bytes() != GRPC.as_bytes());
+        let mut received = Received { form: Some(self.form.clone()), content_type: echoed, ..Received::default() };
+        match self.method(path) {
+            Ok(method) => {
+                let encoding = self.encoding(received.content_type.as_ref());
+                set_path(request, &method.path);
+                received.takes_one_message = method.takes_one_message;
+                match encoding {
+                    Ok(Encoding::Proto) => {}
+                    Ok(Encoding::Json) => received.json = Some(method.clone()),
+                    Err(status) => refuse(request, status),
+                }
+            }
+            Err(status) => {
+                if status.code() == tonic::Code::InvalidArgument {
+                    // Of a path that is none every peer can think of thousands: it names nothing.
+                    set_path(request, &PathAndQuery::from_static("/"));
+                }
+                refuse(request, status);
+            }
+        }
+        received
+    }
+
+    /// The method by its own path or by what Go's clients make of it.
+    fn method(&self, path: &str) -> Result<&Arc<Method>, Status> {
+        if let Some(method) = self.methods.at(path) {
+            return Ok(method);
+        }
+        let malformed = || Status::invalid_argument(format!("malformed method name: {path:?}"));
+        let (service, method) = parts(path).ok_or_else(malformed)?;
+        let handler = service.rsplit('.').next().unwrap_or(service);
+        match self.methods.named(handler) {
+            Some(Named::One(methods)) => {
+                methods.get(method).ok_or_else(|| Status::unimplemented(format!("unknown service {handler}.{method}")))
+            }
+            Some(Named::Several(names)) => Err(Status::unimplemented(format!(
+                "unknown service {handler}: several services have this name, expected {}",
+                names.join(" or ")
+            ))),
+            None => Err(Status::unimplemented(format!("unknown service {handler}"))),
+        }
+    }
+
+    fn encoding(&self, content_type: Option<&HeaderValue>) -> Result<Encoding, Status> {
+        let Some(content_type) = content_type else { return Ok(Encoding::Proto) };
+        let name = String::from_utf8_lossy(content_type.as_bytes()).to_lowercase();
+        match name.as_str() {
+            GRPC | GRPC_PROTO => Ok(Encoding::Proto),
+            GRPC_JSON => Ok(Encoding::Json),
+            // In Go too a handler of protobuf messages cannot be called with raw bytes.
+            GRPC_BYTES => Err(Status::internal("grpc: failed to unmarshal the received message: invalid message")),
+            other if self.proto_content_types.iter().any(|known| known == other) => Ok(Encoding::Proto),
+            other => {
+                let detail = format!("Unsupported Content-Type: {other}");
+                let error = GoMicroError::new("go.micro.server", 500, detail);
+                Err(Status::unknown(Status::from(error).message()))
+            }
+        }
+    }
+}
+
+enum Encoding {
+    Proto,
+    Json,
+}
+
+/// `/package.Service/Method` → `package.Service`, `Method`.
+fn parts(path: &str) -> Option<(&str, &str)> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    (!service.is_empty() && !method.is_empty() && !method.contains('/')).then_some((service, method))
+}
+
+/// Nanoseconds become `grpc-timeout`, which the layers read; the smaller of the two counts. A value
+/// that is no number is ignored, as Go's server does.
+fn take_timeout<B>(request: &mut Request<B>) {
+    let Some(value) = request.headers_mut().remove(TIMEOUT) else { return };
+    let Some(timeout) = value.to_str().ok().and_then(nanoseconds) else { return };
+    grpc_timeout::limit(request.headers_mut(), timeout);
+}
+
+#[doc(hidden)]
+pub fn nanoseconds(text: &str) -> Option<Duration> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok().map(Duration::from_nanos))?
+}
+
+fn set_path<B>(request: &mut Request<B>, path: &PathAndQuery) {
+    if request.uri().path() == path.path() {
+        return;
+    }
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.path_and_query = Some(path.clone());
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_else(|_| Uri::from(path.clone()));
+}
+
+fn refuse<B>(request: &mut Request<B>, status: Status) {
+    request.extensions_mut().insert(Refusal(status));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_has_a_service_and_a_method() {
+        assert_eq!(
+            parts("/go.micro.service.order.Order/PayNotify"),
+            Some(("go.micro.service.order.Order", "PayNotify"))
+        );
+        assert_eq!(parts("/Order/PayNotify"), Some(("Order", "PayNotify")));
+        for path in ["", "/", "//", "/Order", "/Order/", "//PayNotify", "/a/b/c", "Order/PayNotify"] {
+            assert_eq!(parts(path), None, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_limit_is_whole_nanoseconds() {
+        assert_eq!(nanoseconds("30000000000"), Some(Duration::from_secs(30)));
+        assert_eq!(nanoseconds("0"), Some(Duration::ZERO));
+        assert_eq!(nanoseconds("18446744073709551615"), Some(Duration::from_nanos(u64::MAX)));
+        for text in ["", "-1", "+1", "1s", "1.5", "18446744073709551616", " 1"] {
+            assert_eq!(nanoseconds(text), None, "{text:?}");
+        }
+    }
+}

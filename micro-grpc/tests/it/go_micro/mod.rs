@@ -1,0 +1,14 @@
+//! go-micro v4 on the other side: recorded calls, and its real server and client.
+
+mod client;
+mod content_types;
+mod greeter;
+mod never_panics;
+mod order;
+mod peer;
+mod protos;
+mod raw;
+mod reflection;
+mod server;
+mod streams;
+mod vectors;

@@ -1,0 +1,63 @@
+//! grpcurl, which knows nothing of a server but what reflection tells it.
+
+use std::process::Command;
+
+use micro_grpc::{GoMicroConfig, GrpcServerBuilder, StatusCompat};
+use serde_json::{Value, json};
+
+use super::{
+    greeter::{builder, started},
+    protos::DESCRIPTORS,
+};
+
+/// What grpcurl prints, on either stream; `None` where it cannot be had and need not be.
+async fn grpcurl(arguments: &[&str]) -> Option<String> {
+    let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    let said = tokio::task::spawn_blocking(move || {
+        let program = dev_servers::grpcurl()
+            .inspect_err(|reason| {
+                let is_required = std::env::var("MICRO_TEST_REQUIRE").is_ok_and(|value| value == "1");
+                assert!(!is_required, "grpcurl is missing and required: {reason}");
+                eprintln!("skipped, grpcurl is missing: {reason}");
+            })
+            .ok()?;
+        let output = Command::new(program).arg("-plaintext").args(arguments).output().unwrap();
+        Some(String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    });
+    said.await.unwrap()
+}
+
+async fn calls_by_reflection(builder: GrpcServerBuilder, failure: &str) {
+    let (_running, address) = started(builder.reflection(DESCRIPTORS.clone())).await;
+    let Some(services) = grpcurl(&[&address, "list"]).await else { return };
+    let services: Vec<_> = services.lines().collect();
+    for service in ["peer.Greeter", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"] {
+        assert!(services.contains(&service), "{services:?}");
+    }
+    let described = grpcurl(&[&address, "describe", "peer.Greeter.Count"]).await.unwrap();
+    assert!(described.contains("rpc Count ( .peer.CountRequest ) returns ( stream .peer.Number );"), "{described}");
+
+    let reply = grpcurl(&["-d", r#"{"name":"micro"}"#, &address, "peer.Greeter/Hello"]).await.unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&reply).unwrap(), json!({"greeting": "Hello micro"}));
+    let numbers = grpcurl(&["-d", r#"{"count":2}"#, &address, "peer.Greeter/Count"]).await.unwrap();
+    assert_eq!(numbers.split_whitespace().collect::<String>(), r#"{}{"value":1}"#);
+    let health = grpcurl(&[&address, "grpc.health.v1.Health/Check"]).await.unwrap();
+    assert!(health.contains("SERVING"), "{health}");
+    let fail = json!({"how": "status", "code": 9, "detail": "no such thing"}).to_string();
+    let failed = grpcurl(&["-d", &fail, &address, "peer.Greeter/Fail"]).await.unwrap();
+    assert!(failed.contains(failure), "{failed}");
+}
+
+#[tokio::test]
+async fn grpcurl_calls_a_server_by_reflection() {
+    calls_by_reflection(builder(), "Code: FailedPrecondition\n  Message: no such thing\n").await;
+}
+
+#[tokio::test]
+async fn grpcurl_calls_a_server_for_go_micro_by_reflection() {
+    let real = GoMicroConfig::default();
+    let message = r#"Message: {"id":"go.micro.service.greeter","code":412,"detail":"no such thing""#;
+    calls_by_reflection(builder().go_micro(real.clone()), &format!("Code: FailedPrecondition\n  {message}")).await;
+    let flattened = "Code: Unknown\n  Message: rpc error: code = FailedPrecondition desc = no such thing";
+    calls_by_reflection(builder().go_micro(real.with_status_compat(StatusCompat::V4)), flattened).await;
+}

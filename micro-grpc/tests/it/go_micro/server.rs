@@ -1,0 +1,180 @@
+//! go-micro v4's client calls a Rust server.
+
+use micro_core::ErrorKind;
+use micro_grpc::StatusCompat;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::{
+    greeter::{SERVICE, detail_types, serve},
+    peer::{call, peer},
+    raw::unary,
+};
+
+/// `name: "micro"`.
+const MICRO: &[u8] = b"\x0a\x05micro";
+/// `greeting: "Hello micro"`.
+const HELLO_MICRO: &[u8] = b"\x0a\x0bHello micro";
+
+fn fail(how: &str, code: u32) -> String {
+    json!({"how": how, "code": code, "detail": "no such thing"}).to_string()
+}
+
+fn error(code: i64, status: &str) -> Value {
+    json!({"id": SERVICE, "code": code, "detail": "no such thing", "status": status})
+}
+
+#[tokio::test]
+async fn any_prefix_of_the_service_reaches_it_and_its_own_path_too() {
+    let (_running, address) = serve(StatusCompat::Real).await;
+    for service in ["peer.Greeter", "go.micro.service.greeter.Greeter", "Greeter", "a.b.c.Greeter", ".Greeter"] {
+        let answer = unary(&address, &format!("/{service}/Hello"), &[], MICRO).await;
+        assert_eq!(answer.message(), HELLO_MICRO, "{service}");
+        assert_eq!(answer.content_type(), "application/grpc");
+    }
+}
+
+#[tokio::test]
+async fn other_paths_are_refused_with_gos_texts() {
+    for status_compat in [StatusCompat::Real, StatusCompat::V4] {
+        let (_running, address) = serve(status_compat).await;
+        for (path, code, text) in [
+            ("/go.micro.service.greeter.Greeter/Nope", Code::Unimplemented, "unknown service Greeter.Nope"),
+            ("/peer.Greeter/hello", Code::Unimplemented, "unknown service Greeter.hello"),
+            ("/go.micro.service.Nope/X", Code::Unimplemented, "unknown service Nope"),
+            ("/greeter/Hello", Code::Unimplemented, "unknown service greeter"),
+            ("/x.Health/Check", Code::Unimplemented, "unknown service Health"),
+            ("/a/b/c", Code::InvalidArgument, "malformed method name: \"/a/b/c\""),
+            ("/Greeter", Code::InvalidArgument, "malformed method name: \"/Greeter\""),
+            ("//Hello", Code::InvalidArgument, "malformed method name: \"//Hello\""),
+            ("/Greeter/", Code::InvalidArgument, "malformed method name: \"/Greeter/\""),
+        ] {
+            let status = unary(&address, path, &[], MICRO).await.status();
+            assert_eq!((status.code(), status.message()), (code, text));
+            assert!(status.details().is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn gos_client_calls_and_reads_failures_of_each_kind() {
+    if peer().await.is_none() {
+        return;
+    }
+    let (_running, address) = serve(StatusCompat::Real).await;
+    let said = call(&address, &["--message", r#"{"name":"micro"}"#, "--count", "3"]).await;
+    assert_eq!(said, vec![json!({"reply": {"greeting": "Hello micro"}}); 3]);
+
+    // Code of the gRPC status, and what Go's client makes of it.
+    for (code, number, text) in [
+        (3, 400, "Bad Request"),
+        (4, 408, "Request Timeout"),
+        (5, 404, "Not Found"),
+        (6, 409, "Conflict"),
+        (7, 403, "Forbidden"),
+        (9, 412, "Precondition Failed"),
+        (10, 500, "Internal Server Error"),
+        (12, 501, "Not Implemented"),
+        (13, 500, "Internal Server Error"),
+        (14, 503, "Service Unavailable"),
+        (16, 401, "Unauthorized"),
+    ] {
+        let said = call(&address, &["--endpoint", "Greeter.Fail", "--message", &fail("status", code)]).await;
+        assert_eq!(said[0]["error"], error(number, text), "{code}");
+    }
+    let said = call(&address, &["--endpoint", "Greeter.Fail", "--message", &fail("micro", 418)]).await;
+    assert_eq!(said[0]["error"], error(418, "I'm a teapot"));
+    let said = call(&address, &["--endpoint", "Greeter.Fail", "--message", &fail("panic", 0)]).await;
+    assert_eq!((&said[0]["error"]["id"], &said[0]["error"]["code"]), (&json!("go.micro.server"), &json!(500)));
+    let said = call(&address, &["--endpoint", "Greeter.Nope"]).await;
+    assert_eq!(said[0]["error"]["code"], 501);
+    assert_eq!(said[0]["error"]["detail"], "unknown service Greeter.Nope");
+}
+
+#[tokio::test]
+async fn as_v4_gos_client_reads_the_flattened_text() {
+    if peer().await.is_none() {
+        return;
+    }
+    let (_running, address) = serve(StatusCompat::V4).await;
+    let said = call(&address, &["--endpoint", "Greeter.Fail", "--message", &fail("status", 9)]).await;
+    let detail = "rpc error: code = FailedPrecondition desc = no such thing";
+    let expected = json!({"id": "go.micro.client", "code": 500, "detail": detail, "status": "Internal Server Error"});
+    assert_eq!(said[0]["error"], expected);
+}
+
+#[tokio::test]
+async fn a_failure_keeps_its_code_and_its_first_detail_is_go_micros() {
+    let (_running, address) = serve(StatusCompat::Real).await;
+    // how = "foreign", code = 10, detail = "no"
+    let message = [&[8, 10, 18, 2][..], b"no", &[26, 7], b"foreign"].concat();
+    let status = unary(&address, "/Greeter/Fail", &[], &message).await.status();
+    assert_eq!(status.code(), Code::Aborted);
+    let names = ["errors.Error", "google.rpc.ErrorInfo"].map(|name| format!("type.googleapis.com/{name}"));
+    assert_eq!(detail_types(status.details()), names);
+    let error = micro_grpc::from_status("greet", status);
+    assert_eq!(
+        (error.kind(), error.to_string().as_str()),
+        (ErrorKind::Aborted, "greet: no (id=go.micro.service.greeter, code=500)")
+    );
+}
+
+#[tokio::test]
+async fn metadata_and_deadline_arrive() {
+    if peer().await.is_none() {
+        return;
+    }
+    let (_running, address) = serve(StatusCompat::Real).await;
+    let asked = ["--endpoint", "Greeter.Inspect", "--metadata", "X-Peer_Trace=abc"];
+    let reply = call(&address, &asked).await.remove(0)["reply"].clone();
+    assert_eq!(reply["metadata"]["x-peer_trace"], "abc");
+    for name in ["timeout", "x-content-type", "content-type"] {
+        assert_eq!(reply["metadata"].get(name), None, "{name}");
+    }
+    let left = |reply: &Value| reply["timeoutMs"].as_str().unwrap().parse::<i64>().unwrap();
+    assert!((25_000..=30_000).contains(&left(&reply)), "{reply}");
+    let reply = call(&address, &[&asked[..], &["--timeout", "3s"]].concat()).await.remove(0)["reply"].clone();
+    assert!((1_000..=3_000).contains(&left(&reply)), "{reply}");
+}
+
+#[tokio::test]
+async fn a_call_ends_at_the_time_limit_in_nanoseconds() {
+    let (_running, address) = serve(StatusCompat::Real).await;
+    let hour = [0x08, 0x80, 0xdd, 0xdb, 0x01];
+    // The smaller of the two counts.
+    for headers in [&[("timeout", "50000000")][..], &[("timeout", "50000000"), ("grpc-timeout", "20S")]] {
+        let began = std::time::Instant::now();
+        let status = unary(&address, "/Greeter/Wait", headers, &hour).await.status();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(began.elapsed() < std::time::Duration::from_secs(5));
+    }
+    let headers = [("timeout", "20000000000"), ("grpc-timeout", "50m")];
+    assert_eq!(unary(&address, "/Greeter/Wait", &headers, &hour).await.status().code(), Code::DeadlineExceeded);
+    let status = unary(&address, "/Greeter/Wait", &[("timeout", "0")], &hour).await.status();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    // What is no number is ignored, as Go's server does.
+    let answer = unary(&address, "/Greeter/Hello", &[("timeout", "soon")], MICRO).await;
+    assert_eq!(answer.message(), HELLO_MICRO);
+}
+
+#[tokio::test]
+async fn gos_client_is_told_of_its_deadline() {
+    if peer().await.is_none() {
+        return;
+    }
+    let (_running, address) = serve(StatusCompat::Real).await;
+    let wait = ["--endpoint", "Greeter.Wait", "--message", r#"{"wait_ms":20000}"#];
+    for limit in ["--timeout", "--request-timeout"] {
+        let said = call(&address, &[&wait[..], &[limit, "200ms"]].concat()).await;
+        assert_eq!(said[0]["error"]["code"], 408, "{limit}");
+        assert!(said[0]["after_ms"].as_u64().unwrap() < 5_000);
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_go_micro_takes_its_own_paths_alone() {
+    let (_running, address) = super::greeter::started(super::greeter::builder()).await;
+    assert_eq!(unary(&address, "/peer.Greeter/Hello", &[], MICRO).await.message(), HELLO_MICRO);
+    let status = unary(&address, "/x.Greeter/Hello", &[], MICRO).await.status();
+    assert_eq!(status.code(), Code::Unimplemented);
+}
