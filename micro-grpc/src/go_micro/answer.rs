@@ -50,7 +50,8 @@ impl ErrorForm {
     /// Gives the status in headers or trailers go-micro's form; there may be none or one that says
     /// success.
     pub(crate) fn dress(&self, headers: &mut HeaderMap, refuser: Refuser) {
-        if !headers.contains_key(Status::GRPC_STATUS) {
+        // Nearly every call succeeds: that costs a look.
+        if headers.get(Status::GRPC_STATUS).is_none_or(|code| code == "0") {
             return;
         }
         drop_malformed_details(headers);

@@ -55,3 +55,18 @@ impl GoMicroConfig {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_from_a_file() {
+        let config: GoMicroConfig = serde_json::from_str(r#"{"status_compat":"v4"}"#).unwrap();
+        assert_eq!(config, GoMicroConfig::default().with_status_compat(StatusCompat::V4));
+        let config: GoMicroConfig = serde_json::from_str(r#"{"proto_content_types":[]}"#).unwrap();
+        assert_eq!(config.status_compat, StatusCompat::Real);
+        let added = config.with_proto_content_type("application/grpc+own");
+        assert_eq!(added.proto_content_types, ["application/grpc+own"]);
+    }
+}

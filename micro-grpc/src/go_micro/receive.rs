@@ -42,8 +42,7 @@ pub(crate) struct Received {
 impl Receiver {
     pub(crate) fn new(service: &str, config: &GoMicroConfig, methods: Arc<Methods>) -> Self {
         let form = ErrorForm { service: service.to_owned(), status_compat: config.status_compat };
-        let proto_content_types = config.proto_content_types.iter().map(|name| name.to_lowercase()).collect();
-        Self { methods, proto_content_types, form: Arc::new(form) }
+        Self { methods, proto_content_types: config.proto_content_types.clone(), form: Arc::new(form) }
     }
 
     /// Looks at a call and makes a plain gRPC one of it; one that is refused carries the
@@ -103,19 +102,20 @@ impl Receiver {
 
     fn encoding(&self, content_type: Option<&HeaderValue>) -> Result<Encoding, Status> {
         let Some(content_type) = content_type else { return Ok(Encoding::Proto) };
-        let name = String::from_utf8_lossy(content_type.as_bytes()).to_lowercase();
-        match name.as_str() {
-            GRPC | GRPC_PROTO => Ok(Encoding::Proto),
-            GRPC_JSON => Ok(Encoding::Json),
-            // In Go too a handler of protobuf messages cannot be called with raw bytes.
-            GRPC_BYTES => Err(Status::internal("grpc: failed to unmarshal the received message: invalid message")),
-            other if self.proto_content_types.iter().any(|known| known == other) => Ok(Encoding::Proto),
-            other => {
-                let detail = format!("Unsupported Content-Type: {other}");
-                let error = GoMicroError::new("go.micro.server", 500, detail);
-                Err(Status::unknown(Status::from(error).message()))
-            }
+        let is = |name: &str| content_type.as_bytes().eq_ignore_ascii_case(name.as_bytes());
+        if is(GRPC_PROTO) || is(GRPC) || self.proto_content_types.iter().any(|known| is(known)) {
+            return Ok(Encoding::Proto);
         }
+        if is(GRPC_JSON) {
+            return Ok(Encoding::Json);
+        }
+        if is(GRPC_BYTES) {
+            // In Go too a handler of protobuf messages cannot be called with raw bytes.
+            return Err(Status::internal("grpc: failed to unmarshal the received message: invalid message"));
+        }
+        let detail = format!("Unsupported Content-Type: {}", String::from_utf8_lossy(content_type.as_bytes()));
+        // Go sends the error's text alone, with no detail.
+        Err(Status::unknown(Status::from(GoMicroError::new("go.micro.server", 500, detail)).message()))
     }
 }
 

@@ -29,10 +29,13 @@ pub(crate) struct Methods {
     has_streams_of_one: bool,
 }
 
+/// The methods of one service, by name.
+type ByName = HashMap<Box<str>, Arc<Method>>;
+
 /// The services whose names have the same last part.
 #[derive(Debug)]
 pub(crate) enum Named {
-    One(HashMap<Box<str>, Arc<Method>>),
+    One(ByName),
     Several(Vec<String>),
 }
 
@@ -51,9 +54,9 @@ impl Methods {
             })?;
         }
         let mut methods = Self::default();
-        let mut by_name: BTreeMap<String, Vec<(String, HashMap<_, _>)>> = BTreeMap::new();
+        let mut by_name: BTreeMap<String, Vec<(String, ByName)>> = BTreeMap::new();
         for service in services.filter_map(|service| pool.get_service_by_name(service)) {
-            let mut named = HashMap::new();
+            let mut named = ByName::new();
             for method in service.methods() {
                 let (name, method) = (method.name().to_owned(), Arc::new(Method::read(&method)?));
                 methods.has_streams_of_one |= method.takes_one_message;
@@ -102,7 +105,7 @@ impl Methods {
 }
 
 impl Named {
-    fn of(mut services: Vec<(String, HashMap<Box<str>, Arc<Method>>)>) -> Self {
+    fn of(mut services: Vec<(String, ByName)>) -> Self {
         match services.pop() {
             Some((_, methods)) if services.is_empty() => Self::One(methods),
             last => Self::Several(services.into_iter().chain(last).map(|(name, _)| name).collect()),

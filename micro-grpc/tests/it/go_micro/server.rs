@@ -1,13 +1,16 @@
 //! go-micro v4's client calls a Rust server.
 
 use micro_core::ErrorKind;
-use micro_grpc::StatusCompat;
+use micro_grpc::{GoMicroConfig, StatusCompat};
+use prost::Message as _;
+use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto};
 use serde_json::{Value, json};
-use tonic::Code;
+use tonic::{Code, server::NamedService};
 
 use super::{
-    greeter::{SERVICE, detail_types, serve},
+    greeter::{Greeter, SERVICE, builder, detail_types, serve, started},
     peer::{call, peer},
+    protos::{DESCRIPTORS, peer::greeter_server},
     raw::unary,
 };
 
@@ -53,6 +56,64 @@ async fn other_paths_are_refused_with_gos_texts() {
             assert_eq!((status.code(), status.message()), (code, text));
             assert!(status.details().is_empty());
         }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_two_services_have_is_reached_by_their_own_paths_alone() {
+    let other = Other(greeter_server::GreeterServer::new(Greeter));
+    let server = builder().add_service(other).descriptors(DESCRIPTORS.clone()).descriptors(descriptors_of_other());
+    let (_running, address) = started(server.go_micro(GoMicroConfig::default())).await;
+    for path in ["/peer.Greeter/Hello", "/other.Greeter/Hello"] {
+        assert_eq!(unary(&address, path, &[], MICRO).await.message(), HELLO_MICRO, "{path}");
+    }
+    let status = unary(&address, "/go.micro.service.greeter.Greeter/Hello", &[], MICRO).await.status();
+    assert_eq!(status.code(), Code::Unimplemented);
+    let text = "unknown service Greeter: several services have this name, expected other.Greeter or peer.Greeter";
+    assert_eq!(status.message(), text);
+}
+
+/// `other.Greeter`, of a file that uses the messages of `peer`.
+fn descriptors_of_other() -> Vec<u8> {
+    let method = MethodDescriptorProto {
+        name: Some("Hello".to_owned()),
+        input_type: Some(".peer.HelloRequest".to_owned()),
+        output_type: Some(".peer.HelloReply".to_owned()),
+        ..Default::default()
+    };
+    let service =
+        ServiceDescriptorProto { name: Some("Greeter".to_owned()), method: vec![method], ..Default::default() };
+    let file = FileDescriptorProto {
+        name: Some("other.proto".to_owned()),
+        package: Some("other".to_owned()),
+        dependency: vec!["greeter.proto".to_owned()],
+        service: vec![service],
+        syntax: Some("proto3".to_owned()),
+        ..Default::default()
+    };
+    FileDescriptorSet { file: vec![file] }.encode_to_vec()
+}
+
+/// The greeter by another service's name.
+#[derive(Clone)]
+struct Other(greeter_server::GreeterServer<Greeter>);
+
+impl NamedService for Other {
+    const NAME: &'static str = "other.Greeter";
+}
+
+impl tower::Service<http::Request<tonic::body::Body>> for Other {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = std::convert::Infallible;
+    type Future = <greeter_server::GreeterServer<Greeter> as tower::Service<http::Request<tonic::body::Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        tower::Service::<http::Request<tonic::body::Body>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<tonic::body::Body>) -> Self::Future {
+        *request.uri_mut() = request.uri().path().replace("other.", "peer.").parse().unwrap();
+        self.0.call(request)
     }
 }
 
@@ -173,7 +234,7 @@ async fn gos_client_is_told_of_its_deadline() {
 
 #[tokio::test]
 async fn a_server_without_go_micro_takes_its_own_paths_alone() {
-    let (_running, address) = super::greeter::started(super::greeter::builder()).await;
+    let (_running, address) = started(builder()).await;
     assert_eq!(unary(&address, "/peer.Greeter/Hello", &[], MICRO).await.message(), HELLO_MICRO);
     let status = unary(&address, "/x.Greeter/Hello", &[], MICRO).await.status();
     assert_eq!(status.code(), Code::Unimplemented);
