@@ -159,7 +159,31 @@ fn refuse<B>(request: &mut Request<B>, status: Status) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_a_call_says_it_is_received(
+            path in "/[!-~]{0,40}",
+            content_type in "(application/grpc(\\+[a-zé]{0,8})?|.{0,30})",
+            timeout in ".{0,25}",
+        ) {
+            let receiver = Receiver::new("s", &GoMicroConfig::default(), Arc::default());
+            let request = Request::builder()
+                .uri(path)
+                .header(CONTENT_TYPE, content_type.as_bytes())
+                .header(TIMEOUT, timeout.as_bytes())
+                .body(());
+            // What http itself refuses reaches no server.
+            let Ok(mut request) = request else { return Ok(()) };
+            let received = receiver.receive(&mut request);
+            prop_assert!(received.form.is_some() && received.json.is_none());
+            prop_assert!(request.extensions().get::<Refusal>().is_some());
+            prop_assert!(request.headers().get(TIMEOUT).is_none());
+        }
+    }
 
     #[test]
     fn a_path_has_a_service_and_a_method() {

@@ -124,7 +124,11 @@ pub(super) async fn serve(status_compat: StatusCompat) -> (Running, String) {
 }
 
 pub(super) async fn started(builder: GrpcServerBuilder) -> (Running, String) {
-    let running = run(builder.build().unwrap(), &MemoryRegistry::new()).await;
+    started_server(builder.build().unwrap()).await
+}
+
+pub(super) async fn started_server(server: GrpcServer) -> (Running, String) {
+    let running = run(server, &MemoryRegistry::new()).await;
     let address = running.server.local_addr().unwrap().to_string();
     (running, address)
 }

@@ -1,14 +1,17 @@
 //! go-micro v4's client calls a Rust server.
 
+use std::sync::{Arc, Mutex};
+
 use micro_core::ErrorKind;
 use micro_grpc::{GoMicroConfig, StatusCompat};
 use prost::Message as _;
 use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto};
 use serde_json::{Value, json};
-use tonic::{Code, server::NamedService};
+use tonic::{Code, body::Body, server::NamedService};
+use tower::util::MapRequestLayer;
 
 use super::{
-    greeter::{Greeter, SERVICE, builder, detail_types, serve, started},
+    greeter::{Greeter, SERVICE, builder, detail_types, serve, started, started_server},
     peer::{call, peer},
     protos::{DESCRIPTORS, peer::greeter_server},
     raw::unary,
@@ -34,6 +37,29 @@ async fn any_prefix_of_the_service_reaches_it_and_its_own_path_too() {
         let answer = unary(&address, &format!("/{service}/Hello"), &[], MICRO).await;
         assert_eq!(answer.message(), HELLO_MICRO, "{service}");
         assert_eq!(answer.content_type(), "application/grpc");
+    }
+}
+
+#[tokio::test]
+async fn layers_see_a_methods_own_path_whatever_its_caller_said() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = seen.clone();
+    let note = MapRequestLayer::new(move |request: http::Request<Body>| {
+        noted.lock().unwrap().push(request.uri().path().to_owned());
+        request
+    });
+    let server = builder().descriptors(DESCRIPTORS.clone()).go_micro(GoMicroConfig::default()).layer(note);
+    let (_running, address) = started_server(server.build().unwrap()).await;
+    for (path, own) in [
+        ("/peer.Greeter/Hello", "/peer.Greeter/Hello"),
+        ("/go.micro.service.greeter.Greeter/Hello", "/peer.Greeter/Hello"),
+        ("/Greeter/Hello", "/peer.Greeter/Hello"),
+        // What is refused is seen as well; a path that is none has no name that could fill a table.
+        ("/x.Greeter/Nope", "/x.Greeter/Nope"),
+        ("/a/b/c", "/"),
+    ] {
+        unary(&address, path, &[], MICRO).await;
+        assert_eq!(seen.lock().unwrap().pop().unwrap(), own, "{path}");
     }
 }
 
@@ -102,16 +128,16 @@ impl NamedService for Other {
     const NAME: &'static str = "other.Greeter";
 }
 
-impl tower::Service<http::Request<tonic::body::Body>> for Other {
-    type Response = http::Response<tonic::body::Body>;
+impl tower::Service<http::Request<Body>> for Other {
+    type Response = http::Response<Body>;
     type Error = std::convert::Infallible;
-    type Future = <greeter_server::GreeterServer<Greeter> as tower::Service<http::Request<tonic::body::Body>>>::Future;
+    type Future = <greeter_server::GreeterServer<Greeter> as tower::Service<http::Request<Body>>>::Future;
 
     fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
-        tower::Service::<http::Request<tonic::body::Body>>::poll_ready(&mut self.0, cx)
+        tower::Service::<http::Request<Body>>::poll_ready(&mut self.0, cx)
     }
 
-    fn call(&mut self, mut request: http::Request<tonic::body::Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         *request.uri_mut() = request.uri().path().replace("other.", "peer.").parse().unwrap();
         self.0.call(request)
     }

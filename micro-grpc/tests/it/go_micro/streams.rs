@@ -57,6 +57,17 @@ async fn a_client_that_ends_its_side_is_answered_the_same() {
 }
 
 #[tokio::test]
+async fn what_a_client_says_after_the_first_message_changes_nothing() {
+    let (_running, address) = started(builder().descriptors(DESCRIPTORS.clone())).await;
+    let together = vec![[frame(&[8, 3]), frame(&[8, 9])].concat()];
+    let flood = [vec![frame(&[8, 3])], vec![frame(&[8, 9]); 1_000]].concat();
+    for (parts, is_ended) in [(&together, false), (&together, true), (&flood, false), (&flood, true)] {
+        let answer = exchange(&address, COUNT, &HEADERS, parts, is_ended).await;
+        assert_eq!((answer.status().code(), answer.data), (Code::Ok, numbers(3)));
+    }
+}
+
+#[tokio::test]
 async fn a_failure_after_messages_stands_in_the_trailers_in_each_form() {
     let message = [&[8][..], &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]].concat(); // -2
     let (_plain, plain) = started(builder().descriptors(DESCRIPTORS.clone())).await;
