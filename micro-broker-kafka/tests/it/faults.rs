@@ -41,8 +41,7 @@ async fn publish_like_a_relay(broker: &KafkaBroker, topic: &str, key: &str, coun
 
 /// Reads until each key has so many different numbers, and answers them in the order they first
 /// came.
-async fn read_by_key(broker: &KafkaBroker, topic: &str, keys: usize, count: usize) -> BTreeMap<String, Vec<usize>> {
-    let reader = Reader::join(broker, &unique("judge"), topic).await;
+async fn read_by_key(reader: Reader, keys: usize, count: usize) -> BTreeMap<String, Vec<usize>> {
     let mut by_key: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     while by_key.len() < keys || by_key.values().any(|numbers| numbers.len() < count) {
         let Some(SubscriptionEvent::Batch(batch)) = reader.0.next().await else { continue };
@@ -74,10 +73,9 @@ async fn a_killed_or_frozen_kafka_loses_nothing_acknowledged_and_keeps_the_order
             tokio::spawn(async move { publish_like_a_relay(&broker, &topic, &key.to_string(), COUNT).await })
         })
         .collect();
-    let reading = tokio::spawn({
-        let (broker, topic) = (broker.clone(), topic.clone());
-        async move { read_by_key(&broker, &topic, KEY_COUNT, COUNT).await }
-    });
+    // It joins before the first kill: what it does afterwards is the client's own.
+    let reader = Reader::join(&broker, &unique("judge"), &topic).await;
+    let reading = tokio::spawn(read_by_key(reader, KEY_COUNT, COUNT));
     let mut server = kafka.server;
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(200)).await;
