@@ -206,7 +206,8 @@ mod tests {
     #[test]
     fn the_document_is_laid_over_the_defaults_and_the_options_over_it() {
         let settings = Settings::laid(PROGRAM, &Options::default(), None, document());
-        assert_eq!((settings.registry.as_str(), settings.broker.as_str()), ("consul://127.0.0.1:1", "kafka://k:1"));
+        assert_eq!(settings.registry, "consul://127.0.0.1:1");
+        assert_eq!(settings.broker, "kafka://k:1?envelope_topics=*&assignment=range");
         assert_eq!(settings.database.url, "mysql://root@db/orders");
         assert_eq!(settings.database.connection_count_max, Some(7));
         assert_eq!(settings.register_options().ttl, Duration::from_secs(30));
@@ -232,5 +233,36 @@ mod tests {
         settings.apply(&mut service, &mut version, &mut grpc, &mut consumer);
         assert_eq!((grpc.address.as_str(), grpc.advertise.as_deref()), ("127.0.0.1:1", Some("me:1")));
         assert_eq!(consumer.lane_count, 9);
+    }
+
+    #[test]
+    fn what_go_micro_says_is_laid_over_the_document_and_the_options_over_it() {
+        let said = [
+            ("MICRO_REGISTRY", "consul"),
+            ("MICRO_REGISTRY_ADDRESS", "c:8500"),
+            ("MICRO_BROKER", "kafka"),
+            ("MICRO_BROKER_ADDRESS", "k2:2"),
+            ("MICRO_SERVER_NAME", "mine"),
+            ("MICRO_SERVER_ADDRESS", ":7000"),
+            ("MICRO_REGISTER_TTL", "60"),
+            ("MICRO_LOG_LEVEL", "debug"),
+        ];
+        let said = said.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let go_micro = micro_rs::go_micro::GoMicroSettings::from_variables(said).unwrap();
+        let options = Options { go_micro, ..Options::default() };
+        let registry = options.go_micro.registry.clone();
+        let settings = Settings::laid(PROGRAM, &options, registry, document());
+        assert_eq!(settings.registry, "consul://c:8500");
+        assert_eq!(settings.broker, "kafka://k2:2?envelope_topics=*&assignment=range");
+        assert_eq!(settings.log_level, "debug");
+        assert_eq!(settings.register_options().ttl, Duration::from_secs(60));
+        assert_eq!(settings.register_options().heartbeat, Duration::from_secs(30));
+        let (mut service, mut version) = (String::new(), "1".to_owned());
+        let (mut grpc, mut consumer) = (GrpcServerConfig::default(), ConsumerConfig::default());
+        settings.apply(&mut service, &mut version, &mut grpc, &mut consumer);
+        assert_eq!((service.as_str(), version.as_str(), grpc.address.as_str()), ("mine", "1", "0.0.0.0:7000"));
+        let options = Options { listen: Some("127.0.0.1:1".into()), ..options };
+        Settings::laid(PROGRAM, &options, None, document()).apply(&mut service, &mut version, &mut grpc, &mut consumer);
+        assert_eq!(grpc.address, "127.0.0.1:1");
     }
 }

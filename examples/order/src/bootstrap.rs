@@ -141,6 +141,7 @@ fn server(config: &OrderConfig, database: &SqlDatabase, events: OutboxOrderEvent
     grpc.version.clone_from(&config.version);
     GrpcServer::builder(config.service.as_str())
         .config(grpc)
+        .go_micro(config.go_micro.clone())
         .add_service(OrderServer::new(calls))
         .reflection(DESCRIPTORS)
         .build()

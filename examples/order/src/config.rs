@@ -7,7 +7,7 @@ use micro_core::{
     registry::RegisterOptions,
     transaction::RetryPolicy,
 };
-use micro_grpc::GrpcServerConfig;
+use micro_grpc::{GoMicroConfig, GrpcServerConfig};
 
 /// The settings of the order service; the defaults are those of the Go order service's names.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct OrderConfig {
     pub version: String,
     /// The server's settings.
     pub grpc: GrpcServerConfig,
+    /// How it answers go-micro's clients: the Go service's callers are its own.
+    pub go_micro: GoMicroConfig,
     /// The group that moves orders on; default `order-consumer`.
     pub group: String,
     /// The group of the audit; default `order-audit`.
@@ -48,6 +50,7 @@ impl Default for OrderConfig {
             service: "go.micro.service.Order".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             grpc: GrpcServerConfig::default(),
+            go_micro: GoMicroConfig::default(),
             group: "order-consumer".to_owned(),
             audit_group: "order-audit".to_owned(),
             has_audit: true,

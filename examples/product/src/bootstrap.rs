@@ -126,6 +126,7 @@ fn server(config: &ProductConfig, database: &SqlDatabase) -> Result<GrpcServer> 
     grpc.version.clone_from(&config.version);
     GrpcServer::builder(config.service.as_str())
         .config(grpc)
+        .go_micro(config.go_micro.clone())
         .add_service(ProductServer::new(calls))
         .reflection(DESCRIPTORS)
         .build()

@@ -5,7 +5,7 @@ use micro_core::{
     consume::{ConsumerConfig, DeliveryPolicy},
     registry::RegisterOptions,
 };
-use micro_grpc::GrpcServerConfig;
+use micro_grpc::{GoMicroConfig, GrpcServerConfig};
 
 /// The settings of the product service; the defaults are those of the Go product service's names.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct ProductConfig {
     pub version: String,
     /// The server's settings.
     pub grpc: GrpcServerConfig,
+    /// How it answers go-micro's clients: the Go service's callers are its own.
+    pub go_micro: GoMicroConfig,
     /// The group that deducts and gives back; default `product-consumer`.
     pub group: String,
     /// How it consumes.
@@ -36,6 +38,7 @@ impl Default for ProductConfig {
             service: "go.micro.service.Product".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             grpc: GrpcServerConfig::default(),
+            go_micro: GoMicroConfig::default(),
             group: "product-consumer".to_owned(),
             consumer: one_batch_at_a_time(),
             delivery: DeliveryPolicy::default(),
