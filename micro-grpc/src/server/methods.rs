@@ -108,7 +108,11 @@ impl Named {
     fn of(mut services: Vec<(String, ByName)>) -> Self {
         match services.pop() {
             Some((_, methods)) if services.is_empty() => Self::One(methods),
-            last => Self::Several(services.into_iter().chain(last).map(|(name, _)| name).collect()),
+            last => {
+                let mut names: Vec<_> = services.into_iter().chain(last).map(|(name, _)| name).collect();
+                names.sort_unstable();
+                Self::Several(names)
+            }
         }
     }
 }
