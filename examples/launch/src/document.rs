@@ -180,6 +180,23 @@ mod tests {
     }"#;
 
     #[test]
+    fn the_documents_of_the_go_services_load_unchanged() {
+        let order = Document::parse(include_bytes!("../tests/vectors/consul-kv-order.json")).unwrap();
+        assert_eq!(order.service.as_deref(), Some("go.micro.service.Order"));
+        assert_eq!((order.version.as_deref(), order.listen.as_deref()), (Some("7.0.0"), Some("0.0.0.0:9000")));
+        assert_eq!(order.database.as_deref(), Some("mysql://root@127.0.0.1:3306/orders"));
+        assert_eq!(order.registry.as_deref(), Some("consul://127.0.0.1:8500"));
+        assert_eq!((order.ttl_seconds, order.heartbeat_seconds), (Some(30), Some(15)));
+        assert_eq!(order.broker.as_deref(), Some("kafka://127.0.0.1:9092?envelope_topics=*&assignment=range"));
+        assert_eq!((order.connection_count_max, order.message_bytes_max), (Some(1_000), Some(4_194_304)));
+        // Its name is spelled so in Go, too.
+        assert!(order.unused.contains("service.heath_check_addr"));
+        let product = Document::parse(include_bytes!("../tests/vectors/consul-kv-product.json")).unwrap();
+        assert_eq!(product.service.as_deref(), Some("go.micro.service.Product"));
+        assert!(product.database.is_some() && product.broker.is_some() && product.registry.is_some());
+    }
+
+    #[test]
     fn the_go_services_document_is_read_as_it_is() {
         let document = Document::parse(GO.as_bytes()).unwrap();
         let expected = Document {

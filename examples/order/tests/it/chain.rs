@@ -18,6 +18,35 @@ on_every_database!(
     a_record_published_again_has_its_effect_once,
     every_event_belongs_to_the_trace_of_the_callback,
 );
+#[cfg(feature = "tx-mysql")]
+crate::databases::on_one_database!(on_gos_tables, Mariadb, the_tables_of_the_go_services_are_taken_as_they_are);
+
+/// The schema that the Go services run on, theirs alone: a table that is there is left as it is.
+#[cfg(feature = "tx-mysql")]
+async fn the_tables_of_the_go_services_are_taken_as_they_are(databases: Databases) {
+    let schema = include_str!("../vectors/schema.sql");
+    let (orders, products) = schema.split_once("USE products;").expect("both databases");
+    let made = [databases.create("orders").await, databases.create("products").await];
+    for (test, tables) in made.iter().zip([orders, products]) {
+        let is_of_table = |line: &&str| !line.starts_with("CREATE DATABASE") && !line.starts_with("USE ");
+        let tables = tables.lines().filter(is_of_table).collect::<Vec<_>>().join("\n");
+        test.database.execute_script(&tables).await.unwrap();
+    }
+    let shop = Shop::on(made, &[10, 0]).await;
+    for (id, sku) in [(1, 1), (2, 2)] {
+        shop.place(id, &[(sku, 2)]).await;
+        shop.notify(&format!("OC{id}"), "0000").await.unwrap();
+    }
+    shop.until_status(1, 4).await;
+    shop.until_status(2, 5).await;
+    shop.settle().await;
+    assert_eq!((shop.stock(1).await, shop.stock(2).await), (8, 0));
+    // A row that is deleted softly is none.
+    shop.place(3, &[(1, 1)]).await;
+    shop.orders.execute("UPDATE orders SET deleted_at = NOW(3) WHERE id = 3", &[]).await.unwrap();
+    assert!(shop.notify("OC3", "0000").await.is_err());
+    shop.close().await;
+}
 
 async fn a_paid_order_is_deducted_and_confirmed(databases: Databases) {
     let shop = Shop::with_stock(&databases, &[10, 5]).await;

@@ -49,6 +49,11 @@ impl Shop {
     /// SKUs 1, 2, … with so many in stock.
     pub(crate) async fn with_stock(databases: &Databases, stock: &[u32]) -> Self {
         let databases = [databases.create("orders").await, databases.create("products").await];
+        Self::on(databases, stock).await
+    }
+
+    /// The same on these two databases: the orders', the products'.
+    pub(crate) async fn on(databases: [TestDatabase; 2], stock: &[u32]) -> Self {
         let [orders, products] = [&databases[0], &databases[1]].map(|test| test.database.clone());
         let (broker, registry) = (MemoryBroker::new(), Arc::new(MemoryRegistry::new()));
         let seen = record(&broker).await;
