@@ -12,7 +12,7 @@ use reqwest::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{sleep, timeout};
 
-use crate::{ConsulConfig, error};
+use crate::{ConsulConfig, complaints::Complaints, error};
 
 /// No answer of Consul comes near: ten thousand instances are some 20 MiB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -28,6 +28,7 @@ pub(crate) struct Client {
     /// As users know it, for errors.
     address: Arc<str>,
     pub(crate) config: Arc<ConsulConfig>,
+    pub(crate) complaints: Complaints,
 }
 
 /// What Consul answered.
@@ -61,7 +62,8 @@ impl Client {
     fn new(config: ConsulConfig) -> Result<Self> {
         let base = config.checked_base()?;
         let address = base.as_str().trim_end_matches('/').trim_start_matches("http://").into();
-        Ok(Self { http: http(&config)?, base: Arc::new(base), address, config: Arc::new(config) })
+        let (http, complaints) = (http(&config)?, Complaints::default());
+        Ok(Self { http, base: Arc::new(base), address, config: Arc::new(config), complaints })
     }
 
     async fn is_ready(&self) -> Result<()> {
@@ -156,6 +158,11 @@ impl Client {
 
     fn without_token(&self, text: &str) -> String {
         self.config.token.as_ref().map_or_else(|| text.to_owned(), |token| text.replace(token, "***"))
+    }
+
+    /// An answer that is not Consul's, with the address that it came from.
+    pub(crate) fn unreadable(&self, operation: &'static str, cause: serde_json::Error) -> Error {
+        self.with_address(error::unreadable(operation, cause))
     }
 
     fn with_address(&self, error: Error) -> Error {

@@ -1,25 +1,41 @@
 //! An instance as a service of Consul's, and back: all that knows how one is written as the other.
+//! The form is that of go-micro's Consul plugin of version 4, so that each finds the other's.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
-use micro_core::registry::{Instance, RegisterOptions};
+use micro_core::registry::{Endpoint, Instance, RegisterOptions};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use crate::{CheckKind, ConsulConfig};
+use crate::{CheckKind, ConsulConfig, complaints::Complaint, go_duration::go_duration, tags};
 
-/// What the tag with the version begins with.
-const VERSION_TAG: &str = "version=";
+/// What the tags of one answer may hold together, those of the same endpoints counted once.
+const UNPACKED_BYTES_MAX: usize = 16 << 20;
 
-/// The body of `PUT /v1/agent/service/register`.
+/// How much of an id or a reason is told.
+const SHOWN_CHARS: usize = 300;
+
+/// What Consul takes as the meta of a service.
+const META_COUNT_MAX: usize = 64;
+const META_NAME_BYTES_MAX: usize = 128;
+const META_VALUE_BYTES_MAX: usize = 512;
+const META_NAME_RESERVED: &str = "consul-";
+
+/// The body of `PUT /v1/agent/service/register`, its members in go-micro's order.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ServiceRegistration {
-    name: String,
     #[serde(rename = "ID")]
     id: String,
-    address: String,
-    port: u16,
+    name: String,
     tags: Vec<String>,
+    port: u16,
+    address: String,
+    /// For those who look at Consul; go-micro's programs and ours read the tags.
     meta: BTreeMap<String, String>,
     check: Check,
 }
@@ -27,10 +43,6 @@ pub(crate) struct ServiceRegistration {
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Check {
-    name: &'static str,
-    /// An instance is announced when it is ready, so that it need not wait for its first check.
-    status: &'static str,
-    deregister_critical_service_after: String,
     #[serde(rename = "TTL", skip_serializing_if = "Option::is_none")]
     ttl: Option<String>,
     #[serde(rename = "TCP", skip_serializing_if = "Option::is_none")]
@@ -43,36 +55,44 @@ struct Check {
     interval: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<String>,
+    deregister_critical_service_after: String,
+    /// An instance is announced when it is ready, so that it need not wait for its first check.
+    /// go-micro leaves this out and passes its check right after.
+    status: &'static str,
 }
 
-/// A service as the agent and the catalog tell of it.
+/// A service as the agent and the catalog tell of it. What is empty may be missing or `null`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Service {
-    service: String,
+    service: Option<String>,
     #[serde(rename = "ID")]
-    id: String,
-    #[serde(default)]
-    address: String,
-    #[serde(default)]
-    port: u16,
-    // Consul writes empty ones as null.
-    tags: Option<Vec<String>>,
-    meta: Option<BTreeMap<String, String>>,
+    id: Option<String>,
+    address: Option<String>,
+    port: Option<i64>,
+    tags: Option<Vec<Option<String>>>,
+    meta: Option<BTreeMap<String, Option<String>>>,
 }
 
 /// An entry of `GET /v1/health/service/NAME`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(crate) struct HealthEntry {
-    node: Node,
-    service: Service,
+struct HealthEntry {
+    node: Option<Node>,
+    service: Option<Service>,
+    checks: Option<Vec<Option<CheckState>>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Node {
-    address: String,
+    address: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CheckState {
+    status: Option<String>,
 }
 
 /// The id that Consul gives to the only check of a service.
@@ -85,73 +105,180 @@ impl ServiceRegistration {
     pub(crate) fn new(instance: &Instance, options: &RegisterOptions, config: &ConsulConfig) -> Self {
         let (host, port) = instance.address.rsplit_once(':').expect("the instance is valid");
         Self {
-            name: instance.service.clone(),
             id: instance.id.clone(),
-            address: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            name: instance.service.clone(),
+            tags: tags::encode(instance),
             port: port.parse().expect("the instance is valid"),
-            tags: vec![format!("{VERSION_TAG}{}", instance.version)],
-            meta: instance.metadata.clone(),
+            address: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            meta: Meta::of(&instance.metadata).taken,
             check: Check::new(&instance.address, host, options, config),
         }
+    }
+}
+
+/// Metadata as Consul takes it: one name that it refuses would make it refuse the registration.
+pub(crate) struct Meta {
+    pub(crate) taken: BTreeMap<String, String>,
+    /// The names of those that only the tags have.
+    pub(crate) left_out: Vec<String>,
+}
+
+impl Meta {
+    pub(crate) fn of(metadata: &BTreeMap<String, String>) -> Self {
+        let is_name = |name: &str| {
+            let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+            (1..=META_NAME_BYTES_MAX).contains(&name.len())
+                && name.bytes().all(is_letter)
+                && !name.starts_with(META_NAME_RESERVED)
+        };
+        let mut meta = Self { taken: BTreeMap::new(), left_out: Vec::new() };
+        for (name, value) in metadata {
+            if is_name(name) && value.len() <= META_VALUE_BYTES_MAX && meta.taken.len() < META_COUNT_MAX {
+                meta.taken.insert(name.clone(), value.clone());
+            } else {
+                meta.left_out.push(name.clone());
+            }
+        }
+        meta
     }
 }
 
 impl Check {
     /// `host` is that of `address`, in brackets if it is there.
     fn new(address: &str, host: &str, options: &RegisterOptions, config: &ConsulConfig) -> Self {
-        let forgotten_after = config.deregister_critical_after.max(options.ttl + Duration::from_secs(5));
-        let check =
-            Self { status: "passing", deregister_critical_service_after: millis(forgotten_after), ..Self::default() };
-        let asked =
-            Self { interval: Some(millis(options.heartbeat)), timeout: Some(millis(config.check_timeout)), ..check };
+        let asked = Self {
+            interval: Some(go_duration(options.heartbeat)),
+            timeout: Some(go_duration(config.check_timeout)),
+            ..Self::passing(options.heartbeat, config)
+        };
         match &config.check {
-            CheckKind::Ttl => {
-                Self { name: "heartbeats", ttl: Some(millis(options.ttl)), interval: None, timeout: None, ..asked }
-            }
-            CheckKind::Tcp => Self { name: "TCP", tcp: Some(address.to_owned()), ..asked },
+            CheckKind::Ttl => Self { ttl: Some(go_duration(options.ttl)), ..Self::passing(options.ttl, config) },
+            CheckKind::Tcp => Self { tcp: Some(address.to_owned()), ..asked },
             CheckKind::Http { path, port } => {
                 let address = port.map_or_else(|| address.to_owned(), |port| format!("{host}:{port}"));
-                Self { name: "HTTP", http: Some(format!("http://{address}{path}")), ..asked }
+                Self { http: Some(format!("http://{address}{path}")), ..asked }
             }
             CheckKind::Grpc { service } => {
                 let slash = if service.is_empty() { "" } else { "/" };
-                Self { name: "gRPC", grpc: Some(format!("{address}{slash}{service}")), ..asked }
+                Self { grpc: Some(format!("{address}{slash}{service}")), ..asked }
             }
         }
     }
-}
 
-impl Service {
-    /// The instance, unless what is registered has no port and cannot be called.
-    pub(crate) fn into_instance(self) -> Option<Instance> {
-        let host = if self.address.contains(':') { format!("[{}]", self.address) } else { self.address };
-        let version = self.tags.iter().flatten().find_map(|tag| tag.strip_prefix(VERSION_TAG)).unwrap_or("latest");
-        let mut instance =
-            Instance::new(self.service, format!("{host}:{}", self.port)).with_id(self.id).with_version(version);
-        instance.metadata = self.meta.unwrap_or_default();
-        instance.validate().is_ok().then_some(instance)
+    /// go-micro's rule: forgotten 5 s after the TTL or interval, and never in less than 65 s.
+    fn passing(interval: Duration, config: &ConsulConfig) -> Self {
+        let forgotten_after = config.deregister_critical_after.max(interval + Duration::from_secs(5));
+        Self { status: "passing", deregister_critical_service_after: go_duration(forgotten_after), ..Self::default() }
     }
 }
 
-/// The instances of the answer, sorted by id.
-pub(crate) fn instances(entries: Vec<HealthEntry>) -> Vec<Instance> {
-    let mut instances: Vec<_> = entries.into_iter().filter_map(HealthEntry::into_instance).collect();
-    instances.sort_by(|a, b| a.id.cmp(&b.id));
-    instances
+/// The instances of an answer, and what of it cannot be read.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// The live ones, sorted by id.
+    pub instances: Vec<Instance>,
+    /// Each said once is enough.
+    pub complaints: Vec<Complaint>,
 }
 
-impl HealthEntry {
-    fn into_instance(mut self) -> Option<Instance> {
-        if self.service.address.is_empty() {
-            // Consul's rule: a service without an address has that of its node.
-            self.service.address = self.node.address;
+/// Reads an answer of `GET /v1/health/service/NAME`: its instances none of whose checks is critical.
+///
+/// An entry that cannot be called, or that is none, is left out with a complaint, and so is a tag
+/// that cannot be read. The memory that it takes is in proportion to the answer, and to
+/// 16 MiB that its tags may hold.
+///
+/// # Errors
+///
+/// Where it is no list of JSON.
+pub fn instances(service: &str, answer: &[u8]) -> serde_json::Result<Reading> {
+    // Entry by entry: one that is malformed is not to hide the others.
+    let entries = serde_json::from_slice::<Option<Vec<&RawValue>>>(answer)?.unwrap_or_default();
+    let mut reader = Reader { unpacked_bytes_left: UNPACKED_BYTES_MAX, ..Reader::default() };
+    for entry in entries {
+        match serde_json::from_str::<Option<HealthEntry>>(entry.get()) {
+            Ok(entry) => reader.entry(service, entry),
+            Err(cause) => reader.complain("", format!("an entry is left out: {cause}")),
         }
-        self.service.into_instance()
     }
+    reader.reading.instances.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(reader.reading)
 }
 
-fn millis(duration: Duration) -> String {
-    format!("{}ms", duration.as_millis())
+/// The instance of a service that the agent told of, if it can be called and read as a whole.
+pub(crate) fn whole_instance(service: Service) -> Option<Instance> {
+    let mut reader = Reader { unpacked_bytes_left: UNPACKED_BYTES_MAX, ..Reader::default() };
+    reader.service(service);
+    reader.reading.instances.pop().filter(|_| reader.reading.complaints.is_empty())
+}
+
+/// As much of a text that others chose as a log's line needs.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS).collect()
+}
+
+/// Reads the entries of one answer.
+#[derive(Default)]
+struct Reader {
+    unpacked_bytes_left: usize,
+    /// By their tags: the instances of a version have the same, and share what was read.
+    endpoints: HashMap<Vec<String>, Arc<Vec<Endpoint>>>,
+    reading: Reading,
+}
+
+impl Reader {
+    fn entry(&mut self, name: &str, entry: Option<HealthEntry>) {
+        let Some(HealthEntry { node, service: Some(mut service), checks }) = entry else {
+            return self.complain("", "an entry is left out: it has no service".to_owned());
+        };
+        let is_critical = |check: &CheckState| check.status.as_deref() == Some("critical");
+        let is_other = service.service.as_deref().is_some_and(|other| other != name);
+        if is_other || checks.iter().flatten().flatten().any(is_critical) {
+            return;
+        }
+        if service.address.as_ref().is_none_or(String::is_empty) {
+            // Consul's rule: a service without an address has that of its node.
+            service.address = node.and_then(|node| node.address);
+        }
+        self.service(service);
+    }
+
+    fn service(&mut self, service: Service) {
+        let Service { service, id, address, port, tags, meta } = service;
+        let (service, id) = (service.unwrap_or_default(), id.unwrap_or_default());
+        let tags: Vec<String> = tags.into_iter().flatten().flatten().collect();
+        let (host, port) = (address.unwrap_or_default(), port.unwrap_or_default());
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let mut instance = Instance::new(service, format!("{host}:{port}")).with_id(&*id);
+        if let Err(refusal) = instance.validate() {
+            return self.complain(&id, format!("it is left out: {refusal}"));
+        }
+        self.say(&mut instance, &tags, meta.unwrap_or_default());
+        self.reading.instances.push(instance);
+    }
+
+    /// Lets the instance have what its tags say.
+    fn say(&mut self, instance: &mut Instance, tags: &[String], meta: BTreeMap<String, Option<String>>) {
+        let endpoint_tags = tags::of_endpoints(tags);
+        let known = self.endpoints.get(&endpoint_tags).cloned();
+        let read = tags::decode(tags, known.is_none(), &mut self.unpacked_bytes_left);
+        instance.version = read.version;
+        instance.metadata = read.metadata.unwrap_or_else(|| {
+            // No registration of go-micro's or ours, or one without metadata, whose meta is empty.
+            meta.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect()
+        });
+        instance.endpoints = known.unwrap_or_else(|| {
+            let endpoints = Arc::new(read.endpoints);
+            self.endpoints.insert(endpoint_tags, endpoints.clone());
+            endpoints
+        });
+        for reason in read.complaints {
+            self.complain(&instance.id, reason);
+        }
+    }
+
+    fn complain(&mut self, id: &str, reason: String) {
+        self.reading.complaints.push(Complaint { id: shown(id), reason: shown(&reason) });
+    }
 }
 
 #[cfg(test)]
@@ -167,23 +294,30 @@ mod tests {
         serde_json::to_value(ServiceRegistration::new(&instance, &RegisterOptions::default(), &config)).unwrap()
     }
 
+    fn read(entries: serde_json::Value) -> Reading {
+        instances("web", &serde_json::to_vec(&entries).unwrap()).unwrap()
+    }
+
+    fn entry(service: serde_json::Value) -> serde_json::Value {
+        json!({"Node": {"Address": "10.0.0.1"}, "Service": service, "Checks": null, "Added": {"later": true}})
+    }
+
     #[test]
-    fn an_instance_is_written_readably() {
+    fn an_instance_is_written_as_go_micro_writes_it() {
+        let mut written = written("127.0.0.1:9000", CheckKind::Ttl);
+        let tags = written["Tags"].take();
+        let tags: Vec<String> = serde_json::from_value(tags).unwrap();
+        assert!(tags[0].starts_with("t-78") && tags[1].starts_with("v-78") && tags.len() == 2, "{tags:?}");
         assert_eq!(
-            written("127.0.0.1:9000", CheckKind::Ttl),
+            written,
             json!({
-                "Name": "greeter",
                 "ID": "greeter-1",
-                "Address": "127.0.0.1",
+                "Name": "greeter",
+                "Tags": null,
                 "Port": 9000,
-                "Tags": ["version=8.2.0"],
+                "Address": "127.0.0.1",
                 "Meta": {"protocol": "grpc"},
-                "Check": {
-                    "Name": "heartbeats",
-                    "Status": "passing",
-                    "TTL": "15000ms",
-                    "DeregisterCriticalServiceAfter": "65000ms",
-                },
+                "Check": {"TTL": "15s", "DeregisterCriticalServiceAfter": "1m5s", "Status": "passing"},
             })
         );
     }
@@ -201,34 +335,127 @@ mod tests {
         ] {
             let written = &written("[::1]:9000", check)["Check"];
             assert_eq!(written[member], target);
-            assert_eq!((&written["Interval"], &written["Timeout"]), (&json!("5000ms"), &json!("1000ms")));
+            assert_eq!((&written["Interval"], &written["Timeout"]), (&json!("5s"), &json!("1s")));
+            assert_eq!(written["DeregisterCriticalServiceAfter"], "1m5s");
             assert!(written.get("TTL").is_none(), "{written}");
         }
         assert_eq!(written("[::1]:9000", CheckKind::Ttl)["Address"], "::1");
     }
 
     #[test]
-    fn a_long_ttl_is_not_forgotten_before_it_ends() {
-        let mut options = RegisterOptions::default();
-        options.ttl = Duration::from_secs(90);
-        let instance = Instance::new("greeter", "a:1");
-        let registration = ServiceRegistration::new(&instance, &options, &ConsulConfig::default());
-        assert_eq!(registration.check.deregister_critical_service_after, "95000ms");
+    fn what_is_critical_is_forgotten_five_seconds_after_the_ttl_and_never_within_65() {
+        for (ttl, forgotten_after) in [(1, "1m5s"), (59, "1m5s"), (60, "1m5s"), (90, "1m35s"), (600, "10m5s")] {
+            let mut options = RegisterOptions::default();
+            options.ttl = Duration::from_secs(ttl);
+            let instance = Instance::new("greeter", "a:1");
+            let registration = ServiceRegistration::new(&instance, &options, &ConsulConfig::default());
+            assert_eq!(registration.check.deregister_critical_service_after, forgotten_after);
+        }
+    }
+
+    #[test]
+    fn metadata_that_consul_refuses_is_left_out_of_the_meta() {
+        let mut metadata: BTreeMap<String, String> = (0..70).map(|n| (format!("z{n:02}"), String::new())).collect();
+        let long = "a".repeat(128);
+        for (name, value_length) in [
+            ("", 1),
+            ("two words", 1),
+            ("a.b", 1),
+            ("ö", 1),
+            ("consul-version", 1),
+            (&*"a".repeat(129), 1),
+            (&*long, 1),
+            ("long", 513),
+            ("full", 512),
+        ] {
+            metadata.insert(name.to_owned(), "x".repeat(value_length));
+        }
+        let meta = Meta::of(&metadata);
+        assert_eq!((meta.taken.len(), meta.left_out.len()), (64, 70 - 62 + 7));
+        assert!(meta.taken.contains_key(&*long) && meta.taken.contains_key("full"));
+        for name in ["", "two words", "a.b", "ö", "consul-version", "long", "z69"] {
+            assert!(meta.left_out.iter().any(|left| left == name), "{name}");
+        }
     }
 
     #[test]
     fn what_others_registered_is_read_as_far_as_it_can_be_called() {
-        let entry = |service: serde_json::Value| json!({"Node": {"Address": "10.0.0.1"}, "Service": service});
-        let entries = json!([
+        let reading = read(json!([
             entry(json!({"ID": "b", "Service": "web", "Tags": null, "Meta": null, "Address": "", "Port": 80})),
             entry(json!({"ID": "c", "Service": "web", "Tags": ["x"], "Meta": {}, "Address": "10.0.0.2", "Port": 0})),
-            entry(json!({"ID": "a", "Service": "web", "Tags": ["version=2"], "Meta": {}, "Address": "::1", "Port": 1})),
-        ]);
-        let found = instances(serde_json::from_value(entries).unwrap());
+            entry(json!({"ID": "a", "Service": "web", "Tags": ["v=2", null], "Meta": {"a": "1", "b": null},
+                         "Address": "::1", "Port": 1})),
+            entry(json!({"ID": "d", "Service": "other", "Port": 1})),
+            entry(json!({"ID": "e", "Service": "web", "Port": "eighty"})),
+            entry(json!({"ID": null, "Service": "web", "Port": 80})),
+            entry(json!(null)),
+            json!(null),
+            json!(7),
+        ]));
         let expected = [
-            Instance::new("web", "[::1]:1").with_id("a").with_version("2"),
-            Instance::new("web", "10.0.0.1:80").with_id("b"),
+            Instance::new("web", "[::1]:1")
+                .with_id("a")
+                .with_version("2")
+                .with_metadata("a", "1")
+                .with_metadata("b", ""),
+            Instance::new("web", "10.0.0.1:80").with_id("b").with_version(""),
         ];
-        assert_eq!(found, expected);
+        assert_eq!(reading.instances, expected);
+        let reasons = [
+            ("c", "host:port"),
+            ("", "invalid type: string"),
+            ("", "no id"),
+            ("", "no service"),
+            ("", "no service"),
+            ("", "integer"),
+        ];
+        assert_eq!(reading.complaints.len(), reasons.len(), "{:?}", reading.complaints);
+        for (complaint, (id, part)) in reading.complaints.iter().zip(reasons) {
+            assert!(complaint.id == id && complaint.reason.contains(part), "{complaint:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_a_list_or_null() {
+        assert!(instances("web", b"null").unwrap().instances.is_empty());
+        assert!(instances("web", b"{}").is_err());
+        assert!(instances("web", b"<html>").is_err());
+    }
+
+    #[test]
+    fn a_critical_check_of_service_or_node_makes_an_instance_dead_and_a_warning_does_not() {
+        let service = json!({"ID": "a", "Service": "web", "Port": 80, "Address": "h"});
+        for (states, is_live) in [
+            (json!(null), true),
+            (json!([]), true),
+            (json!([null, {}, {"Status": null}, {"Status": "strange"}]), true),
+            (json!([{"Status": "passing"}, {"Status": "warning"}]), true),
+            (json!([{"Status": "passing"}, {"Status": "critical"}]), false),
+        ] {
+            let reading = read(json!([{"Service": service, "Checks": states}]));
+            assert_eq!((reading.instances.len(), reading.complaints.len()), (usize::from(is_live), 0), "{states}");
+        }
+    }
+
+    #[test]
+    fn instances_with_the_same_tags_share_their_endpoints() {
+        let tags = json!([r#"e={"name":"Web.Get"}"#, "v=1"]);
+        let service = |id: &str| entry(json!({"ID": id, "Service": "web", "Tags": tags, "Port": 80}));
+        let reading = read(json!([service("a"), service("b")]));
+        let [a, b] = &reading.instances[..] else { panic!("{reading:?}") };
+        assert_eq!(a.endpoints[0].name, "Web.Get");
+        assert!(Arc::ptr_eq(&a.endpoints, &b.endpoints));
+    }
+
+    #[test]
+    fn what_was_registered_is_recognised() {
+        let instance =
+            Instance::new("web", "[::1]:80").with_metadata("a.b", "1").with_endpoints([Endpoint::new("A.B")]);
+        let registration = ServiceRegistration::new(&instance, &RegisterOptions::default(), &ConsulConfig::default());
+        let mut told = serde_json::to_value(registration).unwrap();
+        told["Service"] = told["Name"].take();
+        assert_eq!(whole_instance(serde_json::from_value(told.clone()).unwrap()), Some(instance));
+        told["Tags"][0] = "t-00".into();
+        assert_eq!(whole_instance(serde_json::from_value(told).unwrap()), None);
     }
 }

@@ -11,7 +11,7 @@ use tokio::{sync::Mutex, task::AbortHandle, time::sleep};
 use crate::{
     CheckKind,
     client::{Client, optional},
-    encoding::{Service, ServiceRegistration, check_id},
+    encoding::{Service, ServiceRegistration, check_id, whole_instance},
     outage::Outage,
 };
 
@@ -94,7 +94,7 @@ impl Keeper {
 
     async fn is_known(&self) -> Result<bool> {
         let Some(service) = registered(&self.client, OPERATION, &self.instance.id).await? else { return Ok(false) };
-        if service.into_instance().as_ref() == Some(&self.instance) {
+        if whole_instance(service).as_ref() == Some(&self.instance) {
             return Ok(true);
         }
         let message = "another process has registered this id: give each instance an id of its own";
@@ -119,7 +119,7 @@ pub(crate) async fn announce(
 pub(crate) async fn withdraw(client: &Client, id: &str, is_meant: impl FnOnce(Instance) -> bool) -> Result<()> {
     let operation = "registry.deregister";
     let service = registered(client, operation, id).await?;
-    if !service.and_then(Service::into_instance).is_some_and(is_meant) {
+    if !service.and_then(whole_instance).is_some_and(is_meant) {
         return Ok(());
     }
     let path = ["agent", "service", "deregister", id];

@@ -21,9 +21,11 @@
 //! # What a stock Consul shows
 //!
 //! A service of the instance's name and id, its address and port, the metadata as the service's
-//! meta, and a tag `version=1.2.0`. Instances that somebody else registered are read alike; one
-//! without such a tag has the version `latest`. Consul takes metadata names of letters, digits,
-//! `-` and `_` only, at most 64 of them, values up to 512 bytes.
+//! meta, and tags by which go-micro's programs read it: `t-…` for each pair of metadata, `e-…` for each
+//! endpoint, `v-…` for the version, each the hex of a zlib stream. Consul takes in a meta at most 64
+//! names of letters, digits, `-` and `_`, and values up to 512 bytes: what is beyond that stands in the
+//! tags only. Instances that somebody else registered are read alike, the plain tags of older go-micro
+//! programs (`t=…`, `e=…`, `v=…`) too; one without tags has the version "".
 //!
 //! # Features
 //!
@@ -36,14 +38,30 @@ mod kv;
 mod registry;
 
 mod client;
+mod complaints;
 mod encoding;
 mod error;
+mod go_duration;
 mod keeper;
 mod outage;
+mod tags;
 #[cfg(feature = "tls")]
 mod tls;
 mod watch;
 
+#[cfg(test)]
+mod vectors;
+
 pub use config::{CheckKind, ConsulConfig};
 pub use kv::ConsulKv;
 pub use registry::ConsulRegistry;
+
+/// What reads what others wrote, for tests that hand it all that bytes can be.
+#[doc(hidden)]
+pub mod reading {
+    pub use crate::{
+        complaints::Complaint,
+        encoding::{Reading, instances},
+        tags::{Tags, decode},
+    };
+}

@@ -14,11 +14,13 @@ use micro_core::{
     Error, ErrorKind, Result,
     registry::{Instance, InstanceWatch, RegisterOptions, Registration, Registry},
 };
+use serde::de::IgnoredAny;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     ConsulConfig, ConsulKv,
     client::Client,
+    encoding::Meta,
     keeper::{Keeper, Keepers, Kept, announce, withdraw},
     watch,
 };
@@ -29,7 +31,11 @@ use crate::{
 ///   withdraws those of this agent, and what this process registered is registered again when
 ///   somebody else withdrew it.
 /// - A registration that was replaced by another one of its id withdraws nothing.
-/// - A live instance is one whose checks all pass, its node's among them.
+/// - A live instance is one of which no check is critical, its node's among them; a warning is live.
+/// - Metadata, endpoints and version stand in the service's tags as go-micro writes and reads them, so
+///   that each finds the other's; what somebody registered without such tags has the version "" and
+///   its meta as metadata.
+/// - A registration that cannot be read, or called, is left out, and so is a tag; the log says once why.
 /// - [`services`](Registry::services) are those of Consul's catalog, `consul` itself included, and for
 ///   about a minute also one whose last instance died.
 /// - A watch goes on through failures: it tells
@@ -76,6 +82,7 @@ impl Registry for ConsulRegistry {
     async fn register(&self, instance: Instance, options: RegisterOptions) -> Result<Registration> {
         instance.validate()?;
         validate(&options)?;
+        tell_left_out(&instance);
         let mut keepers = self.keepers.lock().await;
         announce(&self.client, "registry.register", &instance, &options).await?;
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
@@ -116,8 +123,8 @@ impl Registry for ConsulRegistry {
     async fn services(&self) -> Result<Vec<String>> {
         let operation = "registry.services";
         let answer = self.client.get_newer(operation, &["catalog", "services"], &[], 0).await?;
-        let tags_by_name: BTreeMap<String, Option<Vec<String>>> = answer.json(operation)?;
-        Ok(tags_by_name.into_keys().collect())
+        let tags_by_name: Option<BTreeMap<String, IgnoredAny>> = answer.json(operation)?;
+        Ok(tags_by_name.unwrap_or_default().into_keys().collect())
     }
 
     async fn watch(&self, service: &str) -> Result<InstanceWatch> {
@@ -134,6 +141,20 @@ impl ConsulRegistry {
         keepers.remove(&instance.id).expect("it was just there").task.abort();
         // Another process may have taken the id over: what it registered is its own.
         withdraw(&self.client, &instance.id, |found| found == instance).await
+    }
+}
+
+/// Consul's meta has rules of its own; the tags, which instances are read from, take everything.
+fn tell_left_out(instance: &Instance) {
+    let names = Meta::of(&instance.metadata).left_out;
+    if !names.is_empty() {
+        let reason = "a meta has at most 64 names of letters, digits, - and _, and values of at most 512 bytes";
+        tracing::info!(
+            instance = instance.id,
+            ?names,
+            reason,
+            "metadata that Consul's meta does not take is in tags only"
+        );
     }
 }
 

@@ -26,8 +26,10 @@ pub(crate) struct View {
 /// What is live once the state is newer than `index`, or after a while; at once for 0.
 pub(crate) async fn query(client: &Client, operation: &'static str, service: &str, index: u64) -> Result<View> {
     let path = ["health", "service", service];
-    let answer = client.get_newer(operation, &path, &[("passing", "1")], index).await?;
-    Ok(View { instances: encoding::instances(answer.json(operation)?), index: answer.index })
+    let answer = client.get_newer(operation, &path, &[], index).await?;
+    let reading = encoding::instances(service, &answer.body).map_err(|cause| client.unreadable(operation, cause))?;
+    client.complaints.say(reading.complaints);
+    Ok(View { instances: reading.instances, index: answer.index })
 }
 
 /// Begins a watch with a snapshot. Its task goes on through failures and ends with the watch.
@@ -80,7 +82,7 @@ async fn follow(client: &Client, service: &str, first: View, changes: &mpsc::Sen
 /// The index of the next question: 0, which does not wait, after one that went down, for a query
 /// that waits for the old one would sleep through what happens below it; never the 0 of an answer,
 /// for that would ask without a pause.
-fn next_index(last: u64, answered: u64) -> u64 {
+pub(crate) fn next_index(last: u64, answered: u64) -> u64 {
     if answered < last { 0 } else { answered.max(1) }
 }
 

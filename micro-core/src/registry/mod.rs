@@ -1,14 +1,16 @@
 //! The registry port: where the instances of a service are.
 
 mod cached;
+mod endpoint;
 mod memory;
 mod static_list;
 
 pub use cached::{CachedRegistry, CachedService};
+pub use endpoint::{Endpoint, EndpointValue};
 pub use memory::MemoryRegistry;
 pub use static_list::StaticRegistry;
 
-use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, time::Duration};
+use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -58,12 +60,17 @@ pub struct Instance {
     pub service: String,
     /// The instance's id, unique in the registry; by custom `<service>-<uuid>`.
     pub id: String,
-    /// The service's version; `latest` where nothing else is said.
+    /// The service's version; `latest` where nothing else is said, empty where another program
+    /// registered it without one.
     pub version: String,
     /// `host:port`, an IPv6 host in brackets.
     pub address: String,
     /// Names and values beside it, for instance `protocol` = `grpc`.
     pub metadata: BTreeMap<String, String>,
+    /// What it can be called for; empty where nobody said. Shared, for a service has many instances
+    /// of the same.
+    #[serde(default)]
+    pub endpoints: Arc<Vec<Endpoint>>,
 }
 
 impl Instance {
@@ -71,7 +78,8 @@ impl Instance {
     pub fn new(service: impl Into<String>, address: impl Into<String>) -> Self {
         let service = service.into();
         let id = format!("{service}-{}", uuid::Uuid::new_v4());
-        Self { service, id, version: "latest".to_owned(), address: address.into(), metadata: BTreeMap::new() }
+        let (version, address) = ("latest".to_owned(), address.into());
+        Self { service, id, version, address, metadata: BTreeMap::new(), endpoints: Arc::default() }
     }
 
     /// Sets the id.
@@ -92,6 +100,13 @@ impl Instance {
     #[must_use]
     pub fn with_metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets what it can be called for.
+    #[must_use]
+    pub fn with_endpoints(mut self, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+        self.endpoints = Arc::new(endpoints.into_iter().collect());
         self
     }
 

@@ -1,9 +1,6 @@
 //! Watches: how often they ask, and what they tell while Consul is away.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use micro_core::registry::{Instance, InstanceChange, InstanceWatch, Registry as _};
 use micro_registry_consul::{ConsulConfig, ConsulRegistry};
@@ -12,6 +9,7 @@ use tokio::time::timeout;
 
 use crate::{
     agent::{Agent, PATIENCE, Shared, blocking, consul, put, quick},
+    logged::Logged,
     proxy::Proxy,
 };
 
@@ -122,7 +120,7 @@ async fn an_index_that_went_down_does_not_put_the_watch_to_sleep() {
     // A node without an agent: nobody tells the servers again what they forget below.
     let register = async |version: u32| {
         let service =
-            serde_json::json!({"ID": "g-1", "Service": "greeter", "Port": 1, "Tags": [format!("version={version}")]});
+            serde_json::json!({"ID": "g-1", "Service": "greeter", "Port": 1, "Tags": [format!("v={version}")]});
         let node = serde_json::json!({"Node": "far", "Address": "127.0.0.1", "Service": service});
         put(agent.server.url(), "/v1/catalog/register", &node.to_string()).await;
     };
@@ -154,8 +152,7 @@ fn at_once(asked: &str) -> usize {
 #[tokio::test]
 async fn while_consul_is_away_a_watch_says_so_once_and_goes_on_when_it_is_back() {
     let logged = Logged::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(logged.clone());
-    let _guard = tracing::subscriber::set_default(subscriber.with_ansi(false).finish());
+    let _guard = logged.here();
 
     let Some(agent) = ready::<Agent>().await else { return };
     let proxy = Proxy::of(agent.server.url()).await;
@@ -189,34 +186,5 @@ async fn while_consul_is_away_a_watch_says_so_once_and_goes_on_when_it_is_back()
     for (work, count) in [("work=\"watch\"", 1), ("work=\"heartbeat\"", 1)] {
         let warnings = text.lines().filter(|line| line.contains("WARN") && line.contains(work)).count();
         assert_eq!(warnings, count, "{text}");
-    }
-}
-
-/// What was logged.
-#[derive(Clone, Default)]
-struct Logged(Arc<Mutex<Vec<u8>>>);
-
-impl Logged {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().expect("no holder panics")).into_owned()
-    }
-}
-
-impl std::io::Write for Logged {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no holder panics").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl tracing_subscriber::fmt::MakeWriter<'_> for Logged {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
     }
 }

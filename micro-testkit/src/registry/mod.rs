@@ -6,7 +6,9 @@ pub use broken::{BrokenRegistry, RegistryFault};
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use micro_core::registry::{Instance, InstanceChange, InstanceWatch, RegisterOptions, Registration, Registry};
+use micro_core::registry::{
+    Endpoint, EndpointValue, Instance, InstanceChange, InstanceWatch, RegisterOptions, Registration, Registry,
+};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{Fixture, eventually, unique};
@@ -44,7 +46,14 @@ pub async fn a_registered_instance_is_found_by_its_service_name(fixture: &impl R
         .with_id(format!("{service}-1"))
         .with_version("8.2.0")
         .with_metadata("protocol", "grpc")
-        .with_metadata("zone", "östlich 1");
+        .with_metadata("zone", "östlich 1")
+        .with_metadata("more.than/letters", "")
+        .with_endpoints([
+            Endpoint::new("Greeter.Hello")
+                .with_request(EndpointValue::new("Hello", "Hello").with_values([EndpointValue::new("name", "string")]))
+                .with_response(EndpointValue::new("Greeting", "Greeting")),
+            Endpoint::new("Greeter.Count").with_metadata("stream", "true"),
+        ]);
     let plain = Instance::new(&*service, "[::1]:9000").with_id(format!("{service}-0"));
     let _full = register(fixture, &full).await;
     let _plain = register(fixture, &plain).await;

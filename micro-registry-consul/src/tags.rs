@@ -1,0 +1,262 @@
+//! What an instance's tags say, and how they are written: go-micro's encoding of metadata, endpoints
+//! and version, as its Consul plugin of version 4 has it.
+//!
+//! A tag is `t-`, `e-` or `v-` and the hex of a zlib stream: the JSON of an object with one pair of
+//! metadata, the JSON of an endpoint, or the version's bare text. Older programs wrote the plain text
+//! behind `t=`, `e=` and `v=`. Of metadata and endpoints the form that comes first counts.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+};
+
+use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
+use micro_core::registry::{Endpoint, Instance};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The longest tag that is looked at: zlib and hex make of [`UNPACKED_BYTES_MAX`] hardly more than
+/// twice as much, however badly it packs.
+const TAG_BYTES_MAX: usize = 1 << 20;
+
+/// The most that one tag may hold: an endpoint of thousands of fields has less.
+const UNPACKED_BYTES_MAX: usize = 256 << 10;
+
+/// What the tags of one registration say, as far as they can be read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tags {
+    /// Empty where no tag says one.
+    pub version: String,
+    /// `None` where no tag is of metadata.
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// The endpoints, in the order of their tags.
+    pub endpoints: Vec<Endpoint>,
+    /// Why some were left out, without their contents.
+    pub complaints: Vec<String>,
+}
+
+/// The tags of an instance, in the order of go-micro: metadata, endpoints, version.
+pub(crate) fn encode(instance: &Instance) -> Vec<String> {
+    let metadata = instance.metadata.iter().map(|(name, value)| packed_json('t', &BTreeMap::from([(name, value)])));
+    let endpoints = instance.endpoints.iter().map(|endpoint| packed_json('e', endpoint));
+    metadata.chain(endpoints).chain([packed('v', instance.version.as_bytes())]).collect()
+}
+
+/// Reads tags; what is not go-micro's is passed over. `unpacked_bytes_left` is how much they may hold
+/// together, and afterwards what is left of it. Those of endpoints may be known already.
+pub fn decode(tags: &[String], with_endpoints: bool, unpacked_bytes_left: &mut usize) -> Tags {
+    let mut read = Tags::default();
+    for tag in of_kind(tags, 't', true) {
+        let pairs = read.metadata.get_or_insert_default();
+        match json::<BTreeMap<String, String>>(tag, unpacked_bytes_left) {
+            Ok(found) => pairs.extend(found),
+            Err(reason) => read.complaints.push(complaint("metadata", reason)),
+        }
+    }
+    for tag in of_kind(tags, 'e', true).filter(|_| with_endpoints) {
+        match json(tag, unpacked_bytes_left) {
+            Ok(endpoint) => read.endpoints.push(endpoint),
+            Err(reason) => read.complaints.push(complaint("an endpoint", reason)),
+        }
+    }
+    if let Some(tag) = of_kind(tags, 'v', false).next() {
+        let text = text(tag, unpacked_bytes_left).and_then(|bytes| String::from_utf8(bytes).map_err(|_| NOT_TEXT));
+        match text {
+            Ok(version) => read.version = version,
+            Err(reason) => read.complaints.push(complaint("the version", reason)),
+        }
+    }
+    read
+}
+
+/// The tags of endpoints among these, by which two registrations can be seen to have the same.
+pub(crate) fn of_endpoints(tags: &[String]) -> Vec<String> {
+    of_kind(tags, 'e', true).map(|tag| tag.whole.to_owned()).collect()
+}
+
+/// One of go-micro's tags, without its kind.
+#[derive(Clone, Copy)]
+struct Tag<'a> {
+    whole: &'a str,
+    is_packed: bool,
+    contents: &'a str,
+}
+
+/// The tags of a kind, of both forms or only of the one that comes first.
+fn of_kind(tags: &[String], kind: char, is_one_form: bool) -> impl Iterator<Item = Tag<'_>> {
+    let mut form = None;
+    tags.iter().filter_map(move |whole| {
+        let behind_kind = whole.strip_prefix(kind)?;
+        let packed = behind_kind.strip_prefix('-').map(|contents| (true, contents));
+        let (is_packed, contents) = packed.or_else(|| behind_kind.strip_prefix('=').map(|plain| (false, plain)))?;
+        let is_wanted = !is_one_form || *form.get_or_insert(is_packed) == is_packed;
+        is_wanted.then_some(Tag { whole, is_packed, contents })
+    })
+}
+
+const NOT_HEX: &str = "it is not hex";
+const NOT_ZLIB: &str = "it is not a whole zlib stream";
+const NOT_TEXT: &str = "it is not UTF-8";
+const NOT_JSON: &str = "it is not the JSON that go-micro writes";
+const TOO_LONG: &str = "it is longer than a mebibyte";
+const TOO_LARGE: &str = "it holds more than 256 KiB";
+const TOO_MUCH: &str = "the answer's tags hold too much together";
+
+fn complaint(what: &str, reason: &str) -> String {
+    format!("a tag of {what} is left out: {reason}")
+}
+
+fn json<T: DeserializeOwned>(tag: Tag<'_>, bytes_left: &mut usize) -> Result<T, &'static str> {
+    serde_json::from_slice(&text(tag, bytes_left)?).map_err(|_| NOT_JSON)
+}
+
+fn text(tag: Tag<'_>, bytes_left: &mut usize) -> Result<Vec<u8>, &'static str> {
+    if tag.contents.len() > TAG_BYTES_MAX {
+        return Err(TOO_LONG);
+    }
+    let bytes = if tag.is_packed { unpacked(tag.contents)? } else { tag.contents.as_bytes().to_vec() };
+    if bytes.len() > UNPACKED_BYTES_MAX {
+        return Err(TOO_LARGE);
+    }
+    *bytes_left = bytes_left.checked_sub(bytes.len()).ok_or(TOO_MUCH)?;
+    Ok(bytes)
+}
+
+/// At most one byte more than is allowed, whatever the stream says.
+fn unpacked(hex: &str) -> Result<Vec<u8>, &'static str> {
+    let packed = hex::decode(hex).map_err(|_| NOT_HEX)?;
+    let mut bytes = Vec::new();
+    let limit = UNPACKED_BYTES_MAX as u64 + 1;
+    ZlibDecoder::new(&*packed).take(limit).read_to_end(&mut bytes).map_err(|_| NOT_ZLIB)?;
+    Ok(bytes)
+}
+
+fn packed_json(kind: char, value: &impl Serialize) -> String {
+    packed(kind, &serde_json::to_vec(value).expect("text and lists of text are JSON"))
+}
+
+fn packed(kind: char, text: &[u8]) -> String {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text).expect("a vector takes any bytes");
+    let packed = encoder.finish().expect("a vector takes any bytes");
+    format!("{kind}-{}", hex::encode(packed))
+}
+
+#[cfg(test)]
+mod tests {
+    use micro_core::registry::EndpointValue;
+
+    use super::*;
+
+    fn read(tags: &[&str]) -> Tags {
+        let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        decode(&tags, true, &mut (16 << 20))
+    }
+
+    fn packed_text(kind: char, text: &str) -> String {
+        packed(kind, text.as_bytes())
+    }
+
+    #[test]
+    fn versions_as_the_plugins_own_tests_have_them_are_read() {
+        for (tag, version) in
+            [("v-789c32d433d03300040000ffff02ce00ee", "1.0.0"), ("v-789cca492c492d2e01040000ffff08cc028e", "latest")]
+        {
+            assert_eq!(read(&[tag]).version, version);
+            assert_eq!(read(&[&packed_text('v', version)]).version, version);
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let hello = EndpointValue::new("Hello", "Hello").with_values([EndpointValue::new("name", "string")]);
+        let instance = Instance::new("greeter", "a:1")
+            .with_version("")
+            .with_metadata("zone", "östlich 1")
+            .with_metadata("", "")
+            .with_endpoints([Endpoint::new("Greeter.Hello").with_request(hello), Endpoint::new("Greeter.Bye")]);
+        let found = decode(&encode(&instance), true, &mut (16 << 20));
+        let expected = Tags {
+            version: String::new(),
+            metadata: Some(instance.metadata.clone()),
+            endpoints: instance.endpoints.to_vec(),
+            complaints: Vec::new(),
+        };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn of_metadata_and_endpoints_the_form_that_comes_first_counts_and_of_the_version_the_first_tag() {
+        let [old, new] = [r#"t={"a":"old"}"#.to_owned(), packed_text('t', r#"{"a":"new","b":"new"}"#)];
+        let metadata = |tags: &[&str]| read(tags).metadata.unwrap();
+        assert_eq!(metadata(&[&old, &new]), BTreeMap::from([("a".to_owned(), "old".to_owned())]));
+        assert_eq!(metadata(&[&new, &old])["a"], "new");
+
+        let [old, new] = [r#"e={"name":"old"}"#.to_owned(), packed_text('e', r#"{"name":"new"}"#)];
+        assert_eq!(read(&[&old, &new]).endpoints, [Endpoint::new("old")]);
+        assert_eq!(read(&[&new, &old]).endpoints, [Endpoint::new("new")]);
+
+        assert_eq!(read(&["v=1", &packed_text('v', "2")]).version, "1");
+        assert_eq!(read(&[&packed_text('v', "2"), "v=1"]).version, "2");
+    }
+
+    #[test]
+    fn what_is_not_go_micros_is_passed_over_without_a_word() {
+        let strange = ["", "t", "e", "v", "vip", "eu-west", "türkis", "ö", "e:1", "urlprefix-/", "version=8", "T-00"];
+        assert_eq!(read(&strange), Tags::default());
+        let mixed = read(&["eu-west", "t", r#"e={"name":"a"}"#]);
+        assert_eq!(mixed.endpoints, [Endpoint::new("a")], "go-micro would take `u` for the form");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_out_with_its_reason_and_the_rest_is_read() {
+        let whole = packed_text('t', r#"{"a":"1"}"#);
+        let cut = &whole[..whole.len() - 20];
+        let bomb = packed('e', &vec![b' '; UNPACKED_BYTES_MAX + 1]);
+        for (tag, reason) in [
+            (cut, NOT_ZLIB),
+            ("t-", NOT_ZLIB),
+            ("t-789c", NOT_ZLIB),
+            ("t-xyz", NOT_HEX),
+            ("t-789", NOT_HEX),
+            ("t-öö", NOT_HEX),
+            (&packed_text('t', r#"{"a":1}"#), NOT_JSON),
+            (&packed_text('t', "null "), NOT_JSON),
+            (&packed('v', b"\xff"), NOT_TEXT),
+            (&bomb, TOO_LARGE),
+            (&format!("e={}", " ".repeat(UNPACKED_BYTES_MAX + 1)), TOO_LARGE),
+            (&format!("v-{}", "0".repeat(TAG_BYTES_MAX + 2)), TOO_LONG),
+        ] {
+            let found = read(&[tag, r#"e={"name":"a"}"#, r#"e-"#, &whole]);
+            let shown = &tag[..tag.len().min(40)];
+            assert!(found.complaints.iter().any(|complaint| complaint.ends_with(reason)), "{shown}: {found:?}");
+            if tag.starts_with("t-") {
+                assert_eq!((found.metadata.unwrap()["a"].as_str(), found.endpoints.len()), ("1", 1), "{shown}");
+            }
+        }
+    }
+
+    /// Ten megabytes of such a tag would unpack to ten gigabytes.
+    #[test]
+    fn a_tag_that_unpacks_to_a_thousand_times_its_size_costs_no_more_than_the_limit() {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+        for _ in 0..16 {
+            encoder.write_all(&vec![0; 1 << 20]).unwrap();
+        }
+        let bomb = hex::encode(encoder.finish().unwrap());
+        assert!(bomb.len() < TAG_BYTES_MAX, "{}", bomb.len());
+        assert_eq!(unpacked(&bomb).unwrap().len(), UNPACKED_BYTES_MAX + 1);
+        assert_eq!(read(&[&format!("v-{bomb}")]).version, "");
+        let ten_megabytes = format!("v-{}", bomb.repeat((10 << 20) / bomb.len() + 1));
+        assert_eq!(read(&[&ten_megabytes]).complaints, [complaint("the version", TOO_LONG)]);
+    }
+
+    #[test]
+    fn the_tags_of_an_answer_hold_only_so_much_together() {
+        let tags = vec![packed_text('e', &format!(r#"{{"name":"{}"}}"#, "a".repeat(1000))); 10];
+        let mut left = 5_100;
+        let found = decode(&tags, true, &mut left);
+        assert_eq!((found.endpoints.len(), found.complaints.len()), (5, 5));
+        assert_eq!(found.complaints[0], complaint("an endpoint", TOO_MUCH));
+        assert!(left < 1_000);
+    }
+}
