@@ -5,6 +5,7 @@
 //! | `memory:` | this process only | this process only | |
 //! | `static:product=127.0.0.1:9000,…` | a fixed list | | |
 //! | `consul://HOST:PORT?token=…&dc=…`, `consul+https://…` | feature `registry-consul` | | |
+//! | `etcd://[user:password@]host:port[,host:port]?layout=…`, `etcd+tls://…` | feature `registry-etcd` | | |
 //! | `kafka://host:9092,…?option=value` | | feature `broker-kafka` | |
 //! | `sqlite:path/to/file.db` | | | feature `tx-sqlite` |
 //! | `mysql://user:password@host:port/database`, `mariadb://…` | | | feature `tx-mysql` |
@@ -38,7 +39,17 @@ pub async fn registry(url: &str) -> Result<Arc<dyn Registry>> {
             let config = ConsulConfig::from_url(url)?.with_env_token();
             Ok(Arc::new(ConsulRegistry::connect(config).await?))
         }
-        _ => Err(unknown(url, "backends.registry", "memory: static:NAME=HOST:PORT consul://HOST:PORT")),
+        #[cfg(feature = "registry-etcd")]
+        "etcd" | "etcd+tls" => {
+            use micro_etcd::{EtcdConfig, EtcdRegistry};
+
+            let config = EtcdConfig::from_url(url)?.with_env_user();
+            Ok(Arc::new(EtcdRegistry::connect(config).await?))
+        }
+        _ => {
+            let known = "memory: static:NAME=HOST:PORT consul://HOST:PORT etcd://HOST:PORT";
+            Err(unknown(url, "backends.registry", known))
+        }
     }
 }
 
@@ -118,6 +129,9 @@ fn unknown(url: &str, operation: &'static str, known: &'static str) -> Error {
         "consul" | "consul+https" if cfg!(not(feature = "registry-consul")) => {
             "this backend is not compiled in: turn on the feature registry-consul"
         }
+        "etcd" | "etcd+tls" if cfg!(not(feature = "registry-etcd")) => {
+            "this backend is not compiled in: turn on the feature registry-etcd"
+        }
         _ => "this version has no such backend for this port",
     };
     let scheme = scheme(url).to_owned();
@@ -165,6 +179,17 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let text = error.report();
         assert!(text.contains("backend=consul") && text.contains("address=127.0.0.1:1"), "{text}");
+        assert!(!text.contains("canary-4711") && !text.contains('\n'), "{text}");
+    }
+
+    #[cfg(feature = "registry-etcd")]
+    #[tokio::test]
+    async fn an_etcd_that_is_not_there_is_one_line_with_address_and_cause_and_without_its_password() {
+        let error = registry("etcd://user:canary-4711@127.0.0.1:1").await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let text = error.report();
+        assert!(text.contains("backend=etcd") && text.contains("address=127.0.0.1:1"), "{text}");
+        assert!(text.contains("refused") && text.contains("start one"), "{text}");
         assert!(!text.contains("canary-4711") && !text.contains('\n'), "{text}");
     }
 

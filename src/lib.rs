@@ -21,8 +21,11 @@ pub mod broker {
 }
 
 /// Adapters of the registry port.
-#[cfg(feature = "registry-consul")]
+#[cfg(any(feature = "registry-consul", feature = "registry-etcd"))]
 pub mod registry {
+    #[cfg(feature = "registry-etcd")]
+    pub use micro_etcd as etcd;
+    #[cfg(feature = "registry-consul")]
     pub use micro_registry_consul as consul;
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path, process::Command, str::FromStr};
 
-use crate::{consul::Consul, kafka::Kafka, mariadb::Mariadb, postgres::Postgres, site::Site};
+use crate::{consul::Consul, etcd::Etcd, kafka::Kafka, mariadb::Mariadb, postgres::Postgres, site::Site};
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,6 +11,8 @@ pub enum Kind {
     Kafka,
     /// Consul 1.7 in its development mode: it keeps nothing over a restart.
     Consul,
+    /// etcd, as the distribution has it.
+    Etcd,
     /// MariaDB, as the distribution has it.
     Mariadb,
     /// PostgreSQL, as the distribution has it.
@@ -19,7 +21,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Kafka, Self::Consul, Self::Mariadb, Self::Postgres];
+    pub const ALL: [Self; 5] = [Self::Kafka, Self::Consul, Self::Etcd, Self::Mariadb, Self::Postgres];
 
     /// The kind's name: a key of `cargo xtask servers status --json`.
     #[must_use]
@@ -27,6 +29,7 @@ impl Kind {
         match self {
             Self::Kafka => "kafka",
             Self::Consul => "consul",
+            Self::Etcd => "etcd",
             Self::Mariadb => "mariadb",
             Self::Postgres => "postgres",
         }
@@ -38,6 +41,7 @@ impl Kind {
         match self {
             Self::Kafka => "MICRO_TEST_KAFKA",
             Self::Consul => "MICRO_TEST_CONSUL",
+            Self::Etcd => "MICRO_TEST_ETCD",
             Self::Mariadb => "MICRO_TEST_MARIADB",
             Self::Postgres => "MICRO_TEST_POSTGRES",
         }
@@ -49,6 +53,7 @@ impl Kind {
         match self {
             Self::Kafka => "3.9.1",
             Self::Consul => "1.7.3",
+            Self::Etcd => "v3.4.23",
             Self::Mariadb => "10.11",
             Self::Postgres => "15",
         }
@@ -60,6 +65,7 @@ impl Kind {
         match self {
             Self::Kafka => format!("kafka://127.0.0.1:{port}"),
             Self::Consul => format!("consul://127.0.0.1:{port}"),
+            Self::Etcd => format!("etcd://127.0.0.1:{port}"),
             Self::Mariadb => format!("mysql://root@127.0.0.1:{port}"),
             Self::Postgres => format!("postgres://postgres@127.0.0.1:{port}"),
         }
@@ -69,6 +75,7 @@ impl Kind {
         match self {
             Self::Kafka => &Kafka,
             Self::Consul => &Consul,
+            Self::Etcd => &Etcd,
             Self::Mariadb => &Mariadb,
             Self::Postgres => &Postgres,
         }

@@ -1,4 +1,4 @@
-//! Starts the real servers that tests and benchmarks need: Kafka, Consul, MariaDB, PostgreSQL.
+//! Starts the real servers that tests and benchmarks need: Kafka, Consul, etcd, MariaDB, PostgreSQL.
 //!
 //! They run natively, on loopback, from what the package registries serve; all they need stands
 //! under the workspace's `target/servers/` (or where `MICRO_SERVERS_DIR` says):
@@ -27,6 +27,7 @@ mod probe;
 mod process;
 
 mod consul;
+mod etcd;
 mod kafka;
 mod mariadb;
 mod postgres;

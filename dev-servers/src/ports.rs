@@ -16,6 +16,7 @@ pub(crate) fn usual(kind: Kind) -> u16 {
     match kind {
         Kind::Kafka => 19_092,
         Kind::Consul => 18_500,
+        Kind::Etcd => 12_379,
         Kind::Mariadb => 13_306,
         Kind::Postgres => 15_432,
     }

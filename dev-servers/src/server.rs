@@ -52,7 +52,7 @@ impl Server {
     }
 
     /// Starts it with further settings, which win over ours: lines of Kafka's `server.properties`
-    /// or of Consul's HCL, `--name=value` of MariaDB, `-c name=value` of PostgreSQL.
+    /// or of Consul's HCL, `--name=value` of MariaDB and etcd, `-c name=value` of PostgreSQL.
     ///
     /// In a value `${port}` stands for the server's port, `${folder}` for its folder and `${other}`
     /// for the port of Kafka's controller. `("format.add-scram", "SCRAM-SHA-256=[name=…,password=…]")`

@@ -1,46 +1,116 @@
-//! Which features the checks and tests turn on: all, but for those that link what is not there.
+//! Which features the checks and tests turn on: all, but for those whose build needs what is not there.
 
 use std::{
     collections::BTreeSet,
     env,
     process::{Command, Stdio},
+    sync::OnceLock,
 };
 
 use cargo_metadata::Package;
 
 use crate::tree::Tree;
 
-/// The one feature of a dependency that links a library of the system: OpenSSL, for Kafka's TLS.
-const LINKING: (&str, &str) = ("rdkafka", "ssl");
+/// Something of the system without which a part of the workspace cannot be built.
+struct Native {
+    name: &'static str,
+    /// The Debian packages that have it, and the programs that the tests of that part use.
+    debian_packages: &'static [&'static str],
+    is_there: fn() -> bool,
+    needed_by: NeededBy,
+}
 
-/// The Debian packages that a build with it needs, and the program by which its tests make certificates.
-const PACKAGES: [&str; 3] = ["libssl-dev", "openssl", "pkg-config"];
+enum NeededBy {
+    /// A feature of a dependency.
+    Feature(&'static str, &'static str),
+    /// A dependency, whatever its features.
+    Dependency(&'static str),
+}
 
-/// The arguments by which Cargo turns on all features that can be built here.
+/// OpenSSL is linked for Kafka's TLS; the build of etcd's client compiles proto files.
+const NATIVES: [Native; 2] = [
+    Native {
+        name: "OpenSSL",
+        debian_packages: &["libssl-dev", "openssl", "pkg-config"],
+        is_there: has_openssl,
+        needed_by: NeededBy::Feature("rdkafka", "ssl"),
+    },
+    Native {
+        name: "protoc with Google's proto files",
+        debian_packages: &["protobuf-compiler", "libprotobuf-dev"],
+        is_there: has_protoc,
+        needed_by: NeededBy::Dependency("etcd-client"),
+    },
+];
+
+/// What is left out of a build.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct LeftOut<'a> {
+    crates: BTreeSet<&'a str>,
+    features: BTreeSet<Feature<'a>>,
+}
+
+/// The arguments, beside `--workspace`, by which Cargo turns on all that can be built here.
 ///
 /// On a fresh machine of CI what is missing is installed, so that nothing is left out there.
 pub(crate) fn arguments(tree: &Tree) -> Vec<String> {
     let packages = tree.metadata.workspace_packages();
-    let linking = linking(&packages);
-    if linking.is_empty() || has_openssl() {
+    let left_out = left_out(&packages);
+    if left_out == LeftOut::default() {
         return vec!["--all-features".to_owned()];
     }
-    if env::var_os("CI").is_some() {
-        if let Err(error) = dev_servers::install_packages(&PACKAGES) {
-            eprintln!("{error}");
+    let is_built = |feature: &Feature<'_>| !left_out.crates.contains(feature.0) && !left_out.features.contains(feature);
+    let features: Vec<String> =
+        all(&packages).filter(is_built).map(|(package, feature)| format!("{package}/{feature}")).collect();
+    let excluded = left_out.crates.iter().flat_map(|package| ["--exclude".to_owned(), (*package).to_owned()]);
+    excluded.chain(["--features".to_owned(), features.join(",")]).collect()
+}
+
+/// Whether a feature of this package can be built here.
+pub(crate) fn can_be_built(tree: &Tree, package: &str, feature: &str) -> bool {
+    !left_out(&tree.metadata.workspace_packages()).features.contains(&(package, feature))
+}
+
+/// What cannot be built here. It is told, and the missing is installed under CI, at the first question.
+fn left_out<'a>(packages: &[&'a Package]) -> LeftOut<'a> {
+    static MISSING: OnceLock<Vec<usize>> = OnceLock::new();
+    let is_needed = |native: &Native| needing(packages, &native.needed_by) != LeftOut::default();
+    let missing = MISSING.get_or_init(|| {
+        let is_missing = |index: &usize| is_needed(&NATIVES[*index]) && !(NATIVES[*index].is_there)();
+        let missing: Vec<usize> = (0..NATIVES.len()).filter(is_missing).collect();
+        for native in missing.iter().map(|index| &NATIVES[*index]) {
+            got_or_told(native, &needing(packages, &native.needed_by));
         }
         // Where it did not come, the build says so: under CI nothing is left out.
-        return vec!["--all-features".to_owned()];
+        if env::var_os("CI").is_some() { Vec::new() } else { missing }
+    });
+    missing.iter().fold(LeftOut::default(), |mut all, index| {
+        let LeftOut { crates, features } = needing(packages, &NATIVES[*index].needed_by);
+        all.crates.extend(crates);
+        all.features.extend(features);
+        all
+    })
+}
+
+fn got_or_told(native: &Native, left_out: &LeftOut<'_>) {
+    if env::var_os("CI").is_some() {
+        if let Err(error) = dev_servers::install_packages(native.debian_packages) {
+            eprintln!("{error}");
+        }
+        return;
     }
-    let left_out: Vec<String> = linking.iter().map(|(package, feature)| format!("{package}/{feature}")).collect();
-    eprintln!("without {}: OpenSSL is not there (Debian's {})", left_out.join(", "), PACKAGES.join(", "));
-    let features = all(&packages).filter(|feature| !linking.contains(feature));
-    let features: Vec<String> = features.map(|(package, feature)| format!("{package}/{feature}")).collect();
-    vec!["--features".to_owned(), features.join(",")]
+    let features = left_out.features.iter().map(|(package, feature)| format!("{package}/{feature}"));
+    let names: Vec<String> = left_out.crates.iter().map(|name| (*name).to_owned()).chain(features).collect();
+    let (name, packages) = (native.name, native.debian_packages.join(", "));
+    eprintln!("without {}: {name} is not there (Debian's {packages})", names.join(", "));
 }
 
 fn has_openssl() -> bool {
     succeeds("pkg-config", &["--exists", "openssl"]) && succeeds("openssl", &["version"])
+}
+
+fn has_protoc() -> bool {
+    succeeds("protoc", &["--descriptor_set_out=/dev/null", "google/protobuf/descriptor.proto"])
 }
 
 fn succeeds(program: &str, arguments: &[&str]) -> bool {
@@ -56,22 +126,34 @@ fn all<'a>(packages: &[&'a Package]) -> impl Iterator<Item = Feature<'a>> {
     packages.iter().flat_map(|package| package.features.keys().map(|feature| (package.name.as_str(), feature.as_str())))
 }
 
-/// The features that turn the linking one on, themselves or by others.
-fn linking<'a>(packages: &[&'a Package]) -> BTreeSet<Feature<'a>> {
-    let mut found = BTreeSet::new();
+/// The crates that cannot be built without it, and the features that turn it or such a crate on,
+/// themselves or by others.
+fn needing<'a>(packages: &[&'a Package], needed_by: &NeededBy) -> LeftOut<'a> {
+    let mut left_out = LeftOut::default();
+    let feature = match needed_by {
+        NeededBy::Feature(package, feature) => Some((*package, *feature)),
+        NeededBy::Dependency(name) => {
+            let has = |package: &&&Package| package.dependencies.iter().any(|other| other.name == *name);
+            left_out.crates = packages.iter().filter(has).map(|package| package.name.as_str()).collect();
+            None
+        }
+    };
     loop {
-        let before = found.len();
+        let before = left_out.features.len();
         for package in packages {
-            for (feature, parts) in &package.features {
-                let links =
-                    |part: &String| target(package, part).is_some_and(|to| to == LINKING || found.contains(&to));
-                if parts.iter().any(links) {
-                    found.insert((package.name.as_str(), feature.as_str()));
+            for (name, parts) in &package.features {
+                let needs = |part: &String| {
+                    let turned_on = target(package, part);
+                    let is_crate = left_out.crates.contains(part.strip_prefix("dep:").unwrap_or_default());
+                    is_crate || turned_on.is_some_and(|to| Some(to) == feature || left_out.features.contains(&to))
+                };
+                if parts.iter().any(needs) {
+                    left_out.features.insert((package.name.as_str(), name.as_str()));
                 }
             }
         }
-        if found.len() == before {
-            return found;
+        if left_out.features.len() == before {
+            return left_out;
         }
     }
 }
@@ -112,7 +194,20 @@ mod tests {
             "kafka",
             Some("broker"),
         );
-        let expected = BTreeSet::from([("kafka", "tls"), ("facade", "tls"), ("facade", "full")]);
-        assert_eq!(linking(&[&facade, &adapter]), expected);
+        let features = BTreeSet::from([("kafka", "tls"), ("facade", "tls"), ("facade", "full")]);
+        let found = needing(&[&facade, &adapter], &NeededBy::Feature("rdkafka", "ssl"));
+        assert_eq!(found, LeftOut { features, ..LeftOut::default() });
+    }
+
+    #[test]
+    fn a_crate_that_cannot_be_built_is_left_out_with_the_features_that_turn_it_on() {
+        let adapter = package("etcd", json!({ "tls": ["etcd-client/tls-ring"] }), "etcd-client", None);
+        let features = json!({ "full": ["registry"], "registry": ["dep:etcd", "etcd/tls"], "other": [] });
+        let facade = package("facade", features, "etcd", None);
+        let expected = LeftOut {
+            crates: BTreeSet::from(["etcd"]),
+            features: BTreeSet::from([("facade", "registry"), ("facade", "full")]),
+        };
+        assert_eq!(needing(&[&facade, &adapter], &NeededBy::Dependency("etcd-client")), expected);
     }
 }

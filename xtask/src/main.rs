@@ -33,7 +33,7 @@ enum Task {
     Tidy,
     /// Everything `check` does, then every test on real servers.
     Test,
-    /// The real servers that tests and benchmarks share: Kafka, Consul, MariaDB, PostgreSQL.
+    /// The real servers that tests and benchmarks share: Kafka, Consul, etcd, MariaDB, PostgreSQL.
     #[command(subcommand)]
     Servers(servers::Task),
     /// The benchmarks that need servers, or several programs.

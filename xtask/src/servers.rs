@@ -12,7 +12,7 @@ pub(crate) enum Task {
     Up(Up),
     /// Stops them; their data stay.
     Down {
-        /// kafka, consul, mariadb, postgres; all of them when none is named.
+        /// kafka, consul, etcd, mariadb, postgres; all of them when none is named.
         kinds: Vec<Kind>,
     },
     /// Which of them run and answer.
@@ -28,7 +28,7 @@ pub(crate) struct Up {
     /// A commit is on the disk before it is acknowledged: for benchmarks and fault tests.
     #[arg(long)]
     durable: bool,
-    /// kafka, consul, mariadb, postgres; all of them when none is named.
+    /// kafka, consul, etcd, mariadb, postgres; all of them when none is named.
     kinds: Vec<Kind>,
 }
 
@@ -101,11 +101,12 @@ mod tests {
         let all = [
             (Kind::Kafka, "kafka://127.0.0.1:1"),
             (Kind::Consul, "consul://127.0.0.1:2"),
+            (Kind::Etcd, "etcd://127.0.0.1:5"),
             (Kind::Mariadb, "mysql://root@127.0.0.1:3"),
             (Kind::Postgres, "postgres://postgres@127.0.0.1:4"),
         ];
         let expected = r#"{"kafka":{"url":"kafka://127.0.0.1:1"},"consul":{"url":"consul://127.0.0.1:2"},
-            "mariadb":{"url":"mysql://root@127.0.0.1:3"},"postgres":{"url":"postgres://postgres@127.0.0.1:4"}}"#;
+            "etcd":{"url":"etcd://127.0.0.1:5"},"mariadb":{"url":"mysql://root@127.0.0.1:3"},"postgres":{"url":"postgres://postgres@127.0.0.1:4"}}"#;
         let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
         assert_eq!(json(all), expected);
         assert_eq!(json([]).to_string(), "{}");

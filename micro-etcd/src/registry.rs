@@ -1,0 +1,161 @@
+//! The registry port on one cluster.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use micro_core::{
+    Error, ErrorKind, Result,
+    registry::{Instance, InstanceWatch, RegisterOptions, Registration, Registry},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    EtcdConfig, Layout,
+    client::Client,
+    keeper::{Keeper, Keepers, Kept, announce, give_up, place},
+    record,
+    watch::{self, Listing},
+};
+
+/// A registry whose instances are keys of etcd's, kept by leases. Clones share everything.
+///
+/// - The keys and values are those of the configured [`Layout`], go-micro's where nothing is said.
+/// - A lease has the TTL in whole seconds, at least the two that etcd gives where less is asked for.
+/// - What etcd lost, the lease, the key, or everything, is registered again with the next heartbeat.
+///   What stands there already with the same contents is taken over with its lease.
+/// - A registration that was replaced by another one of its id withdraws nothing.
+/// - A value that cannot be read, or called, is left out; the log says once why.
+/// - A watch goes on through failures and compactions: it tells
+///   [`Stale`](micro_core::registry::InstanceChange::Stale) once etcd cannot be asked, and a snapshot
+///   when it can be again. It also lists everything every `relist_interval`.
+#[derive(Clone)]
+pub struct EtcdRegistry {
+    client: Client,
+    keepers: Keepers,
+    generations: Arc<AtomicU64>,
+}
+
+impl EtcdRegistry {
+    /// A registry on the cluster that `config` names, once one of its servers answered a request as
+    /// the configured user.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for settings that cannot be; `Unavailable` when no server answers within
+    /// `connect_timeout`; `Unauthenticated` where there is no such user, or one is needed;
+    /// `PermissionDenied` where its roles do not reach the registry's keys.
+    pub async fn connect(config: EtcdConfig) -> Result<Self> {
+        Ok(Self { client: Client::connect(config).await?, keepers: Keepers::default(), generations: Arc::default() })
+    }
+}
+
+impl fmt::Debug for EtcdRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdRegistry").field("config", &self.client.config).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Registry for EtcdRegistry {
+    /// Registers the instance under a lease.
+    ///
+    /// # Cancel safety
+    ///
+    /// When it is cancelled, the instance may be registered, and is forgotten after its TTL.
+    async fn register(&self, instance: Instance, options: RegisterOptions) -> Result<Registration> {
+        instance.validate()?;
+        validate(&options)?;
+        let mut keepers = self.keepers.lock().await;
+        let claim = announce(&self.client, "registry.register", &instance, &options).await?;
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed);
+        let keeper = Keeper {
+            client: self.client.clone(),
+            keepers: self.keepers.clone(),
+            generation,
+            instance: instance.clone(),
+            options,
+        };
+        // Owned by the registration: if nobody can close it any more, the TTL ends the instance.
+        let task = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
+        let kept = Kept { generation, claim: claim.clone(), task: task.abort_handle() };
+        if let Some(replaced) = keepers.insert(place(&instance), kept) {
+            replaced.task.abort();
+            if replaced.claim.lease != claim.lease {
+                give_up(&self.client, &replaced.claim).await;
+            }
+        }
+        drop(keepers);
+        let (registry, registered) = (self.clone(), instance.clone());
+        Ok(Registration::new(instance, move || async move {
+            let closed = registry.close(registered, generation).await;
+            drop(task);
+            closed
+        }))
+    }
+
+    async fn deregister(&self, service: &str, id: &str) -> Result<()> {
+        let operation = "registry.deregister";
+        let mut keepers = self.keepers.lock().await;
+        let kept = keepers.remove(&(service.to_owned(), id.to_owned()));
+        if let Some(kept) = kept {
+            kept.task.abort();
+            self.client.delete(operation, &kept.claim.key).await?;
+            give_up(&self.client, &kept.claim).await;
+            return Ok(());
+        }
+        self.client.delete(operation, &self.client.config.key_of_id(service, id)).await
+    }
+
+    async fn instances(&self, service: &str) -> Result<Vec<Instance>> {
+        Ok(Listing::of(&self.client, "registry.instances", service).await?.instances())
+    }
+
+    async fn services(&self) -> Result<Vec<String>> {
+        let operation = "registry.services";
+        if self.client.config.layout == Layout::GoZero {
+            let message = "the keys of the layout go-zero stand beside all others: no list of services can be made";
+            return Err(self.client.with_servers(Error::new(ErrorKind::Unimplemented, operation, message)));
+        }
+        let answer = self.client.list(operation, &self.client.config.root()).await?;
+        // The names stand in the values: in a key a slash is a dash.
+        let names = answer.kvs().iter().filter_map(|held| record::decode(held.value()).ok());
+        let names: BTreeSet<_> = names.flat_map(|(instances, _)| instances).map(|instance| instance.service).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    async fn watch(&self, service: &str) -> Result<InstanceWatch> {
+        watch::begin(self.client.clone(), service.to_owned()).await
+    }
+}
+
+impl EtcdRegistry {
+    async fn close(&self, instance: Instance, generation: u64) -> Result<()> {
+        let mut keepers = self.keepers.lock().await;
+        if keepers.get(&place(&instance)).is_none_or(|kept| kept.generation != generation) {
+            return Ok(());
+        }
+        let kept = keepers.remove(&place(&instance)).expect("it was just there");
+        kept.task.abort();
+        // Another process may have taken the id over: what it registered is its own.
+        self.client.delete_of("registry.deregister", &kept.claim.key, kept.claim.lease).await?;
+        give_up(&self.client, &kept.claim).await;
+        Ok(())
+    }
+}
+
+fn validate(options: &RegisterOptions) -> Result<()> {
+    if !options.heartbeat.is_zero() && options.heartbeat < options.ttl {
+        return Ok(());
+    }
+    let message = "the heartbeat must be more than zero and less than the TTL";
+    Err(Error::new(ErrorKind::InvalidArgument, "registry.register", message)
+        .with_context("heartbeat", format!("{:?}", options.heartbeat))
+        .with_context("ttl", format!("{:?}", options.ttl)))
+}
