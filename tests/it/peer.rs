@@ -1,0 +1,63 @@
+//! The program `interop/go-peer`: go-micro v4 beside a test.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// How long a line may take: the machine may be compiling beside it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A subcommand that runs; killed with its drop.
+pub(crate) struct Peer {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<Value>,
+}
+
+impl Peer {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let program = dev_servers::go_peer().expect("go-peer is built");
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("go-peer runs");
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            let told = output.lines().map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok());
+            // Until nobody listens any more.
+            told.map(|value| sender.send(value)).take_while(Result::is_ok).for_each(drop);
+        });
+        Self { input: child.stdin.take(), child, lines }
+    }
+
+    /// The next thing it tells.
+    pub(crate) fn told(&self) -> Value {
+        self.lines.recv_timeout(PATIENCE).expect("go-peer tells something in time")
+    }
+
+    pub(crate) fn tell(&mut self, value: &Value) {
+        let input = self.input.as_mut().expect("its input is open");
+        writeln!(input, "{value}").expect("it reads");
+    }
+
+    /// Ends its input.
+    pub(crate) fn end(&mut self) {
+        self.input = None;
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
