@@ -19,7 +19,7 @@ mod metadata;
 pub use client::{GrpcClient, GrpcClientBuilder, GrpcClientConfig};
 pub use go_micro::{GoMicroConfig, GoMicroError, StatusCompat};
 pub use metadata::{metadata_of, request};
-pub use server::{GrpcServer, GrpcServerBuilder, GrpcServerConfig};
+pub use server::{GrpcServer, GrpcServerBuilder, GrpcServerConfig, endpoints_of};
 pub use status::{from_status, to_status};
 
 /// What reads bytes and texts of a peer, for fuzzing; no part of the interface.

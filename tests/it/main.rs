@@ -1,6 +1,6 @@
 //! Tests of the facade with programs of other frameworks, in one binary.
 
+#[cfg(all(feature = "grpc", any(feature = "registry-consul", feature = "registry-etcd")))]
 mod peer;
-
-#[cfg(any(feature = "registry-consul", feature = "registry-etcd"))]
+#[cfg(all(feature = "grpc", any(feature = "registry-consul", feature = "registry-etcd")))]
 mod registries;

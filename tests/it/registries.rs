@@ -69,6 +69,7 @@ on_each_registry! {
     a_rust_process_that_ends_without_a_word_is_gone_for_go_after_its_ttl
     a_go_process_that_is_killed_is_gone_for_rust_after_its_ttl
     versions_of_one_service_are_kept_apart_by_both
+    the_endpoints_of_a_go_service_are_those_that_rust_tells_of_the_same_proto
 }
 
 async fn go_looks_up_what_rust_registered_with_version_metadata_and_endpoints(registry: &dyn Registry, url: &str) {
@@ -197,6 +198,25 @@ async fn versions_of_one_service_are_kept_apart_by_both(registry: &dyn Registry,
     both.sort_by(|a, b| a.id.cmp(&b.id));
     becomes(registry, &name, &both).await;
     go_finds(url, &name, &json!([service(&ours), service(&theirs)])).await;
+}
+
+/// Fields of every kind that proto3 has are among them, and streams.
+async fn the_endpoints_of_a_go_service_are_those_that_rust_tells_of_the_same_proto(registry: &dyn Registry, url: &str) {
+    let service = unique("served");
+    let go = start(&["serve", "--registry", url, "--service", &service]).await;
+    let (_go, ready) = next(go).await;
+    assert_eq!(ready["ready"]["service"], json!(service), "{ready}");
+    let found = registry.instances(&service).await.unwrap();
+    let [served] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(served.metadata["protocol"], "grpc");
+
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/go-peer/pb");
+    let descriptors = protox::compile(["greeter.proto"], [folder]).unwrap();
+    let descriptors = prost::Message::encode_to_vec(&descriptors);
+    let expected = micro_rs::grpc::endpoints_of([&*descriptors], &["peer.Greeter"]).unwrap();
+    assert_eq!(expected.len(), 8);
+    let json = |endpoints: &[Endpoint]| serde_json::to_string_pretty(endpoints).unwrap();
+    assert_eq!(json(&served.endpoints), json(&expected));
 }
 
 /// An instance with all that one can have.

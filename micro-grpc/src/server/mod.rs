@@ -3,6 +3,7 @@
 mod accept;
 mod call;
 mod config;
+mod endpoints;
 mod health;
 mod methods;
 mod routes;
@@ -16,7 +17,11 @@ use std::{
 
 use async_trait::async_trait;
 use http::{Request, Response};
-use micro_core::{Error, ErrorKind, Health, HealthStatus, Result, app::Component, registry::Instance};
+use micro_core::{
+    Error, ErrorKind, Health, HealthStatus, Result,
+    app::Component,
+    registry::{Endpoint, Instance},
+};
 use micro_middleware::stack::{RpcServerStack, rpc_server_stack};
 use tokio::net::TcpListener;
 use tonic::{body::Body, server::NamedService};
@@ -27,6 +32,7 @@ use crate::go_micro::{GoMicroConfig, Receiver};
 
 pub use self::{
     config::GrpcServerConfig,
+    endpoints::endpoints_of,
     routes::{Handlers, HandlersFuture},
 };
 pub(crate) use self::{
@@ -49,6 +55,7 @@ pub struct GrpcServer {
     health: HealthService,
     methods: Arc<Methods>,
     go_micro: Option<GoMicroConfig>,
+    endpoints: Arc<Vec<Endpoint>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -105,11 +112,13 @@ impl GrpcServer {
             }
             None => address.to_string(),
         };
-        Ok(Instance::new(&self.service, address)
+        let mut instance = Instance::new(&self.service, address)
             .with_version(&self.config.version)
             .with_metadata("protocol", "grpc")
             .with_metadata("server", "grpc")
-            .with_metadata("transport", "grpc"))
+            .with_metadata("transport", "grpc");
+        instance.endpoints = self.endpoints.clone();
+        Ok(instance)
     }
 }
 
@@ -251,6 +260,7 @@ impl<L> GrpcServerBuilder<L> {
     /// - A failure has the form that go-micro's clients read:
     ///   [`StatusCompat`](crate::StatusCompat). Its first detail is go-micro's error and no other, for
     ///   at another one they end with a panic.
+    /// - The registry is told of its methods and the shapes of their messages: [`endpoints_of`].
     ///
     /// It is no default, for proxies in front of a server allow and forbid by path: a server that takes
     /// `/x.Order/PayNotify` for `/shop.Order/PayNotify` must be known to do so.
@@ -310,6 +320,7 @@ impl<L> GrpcServerBuilder<L> {
             return Err(Error::new(ErrorKind::InvalidArgument, "grpc.build", "the service name is empty"));
         }
         let methods = self.methods()?;
+        let endpoints = self.endpoints()?;
         self.add_reflection()?;
         let health = self.health.clone();
         self.handlers.add(
@@ -329,6 +340,7 @@ impl<L> GrpcServerBuilder<L> {
             health,
             methods: Arc::new(methods),
             go_micro: self.go_micro,
+            endpoints: Arc::new(endpoints),
             running: Mutex::new(None),
         })
     }
@@ -348,6 +360,15 @@ impl<L> GrpcServerBuilder<L> {
             .with_context("service", service)),
             None => Ok(methods),
         }
+    }
+
+    /// Those of the user's services, as go-micro tells its registry; others are not asked for them.
+    fn endpoints(&self) -> Result<Vec<Endpoint>> {
+        if self.go_micro.is_none() {
+            return Ok(Vec::new());
+        }
+        let services: Vec<&str> = self.handlers.names().collect();
+        endpoints_of(self.descriptors.iter().map(Vec::as_slice), &services)
     }
 
     fn add_reflection(&mut self) -> Result<()> {

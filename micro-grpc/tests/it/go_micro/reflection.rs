@@ -1,7 +1,8 @@
-//! grpcurl, which knows nothing of a server but what reflection tells it.
+//! What others know of a server: grpcurl by reflection, and the registry.
 
 use std::process::Command;
 
+use micro_core::app::Component as _;
 use micro_grpc::{GoMicroConfig, GrpcServerBuilder, StatusCompat};
 use serde_json::{Value, json};
 
@@ -60,4 +61,20 @@ async fn grpcurl_calls_a_server_for_go_micro_by_reflection() {
     calls_by_reflection(builder().go_micro(real.clone()), &format!("Code: FailedPrecondition\n  {message}")).await;
     let flattened = "Code: Unknown\n  Message: rpc error: code = FailedPrecondition desc = no such thing";
     calls_by_reflection(builder().go_micro(real.with_status_compat(StatusCompat::V4)), flattened).await;
+}
+
+#[tokio::test]
+async fn a_server_for_go_micro_tells_the_registry_of_its_methods_and_another_does_not() {
+    let (other, _) = started(builder().descriptors(DESCRIPTORS.clone())).await;
+    assert_eq!(other.server.instances()[0].endpoints.len(), 0);
+
+    let server = builder().descriptors(DESCRIPTORS.clone()).go_micro(GoMicroConfig::default());
+    let (running, _) = started(server).await;
+    let instance = running.server.instances().remove(0);
+    let names: Vec<_> = instance.endpoints.iter().map(|endpoint| &*endpoint.name).collect();
+    let methods = ["Chat", "Count", "Echo", "Fail", "Hello", "Inspect", "Sum", "Wait"];
+    assert_eq!(names, methods.map(|method| format!("Greeter.{method}")));
+    assert_eq!(instance.endpoints[1].metadata["stream"], "true");
+    let hello = instance.endpoints[4].request.as_ref().unwrap();
+    assert_eq!((&*hello.name, &*hello.values[0].name, &*hello.values[0].type_name), ("HelloRequest", "name", "string"));
 }
