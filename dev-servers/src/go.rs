@@ -39,6 +39,16 @@ fn interop(name: &str) -> Result<PathBuf, String> {
     build(&sources, ".", &Servers::of_workspace().tools().join(name))
 }
 
+/// The program of `interop/go-zero`, which is go-zero's own discovery on etcd; built as [`go_peer`] is.
+///
+/// # Errors
+///
+/// As [`go_peer`].
+pub fn go_zero() -> Result<PathBuf, String> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../interop/go-zero");
+    build(&sources, ".", &Servers::of_workspace().tools().join("go-zero"))
+}
+
 /// The program `grpcurl`, which calls a gRPC server by what reflection tells of it; built as
 /// [`go_peer`] is.
 ///

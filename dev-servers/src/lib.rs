@@ -7,8 +7,9 @@
 //! - [`shared`] is where a test gets the URL of one of those.
 //! - [`Server`] is a server of a test's own, which it may kill, pause and restart.
 //! - [`SmallDisk`] is a disk of a test's own, which it may fill.
-//! - [`go_peer`] and [`go_chain`] are programs on go-micro v4, to talk to and to be replaced, and
-//!   [`grpcurl`] one that calls whatever gRPC server offers reflection.
+//! - [`go_peer`] and [`go_chain`] are programs on go-micro v4, to talk to and to be replaced,
+//!   [`go_zero`] publishes and subscribes as go-zero does, and [`grpcurl`] calls whatever gRPC server
+//!   offers reflection.
 //!
 //! Everything here blocks: an asynchronous test calls it through `spawn_blocking`.
 
@@ -37,7 +38,7 @@ mod compose;
 
 pub use crate::{
     disk::SmallDisk,
-    go::{go_chain, go_peer, grpcurl},
+    go::{go_chain, go_peer, go_zero, grpcurl},
     install::install_packages,
     kind::Kind,
     ports::free_port,

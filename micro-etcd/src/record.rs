@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use micro_core::registry::{Endpoint, Instance};
+use micro_core::{
+    Error, ErrorKind,
+    registry::{Endpoint, Instance},
+};
 use serde::{Deserialize, Serialize};
 
 /// The largest value that is read: etcd itself takes no more than 1.5 MiB where nothing else is set.
@@ -51,6 +54,21 @@ pub(crate) fn encode(instance: &Instance) -> Vec<u8> {
     let service =
         Written { name: &instance.service, version: &instance.version, metadata: None, endpoints, nodes: [node] };
     serde_json::to_vec(&service).expect("text and lists of text are JSON")
+}
+
+/// Refuses an instance that nobody could read again.
+///
+/// # Errors
+///
+/// `InvalidArgument`.
+pub(crate) fn check(instance: &Instance) -> micro_core::Result<()> {
+    let size = encode(instance).len();
+    if size <= VALUE_BYTES_MAX {
+        return Ok(());
+    }
+    let message = "the instance says too much in its metadata, endpoints and version: at most a mebibyte of JSON";
+    let error = Error::new(ErrorKind::InvalidArgument, "registry.register", message);
+    Err(error.with_context("id", &instance.id).with_context("bytes", size))
 }
 
 /// The instances that a value tells of, and why some of what it says is left out.
@@ -120,6 +138,13 @@ mod tests {
         let text = String::from_utf8(encode(&Instance::new("greeter", "a:1").with_id("x"))).unwrap();
         let expected = r#"{"name":"greeter","version":"latest","metadata":null,"endpoints":null,"nodes":[{"metadata":{},"id":"x","address":"a:1"}]}"#;
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn an_instance_that_nobody_could_read_again_is_refused() {
+        check(&Instance::new("greeter", "a:1").with_version("x".repeat(1_000_000))).unwrap();
+        let error = check(&Instance::new("greeter", "a:1").with_version("x".repeat(1_100_000))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     }
 
     #[test]

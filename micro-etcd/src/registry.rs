@@ -66,12 +66,17 @@ impl fmt::Debug for EtcdRegistry {
 impl Registry for EtcdRegistry {
     /// Registers the instance under a lease.
     ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` also for an instance whose value would be larger than a mebibyte.
+    ///
     /// # Cancel safety
     ///
     /// When it is cancelled, the instance may be registered, and is forgotten after its TTL.
     async fn register(&self, instance: Instance, options: RegisterOptions) -> Result<Registration> {
         instance.validate()?;
         validate(&options)?;
+        record::check(&instance)?;
         let mut keepers = self.keepers.lock().await;
         let claim = announce(&self.client, "registry.register", &instance, &options).await?;
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);

@@ -18,6 +18,10 @@ use crate::{client::Client, outage::Outage};
 /// The longest wait after a failure; at first it is 200 ms.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
+/// Between a watch that was behind and the listing, lest a server that compacts all the time is asked
+/// without a pause.
+const COMPACTED_PAUSE: Duration = Duration::from_millis(50);
+
 /// The instances of a service by their keys, at a revision of etcd's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
@@ -143,6 +147,7 @@ impl Follower {
             if message.compact_revision() > 0 {
                 // What happened before it cannot be told any more: it has to be listed.
                 tracing::debug!(service = self.service, revision = message.compact_revision(), "a watch is behind");
+                sleep(COMPACTED_PAUSE).await;
                 return Ok(Ended::Missed);
             }
             if message.canceled() {

@@ -11,10 +11,12 @@ use micro_core::registry::{Endpoint, Instance, RegisterOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{CheckKind, ConsulConfig, complaints::Complaint, go_duration::go_duration, tags};
-
-/// What the tags of one answer may hold together, those of the same endpoints counted once.
-const UNPACKED_BYTES_MAX: usize = 16 << 20;
+use crate::{
+    CheckKind, ConsulConfig,
+    complaints::Complaint,
+    go_duration::go_duration,
+    tags::{self, TOGETHER_BYTES_MAX},
+};
 
 /// How much of an id or a reason is told.
 const SHOWN_CHARS: usize = 300;
@@ -143,6 +145,13 @@ impl Meta {
     }
 }
 
+impl Service {
+    /// Whether it is an instance of the service of that name.
+    pub(crate) fn is_of(&self, service: &str) -> bool {
+        self.service.as_deref() == Some(service)
+    }
+}
+
 impl Check {
     /// `host` is that of `address`, in brackets if it is there.
     fn new(address: &str, host: &str, options: &RegisterOptions, config: &ConsulConfig) -> Self {
@@ -193,7 +202,7 @@ pub struct Reading {
 pub fn instances(service: &str, answer: &[u8]) -> serde_json::Result<Reading> {
     // Entry by entry: one that is malformed is not to hide the others.
     let entries = serde_json::from_slice::<Option<Vec<&RawValue>>>(answer)?.unwrap_or_default();
-    let mut reader = Reader { unpacked_bytes_left: UNPACKED_BYTES_MAX, ..Reader::default() };
+    let mut reader = Reader { unpacked_bytes_left: TOGETHER_BYTES_MAX, ..Reader::default() };
     for entry in entries {
         match serde_json::from_str::<Option<HealthEntry>>(entry.get()) {
             Ok(entry) => reader.entry(service, entry),
@@ -206,7 +215,7 @@ pub fn instances(service: &str, answer: &[u8]) -> serde_json::Result<Reading> {
 
 /// The instance of a service that the agent told of, if it can be called and read as a whole.
 pub(crate) fn whole_instance(service: Service) -> Option<Instance> {
-    let mut reader = Reader { unpacked_bytes_left: UNPACKED_BYTES_MAX, ..Reader::default() };
+    let mut reader = Reader { unpacked_bytes_left: TOGETHER_BYTES_MAX, ..Reader::default() };
     reader.service(service);
     reader.reading.instances.pop().filter(|_| reader.reading.complaints.is_empty())
 }

@@ -116,10 +116,10 @@ pub(crate) async fn announce(
 }
 
 /// Withdraws what the agent knows by this id, if it is what the caller means.
-pub(crate) async fn withdraw(client: &Client, id: &str, is_meant: impl FnOnce(Instance) -> bool) -> Result<()> {
+pub(crate) async fn withdraw(client: &Client, id: &str, is_meant: impl FnOnce(Service) -> bool) -> Result<()> {
     let operation = "registry.deregister";
     let service = registered(client, operation, id).await?;
-    if !service.and_then(whole_instance).is_some_and(is_meant) {
+    if !service.is_some_and(is_meant) {
         return Ok(());
     }
     let path = ["agent", "service", "deregister", id];

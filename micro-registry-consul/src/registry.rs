@@ -20,9 +20,9 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     ConsulConfig, ConsulKv,
     client::Client,
-    encoding::Meta,
+    encoding::{Meta, whole_instance},
     keeper::{Keeper, Keepers, Kept, announce, withdraw},
-    watch,
+    tags, watch,
 };
 
 /// A registry whose instances are services of Consul's. Clones share everything.
@@ -76,12 +76,18 @@ impl fmt::Debug for ConsulRegistry {
 impl Registry for ConsulRegistry {
     /// Registers with the agent.
     ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` also for metadata, an endpoint or a version of more than 256 KiB, or more
+    /// than 16 MiB together, which nobody would read.
+    ///
     /// # Cancel safety
     ///
     /// When it is cancelled, the instance may be registered, and is forgotten after its TTL.
     async fn register(&self, instance: Instance, options: RegisterOptions) -> Result<Registration> {
         instance.validate()?;
         validate(&options)?;
+        tags::check(&instance)?;
         tell_left_out(&instance);
         let mut keepers = self.keepers.lock().await;
         announce(&self.client, "registry.register", &instance, &options).await?;
@@ -113,7 +119,7 @@ impl Registry for ConsulRegistry {
         if keepers.get(id).is_some_and(|kept| kept.service == service) {
             keepers.remove(id).expect("it was just there").task.abort();
         }
-        withdraw(&self.client, id, |found| found.service == service).await
+        withdraw(&self.client, id, |found| found.is_of(service)).await
     }
 
     async fn instances(&self, service: &str) -> Result<Vec<Instance>> {
@@ -140,7 +146,7 @@ impl ConsulRegistry {
         }
         keepers.remove(&instance.id).expect("it was just there").task.abort();
         // Another process may have taken the id over: what it registered is its own.
-        withdraw(&self.client, &instance.id, |found| found == instance).await
+        withdraw(&self.client, &instance.id, |found| whole_instance(found).as_ref() == Some(&instance)).await
     }
 }
 

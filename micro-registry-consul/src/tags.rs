@@ -11,7 +11,10 @@ use std::{
 };
 
 use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
-use micro_core::registry::{Endpoint, Instance};
+use micro_core::{
+    Error, ErrorKind, Result,
+    registry::{Endpoint, Instance},
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The longest tag that is looked at: zlib and hex make of [`UNPACKED_BYTES_MAX`] hardly more than
@@ -20,6 +23,9 @@ const TAG_BYTES_MAX: usize = 1 << 20;
 
 /// The most that one tag may hold: an endpoint of thousands of fields has less.
 const UNPACKED_BYTES_MAX: usize = 256 << 10;
+
+/// The most that the tags of one answer may hold together, those of the same endpoints counted once.
+pub(crate) const TOGETHER_BYTES_MAX: usize = 16 << 20;
 
 /// What the tags of one registration say, as far as they can be read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,6 +45,22 @@ pub(crate) fn encode(instance: &Instance) -> Vec<String> {
     let metadata = instance.metadata.iter().map(|(name, value)| packed_json('t', &BTreeMap::from([(name, value)])));
     let endpoints = instance.endpoints.iter().map(|endpoint| packed_json('e', endpoint));
     metadata.chain(endpoints).chain([packed('v', instance.version.as_bytes())]).collect()
+}
+
+/// Refuses an instance that nobody could read again.
+///
+/// # Errors
+///
+/// `InvalidArgument`, naming what is too large.
+pub(crate) fn check(instance: &Instance) -> Result<()> {
+    match decode(&encode(instance), true, &mut { TOGETHER_BYTES_MAX }).complaints.pop() {
+        None => Ok(()),
+        Some(complaint) => {
+            let message = "the instance says too much: at most 256 KiB of a pair of metadata, an endpoint, the version";
+            let error = Error::new(ErrorKind::InvalidArgument, "registry.register", message);
+            Err(error.with_context("id", &instance.id).with_context("cause", complaint))
+        }
+    }
 }
 
 /// Reads tags; what is not go-micro's is passed over. `unpacked_bytes_left` is how much they may hold
@@ -105,11 +127,11 @@ fn complaint(what: &str, reason: &str) -> String {
     format!("a tag of {what} is left out: {reason}")
 }
 
-fn json<T: DeserializeOwned>(tag: Tag<'_>, bytes_left: &mut usize) -> Result<T, &'static str> {
+fn json<T: DeserializeOwned>(tag: Tag<'_>, bytes_left: &mut usize) -> std::result::Result<T, &'static str> {
     serde_json::from_slice(&text(tag, bytes_left)?).map_err(|_| NOT_JSON)
 }
 
-fn text(tag: Tag<'_>, bytes_left: &mut usize) -> Result<Vec<u8>, &'static str> {
+fn text(tag: Tag<'_>, bytes_left: &mut usize) -> std::result::Result<Vec<u8>, &'static str> {
     if tag.contents.len() > TAG_BYTES_MAX {
         return Err(TOO_LONG);
     }
@@ -122,7 +144,7 @@ fn text(tag: Tag<'_>, bytes_left: &mut usize) -> Result<Vec<u8>, &'static str> {
 }
 
 /// At most one byte more than is allowed, whatever the stream says.
-fn unpacked(hex: &str) -> Result<Vec<u8>, &'static str> {
+fn unpacked(hex: &str) -> std::result::Result<Vec<u8>, &'static str> {
     let packed = hex::decode(hex).map_err(|_| NOT_HEX)?;
     let mut bytes = Vec::new();
     let limit = UNPACKED_BYTES_MAX as u64 + 1;
@@ -182,6 +204,15 @@ mod tests {
             complaints: Vec::new(),
         };
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_instance_that_nobody_could_read_again_is_refused() {
+        let instance = Instance::new("greeter", "a:1");
+        check(&instance.clone().with_metadata("a", "x".repeat(200_000))).unwrap();
+        let error = check(&instance.with_metadata("a", "x".repeat(300_000))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.report().contains("metadata") && error.report().contains(TOO_LARGE), "{error:?}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! The program `interop/go-peer`: go-micro v4 beside a test.
+//! The programs of `interop`: go-micro v4 and go-zero beside a test.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
+    path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     time::Duration,
@@ -20,11 +21,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn start(arguments: &[&str]) -> Self {
-        let program = dev_servers::go_peer().expect("go-peer is built");
+    pub(crate) fn start(program: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("go-peer runs");
+        let mut child = command.spawn().expect("the program runs");
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -37,7 +37,7 @@ impl Peer {
 
     /// The next thing it tells.
     pub(crate) fn told(&self) -> Value {
-        self.lines.recv_timeout(PATIENCE).expect("go-peer tells something in time")
+        self.lines.recv_timeout(PATIENCE).expect("the program tells something in time")
     }
 
     pub(crate) fn tell(&mut self, value: &Value) {

@@ -255,7 +255,8 @@ fn quick() -> RegisterOptions {
 
 async fn start(arguments: &[&str]) -> Peer {
     let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-    blocking(move || Peer::start(&arguments.iter().map(String::as_str).collect::<Vec<_>>())).await
+    let program = || dev_servers::go_peer().expect("the fixture had it built");
+    blocking(move || Peer::start(&program(), &arguments.iter().map(String::as_str).collect::<Vec<_>>())).await
 }
 
 async fn next(peer: Peer) -> (Peer, Value) {
