@@ -45,8 +45,7 @@ fn interop(name: &str) -> Result<PathBuf, String> {
 ///
 /// As [`go_peer`].
 pub fn go_zero() -> Result<PathBuf, String> {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../interop/go-zero");
-    build(&sources, ".", &Servers::of_workspace().tools().join("go-zero"))
+    interop("go-zero")
 }
 
 /// The program `grpcurl`, which calls a gRPC server by what reflection tells of it; built as

@@ -1,5 +1,7 @@
 //! Tests of the facade with programs of other frameworks, in one binary.
 
+#[cfg(all(feature = "grpc", any(feature = "registry-consul", feature = "registry-etcd")))]
+mod calls;
 #[cfg(feature = "registry-etcd")]
 mod go_zero;
 

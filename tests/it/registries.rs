@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use crate::peer::{PATIENCE, Peer};
 
 /// A registry that tests share, and how go-peer names it.
-struct Shared<const IS_ETCD: bool> {
-    registry: Arc<dyn Registry>,
-    url: String,
+pub(crate) struct Shared<const IS_ETCD: bool> {
+    pub(crate) registry: Arc<dyn Registry>,
+    pub(crate) url: String,
 }
 
 impl<const IS_ETCD: bool> Fixture for Shared<IS_ETCD> {
@@ -41,7 +41,7 @@ macro_rules! on_each_registry {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
                     if let Some(shared) = micro_testkit::ready::<super::Shared<false>>().await {
-                        super::$test(&*shared.registry, &shared.url).await;
+                        super::$test(&shared.registry, &shared.url).await;
                     }
                 }
             )+
@@ -53,13 +53,15 @@ macro_rules! on_each_registry {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
                     if let Some(shared) = micro_testkit::ready::<super::Shared<true>>().await {
-                        super::$test(&*shared.registry, &shared.url).await;
+                        super::$test(&shared.registry, &shared.url).await;
                     }
                 }
             )+
         }
     };
 }
+
+pub(crate) use on_each_registry;
 
 on_each_registry! {
     go_looks_up_what_rust_registered_with_version_metadata_and_endpoints
@@ -72,7 +74,7 @@ on_each_registry! {
     the_endpoints_of_a_go_service_are_those_that_rust_tells_of_the_same_proto
 }
 
-async fn go_looks_up_what_rust_registered_with_version_metadata_and_endpoints(registry: &dyn Registry, url: &str) {
+async fn go_looks_up_what_rust_registered_with_version_metadata_and_endpoints(registry: &Arc<dyn Registry>, url: &str) {
     let instance = full(unique("rust"));
     let registration = registry.register(instance.clone(), quick()).await.unwrap();
     go_finds(url, &instance.service, &json!([service(&instance)])).await;
@@ -87,7 +89,7 @@ async fn go_looks_up_what_rust_registered_with_version_metadata_and_endpoints(re
     drop(registration);
 }
 
-async fn rust_looks_up_what_go_registered_with_version_metadata_and_endpoints(registry: &dyn Registry, url: &str) {
+async fn rust_looks_up_what_go_registered_with_version_metadata_and_endpoints(registry: &Arc<dyn Registry>, url: &str) {
     let instance = full(unique("go"));
     let mut go = registering(url).await;
     go_registers(&mut go, &instance).await;
@@ -102,7 +104,7 @@ async fn rust_looks_up_what_go_registered_with_version_metadata_and_endpoints(re
     becomes(registry, &instance.service, &[]).await;
 }
 
-async fn go_is_told_of_what_rust_registers_changes_and_withdraws(registry: &dyn Registry, url: &str) {
+async fn go_is_told_of_what_rust_registers_changes_and_withdraws(registry: &Arc<dyn Registry>, url: &str) {
     let instance = full(unique("rust"));
     let mut go = start(&["watch", "--registry", url, "--service", &instance.service]).await;
     let told;
@@ -121,7 +123,7 @@ async fn go_is_told_of_what_rust_registers_changes_and_withdraws(registry: &dyn 
     drop(first);
 }
 
-async fn rust_is_told_of_what_go_registers_changes_and_withdraws(registry: &dyn Registry, url: &str) {
+async fn rust_is_told_of_what_go_registers_changes_and_withdraws(registry: &Arc<dyn Registry>, url: &str) {
     let instance = full(unique("go"));
     let mut watch = registry.watch(&instance.service).await.unwrap();
     let mut go = registering(url).await;
@@ -145,7 +147,7 @@ async fn rust_is_told_of_what_go_registers_changes_and_withdraws(registry: &dyn 
     }
 }
 
-async fn a_rust_process_that_ends_without_a_word_is_gone_for_go_after_its_ttl(_: &dyn Registry, url: &str) {
+async fn a_rust_process_that_ends_without_a_word_is_gone_for_go_after_its_ttl(_: &Arc<dyn Registry>, url: &str) {
     let instance = full(unique("rust"));
     let (registered, address) = (instance.clone(), url.to_owned());
     // The runtime's end takes the heartbeats along, and nobody can withdraw anything.
@@ -171,7 +173,7 @@ async fn a_rust_process_that_ends_without_a_word_is_gone_for_go_after_its_ttl(_:
     blocking(move || drop(registration)).await;
 }
 
-async fn a_go_process_that_is_killed_is_gone_for_rust_after_its_ttl(registry: &dyn Registry, url: &str) {
+async fn a_go_process_that_is_killed_is_gone_for_rust_after_its_ttl(registry: &Arc<dyn Registry>, url: &str) {
     let instance = full(unique("go"));
     let mut go = registering(url).await;
     go_registers(&mut go, &instance).await;
@@ -187,7 +189,7 @@ async fn a_go_process_that_is_killed_is_gone_for_rust_after_its_ttl(registry: &d
     becomes(registry, &instance.service, &[]).await;
 }
 
-async fn versions_of_one_service_are_kept_apart_by_both(registry: &dyn Registry, url: &str) {
+async fn versions_of_one_service_are_kept_apart_by_both(registry: &Arc<dyn Registry>, url: &str) {
     let name = unique("versions");
     let ours = full(name.clone()).with_version("1");
     let theirs = full(name.clone()).with_version("2").with_endpoints([Endpoint::new("Greeter.New")]);
@@ -201,7 +203,10 @@ async fn versions_of_one_service_are_kept_apart_by_both(registry: &dyn Registry,
 }
 
 /// Fields of every kind that proto3 has are among them, and streams.
-async fn the_endpoints_of_a_go_service_are_those_that_rust_tells_of_the_same_proto(registry: &dyn Registry, url: &str) {
+async fn the_endpoints_of_a_go_service_are_those_that_rust_tells_of_the_same_proto(
+    registry: &Arc<dyn Registry>,
+    url: &str,
+) {
     let service = unique("served");
     let go = start(&["serve", "--registry", url, "--service", &service]).await;
     let (_go, ready) = next(go).await;
@@ -308,7 +313,7 @@ async fn go_finds(url: &str, name: &str, expected: &Value) {
     .await;
 }
 
-async fn becomes(registry: &dyn Registry, service: &str, expected: &[Instance]) {
+async fn becomes(registry: &Arc<dyn Registry>, service: &str, expected: &[Instance]) {
     eventually(PATIENCE, &format!("the instances are {expected:?}"), || async {
         let instances = registry.instances(service).await.map_err(|error| error.report())?;
         if instances == expected { Ok(()) } else { Err(format!("{instances:?}")) }

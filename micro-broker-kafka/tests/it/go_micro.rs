@@ -152,6 +152,28 @@ async fn a_go_subscriber_takes_our_native_records_where_their_bodies_are_json() 
     assert_eq!(handed.header[header::EVENT_ID].as_bytes(), message.headers.get(header::EVENT_ID).unwrap());
 }
 
+/// As in go-micro: a proxy or a mirror may have added some.
+#[tokio::test]
+async fn a_records_own_headers_count_for_more_than_its_envelopes() {
+    let fixture = ready!(KafkaFixture);
+    let topic = new_topic(&fixture.broker, 1).await;
+    let value = r#"{"Header":{"Event-Type":"old","Source":"go","Pkey":"of the envelope"},"Body":"aGk="}"#;
+    let keyed = Message::keyed(&*topic, "of the record", value).with_header("event-type", "new");
+    let unkeyed = Message::unkeyed(&*topic, value);
+    assert!(fixture.broker.publish(vec![keyed, unkeyed]).await.iter().all(Result::is_ok));
+    let reader = Reader::join(&fixture.broker, &unique("g"), &topic).await;
+    let deliveries = reader.take(2).await;
+    for (delivery, key, event_type) in
+        [(&deliveries[0], "of the record", "new"), (&deliveries[1], "of the envelope", "old")]
+    {
+        assert_eq!(delivery.message.key.as_deref(), Some(key.as_bytes()));
+        assert_eq!(delivery.message.headers.get_str(header::EVENT_TYPE), Some(event_type));
+        assert_eq!(delivery.message.headers.get_str(header::SOURCE), Some("go"));
+        assert_eq!(delivery.message.body, "hi");
+    }
+    reader.close().await;
+}
+
 #[tokio::test]
 async fn we_read_what_go_publishes_and_a_key_has_one_partition_for_both() {
     let fixture = ready!(KafkaFixture);

@@ -5,6 +5,7 @@ mod chain;
 #[path = "../../../product/tests/it/databases.rs"]
 mod databases;
 mod events;
+mod field_numbers;
 #[cfg(feature = "tx-mysql")]
 mod health;
 #[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql"))]
