@@ -33,10 +33,14 @@ impl Fixture for Shared {
 }
 
 impl Shared {
-    fn go_zero(&self, command: &str, key: &str, value: Option<&str>) -> Peer {
-        let program = dev_servers::go_zero().expect("the fixture had it built");
-        let arguments: Vec<&str> = [command, &*self.server, key].into_iter().chain(value).collect();
-        tokio::task::block_in_place(|| Peer::start(&program, &arguments))
+    async fn go_zero(&self, command: &str, key: &str, value: Option<&str>) -> Peer {
+        let arguments = [command, &*self.server, key].into_iter().chain(value);
+        let arguments: Vec<String> = arguments.map(str::to_owned).collect();
+        let start = move || {
+            let program = dev_servers::go_zero().expect("the fixture had it built");
+            Peer::start(&program, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        tokio::task::spawn_blocking(start).await.expect("it does not panic")
     }
 
     async fn becomes(&self, key: &str, addresses: &[&str]) {
@@ -50,8 +54,8 @@ impl Shared {
 }
 
 /// Waits until go-zero's subscriber has these values.
-fn told(subscriber: &Peer, expected: &Value) {
-    tokio::task::block_in_place(|| while subscriber.told()["values"] != *expected {});
+async fn told(subscriber: &mut Peer, expected: &Value) {
+    while subscriber.told().await["values"] != *expected {}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,14 +67,14 @@ async fn go_zero_subscribes_to_what_rust_registers() {
         shared.registry.register(instance, RegisterOptions::default()).await.unwrap()
     };
     let first = register("127.0.0.1:8080").await;
-    let subscriber = shared.go_zero("subscribe", &key, None);
-    told(&subscriber, &json!(["127.0.0.1:8080"]));
+    let mut subscriber = shared.go_zero("subscribe", &key, None).await;
+    told(&mut subscriber, &json!(["127.0.0.1:8080"])).await;
     let second = register("127.0.0.1:8081").await;
-    told(&subscriber, &json!(["127.0.0.1:8080", "127.0.0.1:8081"]));
+    told(&mut subscriber, &json!(["127.0.0.1:8080", "127.0.0.1:8081"])).await;
     first.close().await.unwrap();
-    told(&subscriber, &json!(["127.0.0.1:8081"]));
+    told(&mut subscriber, &json!(["127.0.0.1:8081"])).await;
     second.close().await.unwrap();
-    told(&subscriber, &json!([]));
+    told(&mut subscriber, &json!([])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,15 +83,15 @@ async fn rust_finds_what_go_zero_publishes_until_it_stops_or_is_killed() {
     let key = unique("user.rpc");
     let mut watch = shared.registry.watch(&key).await.unwrap();
     assert_eq!(watch.next().await, Some(InstanceChange::Snapshot(Vec::new())));
-    let mut stopped = shared.go_zero("publish", &key, Some("127.0.0.1:8080"));
-    assert_eq!(tokio::task::block_in_place(|| stopped.told()), json!({"published": "127.0.0.1:8080"}));
+    let mut stopped = shared.go_zero("publish", &key, Some("127.0.0.1:8080")).await;
+    assert_eq!(stopped.told().await, json!({"published": "127.0.0.1:8080"}));
     shared.becomes(&key, &["127.0.0.1:8080"]).await;
     let Some(InstanceChange::Put(instance)) = watch.next().await else { panic!("the watch tells of it") };
     assert_eq!((&*instance.address, &*instance.service), ("127.0.0.1:8080", &*key));
     stopped.end();
     shared.becomes(&key, &[]).await;
 
-    let mut killed = shared.go_zero("publish", &key, Some("127.0.0.1:8081"));
+    let mut killed = shared.go_zero("publish", &key, Some("127.0.0.1:8081")).await;
     shared.becomes(&key, &["127.0.0.1:8081"]).await;
     killed.kill();
     // Its lease is of ten seconds.

@@ -4,11 +4,11 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
     time::Duration,
 };
 
 use serde_json::Value;
+use tokio::{sync::mpsc, time::timeout};
 
 /// How long a line may take: the machine may be compiling beside it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -17,7 +17,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Peer {
     child: Child,
     input: Option<ChildStdin>,
-    lines: Receiver<Value>,
+    lines: mpsc::Receiver<Value>,
 }
 
 impl Peer {
@@ -26,18 +26,19 @@ impl Peer {
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the program runs");
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
-        let (sender, lines) = channel();
+        let (sender, lines) = mpsc::channel(1_000);
         std::thread::spawn(move || {
             let told = output.lines().map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok());
             // Until nobody listens any more.
-            told.map(|value| sender.send(value)).take_while(Result::is_ok).for_each(drop);
+            told.map(|value| sender.blocking_send(value)).take_while(Result::is_ok).for_each(drop);
         });
         Self { input: child.stdin.take(), child, lines }
     }
 
     /// The next thing it tells.
-    pub(crate) fn told(&self) -> Value {
-        self.lines.recv_timeout(PATIENCE).expect("the program tells something in time")
+    pub(crate) async fn told(&mut self) -> Value {
+        let told = timeout(PATIENCE, self.lines.recv()).await.expect("the program tells something in time");
+        told.expect("the program goes on")
     }
 
     pub(crate) fn tell(&mut self, value: &Value) {

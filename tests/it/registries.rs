@@ -107,19 +107,14 @@ async fn rust_looks_up_what_go_registered_with_version_metadata_and_endpoints(re
 async fn go_is_told_of_what_rust_registers_changes_and_withdraws(registry: &Arc<dyn Registry>, url: &str) {
     let instance = full(unique("rust"));
     let mut go = start(&["watch", "--registry", url, "--service", &instance.service]).await;
-    let told;
-    (go, told) = next(go).await;
-    assert_eq!(told, json!({"watching": instance.service}));
+    assert_eq!(go.told().await, json!({"watching": instance.service}));
     let first = registry.register(instance.clone(), quick()).await.unwrap();
-    let told = told_until(go, "create").await;
-    assert_eq!(told.1, service(&instance));
+    assert_eq!(told_until(&mut go, "create").await, service(&instance));
     let changed = instance.clone().with_metadata("zone", "b");
     let second = registry.register(changed.clone(), quick()).await.unwrap();
-    let told = told_until(told.0, "update").await;
-    assert_eq!(told.1, service(&changed));
+    assert_eq!(told_until(&mut go, "update").await, service(&changed));
     second.close().await.unwrap();
-    let told = told_until(told.0, "delete").await;
-    assert_eq!(told.1["nodes"][0]["id"], json!(instance.id));
+    assert_eq!(told_until(&mut go, "delete").await["nodes"][0]["id"], json!(instance.id));
     drop(first);
 }
 
@@ -208,8 +203,8 @@ async fn the_endpoints_of_a_go_service_are_those_that_rust_tells_of_the_same_pro
     url: &str,
 ) {
     let service = unique("served");
-    let go = start(&["serve", "--registry", url, "--service", &service]).await;
-    let (_go, ready) = next(go).await;
+    let mut go = start(&["serve", "--registry", url, "--service", &service]).await;
+    let ready = go.told().await;
     assert_eq!(ready["ready"]["service"], json!(service), "{ready}");
     let found = registry.instances(&service).await.unwrap();
     let [served] = &found[..] else { panic!("{found:?}") };
@@ -264,21 +259,12 @@ async fn start(arguments: &[&str]) -> Peer {
     blocking(move || Peer::start(&program(), &arguments.iter().map(String::as_str).collect::<Vec<_>>())).await
 }
 
-async fn next(peer: Peer) -> (Peer, Value) {
-    blocking(move || {
-        let told = peer.told();
-        (peer, told)
-    })
-    .await
-}
-
 /// What it tells of the first change of this kind that has nodes.
-async fn told_until(mut peer: Peer, action: &str) -> (Peer, Value) {
+async fn told_until(peer: &mut Peer, action: &str) -> Value {
     loop {
-        let told;
-        (peer, told) = next(peer).await;
+        let told = peer.told().await;
         if told["action"] == action && !told["service"]["nodes"].is_null() {
-            return (peer, told["service"].clone());
+            return told["service"].clone();
         }
         // Consul's watcher tells what it knows as an update now and then, and an empty one at the end.
         assert!(told["action"] == "update", "{told}");
@@ -287,7 +273,7 @@ async fn told_until(mut peer: Peer, action: &str) -> (Peer, Value) {
 
 /// A subcommand that tells one thing.
 async fn once(url: &str, command: &str, arguments: &[&str]) -> Value {
-    next(start(&[&[command, "--registry", url], arguments].concat()).await).await.1
+    start(&[&[command, "--registry", url], arguments].concat()).await.told().await
 }
 
 /// A process that registers what it is told.
@@ -297,7 +283,7 @@ async fn registering(url: &str) -> Peer {
 
 async fn go_registers(go: &mut Peer, instance: &Instance) {
     go.tell(&service(instance));
-    let told = tokio::task::block_in_place(|| go.told());
+    let told = go.told().await;
     assert_eq!(told, json!({"registered": instance.id}));
 }
 
