@@ -110,13 +110,8 @@ async fn a_go_client_finds_and_calls_a_rust_service(registry: &Arc<dyn Registry>
 async fn a_rust_client_finds_and_calls_a_go_service(registry: &Arc<dyn Registry>, url: &str) {
     let name = unique("go.micro.service.greeter");
     let program = blocking(|| dev_servers::go_peer().expect("the Go peer is built")).await;
-    let arguments = ["serve", "--registry", url, "--service", &name].map(str::to_owned);
-    let _go = blocking(move || {
-        let peer = Peer::start(&program, &arguments.each_ref().map(String::as_str));
-        assert!(peer.told()["ready"].is_object());
-        peer
-    })
-    .await;
+    let mut go = Peer::start(&program, &["serve", "--registry", url, "--service", &name]);
+    assert!(go.told().await["ready"].is_object());
     let client = GrpcClient::builder(registry.clone()).service(&name).go_micro().connect().await.unwrap();
     let greeter = GreeterClient::new(client);
     let reply = eventually(PATIENCE, "the service is found", || async {
