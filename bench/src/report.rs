@@ -71,8 +71,8 @@ fn micros(outcome: &Outcome, time: std::time::Duration) -> f64 {
 
 /// Median, smallest, largest.
 #[derive(Clone, Copy)]
-struct Spread {
-    median: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
     min: f64,
     max: f64,
 }
@@ -171,7 +171,7 @@ impl Comparison {
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
@@ -188,7 +188,7 @@ impl Spread {
     }
 }
 
-fn shown(spread: Spread) -> String {
+pub(crate) fn shown(spread: Spread) -> String {
     let digits = match spread.median {
         median if median < 10.0 => 2,
         median if median < 100.0 => 1,
@@ -197,7 +197,7 @@ fn shown(spread: Spread) -> String {
     format!("{:.digits$} [{:.digits$} to {:.digits$}]", spread.median, spread.min, spread.max)
 }
 
-fn json_of(spread: Spread) -> Value {
+pub(crate) fn json_of(spread: Spread) -> Value {
     json!({ "median": spread.median, "min": spread.min, "max": spread.max })
 }
 

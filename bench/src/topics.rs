@@ -21,9 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Removes the topics and groups of the round before and creates the topics empty.
 pub async fn renew(brokers: &str) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers).set("log_level", "3").create()?;
-    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+    let (admin, options) = (admin(brokers)?, options());
     for answer in admin.delete_topics(&TOPICS, &options).await? {
         expect(answer, RDKafkaErrorCode::UnknownTopicOrPartition)?;
     }
@@ -43,6 +41,31 @@ pub async fn renew(brokers: &str) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(())
+}
+
+/// Creates a topic whose name nobody had.
+pub async fn create(brokers: &str, name: &str) -> Result<()> {
+    let new = NewTopic::new(name, PARTITION_COUNT, TopicReplication::Fixed(1));
+    for answer in admin(brokers)?.create_topics([&new], &options()).await? {
+        answer.map_err(|(name, code)| format!("{name} cannot be created: {code}"))?;
+    }
+    Ok(())
+}
+
+/// Removes a topic.
+pub async fn remove(brokers: &str, name: &str) -> Result<()> {
+    for answer in admin(brokers)?.delete_topics(&[name], &options()).await? {
+        expect(answer, RDKafkaErrorCode::UnknownTopicOrPartition)?;
+    }
+    Ok(())
+}
+
+fn admin(brokers: &str) -> Result<AdminClient<DefaultClientContext>> {
+    Ok(ClientConfig::new().set("bootstrap.servers", brokers).set("log_level", "3").create()?)
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT))
 }
 
 /// A broker that has just come up still loads its groups.

@@ -21,7 +21,7 @@ func init() {
 }
 
 // newKafka is the plugin as the Go services set it up: all replicas, keys, the earliest message first.
-func newKafka(addresses string) (broker.Broker, error) {
+func newKafka(addresses string, options ...broker.Option) (broker.Broker, error) {
 	producer := sarama.NewConfig()
 	producer.Version = sarama.V3_0_0_0
 	producer.Producer.RequiredAcks = sarama.WaitForAll
@@ -32,11 +32,11 @@ func newKafka(addresses string) (broker.Broker, error) {
 	consumer.Version = sarama.V3_0_0_0
 	consumer.Consumer.Return.Errors = true
 	consumer.Consumer.Offsets.Initial = sarama.OffsetOldest
-	kafka := kafkabroker.NewBroker(
+	kafka := kafkabroker.NewBroker(append([]broker.Option{
 		broker.Addrs(strings.Split(addresses, ",")...),
 		kafkabroker.BrokerConfig(producer),
 		kafkabroker.ClusterConfig(consumer),
-	)
+	}, options...)...)
 	if err := kafka.Init(); err != nil {
 		return nil, err
 	}

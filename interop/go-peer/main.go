@@ -2,6 +2,7 @@
 //
 //	go-peer serve --registry consul://ADDR --service NAME   a service that answers
 //	go-peer call  --address ADDR --endpoint Greeter.Hello   one call of a service
+//	go-peer drive-calls --registry … --service NAME         calls, measured from outside
 //
 // Each subcommand stands in a file of its own and adds itself to the table. A result is one line of
 // JSON on stdout; what go-micro logs goes to stderr. It ends with 0 after a success, with 1 after a

@@ -15,6 +15,8 @@ const SERVICE_FEATURES: &str = "order/broker-kafka,order/registry-consul,order/t
                                 product/broker-kafka,product/registry-consul,product/tx-mysql";
 /// The chains are built as what is deployed is.
 const PROFILE: &str = "dist";
+/// Calls and publishing are measured as `cargo build --release` makes them.
+const INTEROP_PROFILE: &str = "release";
 /// The benches of a part each: those that bring what they need, and those that are given a database.
 const PARTS: [(&str, &str); 3] =
     [("micro-grpc", "unary"), ("micro-broker-kafka", "publish"), ("micro-broker-kafka", "consume")];
@@ -29,6 +31,12 @@ pub(crate) enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Calls and publishing beside go-micro v4's and raw tonic's, in turn.
+    Interop {
+        /// For the program that measures: `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Each part against the library beneath it, and the chain against one by hand.
     Parts,
 }
@@ -37,6 +45,7 @@ pub(crate) enum Task {
 pub(crate) fn run(task: &Task, tree: &Tree) -> ExitCode {
     let done = match task {
         Task::Chain { arguments } => chain(tree, arguments),
+        Task::Interop { arguments } => interop(tree, arguments),
         Task::Parts => parts(tree),
     };
     match done {
@@ -66,6 +75,15 @@ fn chain(tree: &Tree, arguments: &[String]) -> Result<(), String> {
     let go_chain = binaries.join("go-chain");
     fs::copy(dev_servers::go_chain()?, &go_chain).map_err(|error| format!("{}: {error}", go_chain.display()))?;
     finish(Command::new(binaries.join("chain")).args(arguments).envs(urls))
+}
+
+fn interop(tree: &Tree, arguments: &[String]) -> Result<(), String> {
+    let urls = durable_servers(&[Kind::Kafka, Kind::Consul])?;
+    let go_peer = dev_servers::go_peer()?;
+    let build = ["build", "--profile", INTEROP_PROFILE, "-p", "bench", "--bin", "interop", "--bin", "rust-peer"];
+    finish(cargo(&tree.root).args(build))?;
+    let program = tree.metadata.target_directory.as_std_path().join(INTEROP_PROFILE).join("interop");
+    finish(Command::new(program).arg("--go-peer").arg(go_peer).args(arguments).envs(urls))
 }
 
 /// What a claim rests on is measured with commits that are on the disk.

@@ -54,7 +54,7 @@ enum Role {
     Application,
     /// Starts real servers, for this tool and for tests.
     Servers,
-    /// Measures applications from outside.
+    /// Measures applications from outside, and parts beside what others have in their place.
     Bench,
     /// This tool.
     Tool,
@@ -87,7 +87,8 @@ impl Role {
     fn may_use(self, other: Self) -> bool {
         match self {
             Self::Core | Self::Build | Self::Servers => false,
-            Self::Tool | Self::Bench => other == Self::Servers,
+            Self::Tool => other == Self::Servers,
+            Self::Bench => matches!(other, Self::Servers | Self::Core | Self::Grpc | Self::Adapter),
             Self::Testkit | Self::Middleware | Self::Adapter => other == Self::Core,
             Self::Grpc => matches!(other, Self::Core | Self::Middleware),
             Self::Facade => !matches!(
@@ -291,6 +292,7 @@ mod tests {
             ("micro-rs", ".", on("tonic", Normal)),
             ("order", "examples/order", on(TESTKIT, Normal)),
             ("order", "examples/order", on("micro-tx", Build)),
+            ("bench", "bench", on("order", Normal)),
         ] {
             let text = format!("{name} on {dependency:?}");
             assert_eq!(count(name, folder, dependency), 1, "{text}");
@@ -310,6 +312,7 @@ mod tests {
             ("micro-rs", ".", on("micro-tx", Normal)),
             ("order", "examples/order", on("micro-build", Build)),
             ("order", "examples/order", on("micro-rs", Normal)),
+            ("bench", "bench", on("micro-broker-kafka", Normal)),
         ] {
             let text = format!("{name} on {dependency:?}");
             assert_eq!(count(name, folder, dependency), 0, "{text}");
