@@ -8,7 +8,7 @@ use micro_core::Metadata;
 ///
 /// The values of a name that comes several times are joined by `, `, as RFC 9110 §5.3 allows it and
 /// go-micro does it.
-pub(super) fn add_headers(metadata: &mut Metadata, headers: &HeaderMap) {
+pub fn add_headers(metadata: &mut Metadata, headers: &HeaderMap) {
     for name in headers.keys().filter(|name| !is_reserved(name.as_str())) {
         let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         let Some(first) = values.next() else { continue };

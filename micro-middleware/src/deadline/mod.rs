@@ -14,6 +14,9 @@ pub use client::{ClientDeadline, ClientDeadlineLayer};
 pub use config::DeadlineConfig;
 pub use future::{CallFuture, ResponseFuture};
 pub use layer::{Deadline, DeadlineLayer};
+// Pure, and open to fuzzing; no part of the interface.
+#[doc(hidden)]
+pub use metadata::add_headers;
 pub use server::{ServerDeadline, ServerDeadlineLayer};
 
 use std::time::Instant;

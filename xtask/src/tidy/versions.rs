@@ -3,12 +3,16 @@
 use super::Violation;
 use crate::tree::{SourceFile, Tree};
 
+/// No member: it stands apart from the workspace and cannot take its table.
+const APART: &str = "fuzz/Cargo.toml";
+
 pub(super) fn check(tree: &Tree) -> Vec<Violation> {
     violations(&tree.files)
 }
 
 fn violations(files: &[SourceFile]) -> Vec<Violation> {
-    files.iter().filter(|file| file.path.ends_with("/Cargo.toml")).flat_map(of_manifest).collect()
+    let is_member = |file: &&SourceFile| file.path.ends_with("/Cargo.toml") && file.path != APART;
+    files.iter().filter(is_member).flat_map(of_manifest).collect()
 }
 
 fn of_manifest(file: &SourceFile) -> Vec<Violation> {
@@ -37,7 +41,8 @@ mod tests {
     fn a_version_of_its_own_is_caught() {
         let text = "[package]\nversion = \"1\"\n[dev-dependencies]\nbytes = \"1\"\nhttp.workspace = true\n\
                     tokio = { workspace = true, features = [\"rt\"] }\n";
-        let found = violations(&[SourceFile { path: "a/Cargo.toml".to_owned(), text: text.to_owned() }]);
-        assert_eq!(found.iter().map(|violation| violation.line).collect::<Vec<_>>(), [4]);
+        let of = |path: &str| violations(&[SourceFile { path: path.to_owned(), text: text.to_owned() }]);
+        assert_eq!(of("a/Cargo.toml").iter().map(|violation| violation.line).collect::<Vec<_>>(), [4]);
+        assert_eq!(of(APART).len(), 0);
     }
 }

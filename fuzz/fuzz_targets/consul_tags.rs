@@ -1,0 +1,5 @@
+//! Hands `micro_fuzz::consul_tags` whatever libFuzzer thinks of.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| micro_fuzz::consul_tags(data));
