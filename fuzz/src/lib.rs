@@ -49,7 +49,7 @@ pub fn consul_tags(data: &[u8]) {
 /// The body of an answer of `GET /v1/health/service/NAME`.
 pub fn consul_answer(data: &[u8]) {
     let Ok(reading) = consul::reading::instances("go.micro.service.greeter", data) else { return };
-    let mut ids = reading.instances.iter().map(|instance| &instance.id);
+    let ids = reading.instances.iter().map(|instance| &instance.id);
     assert!(ids.is_sorted());
     for instance in &reading.instances {
         assert!(instance.validate().is_ok(), "{instance:?}");
