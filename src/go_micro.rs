@@ -5,8 +5,8 @@
 //!
 //! | go-micro | here |
 //! |---|---|
-//! | `registry` (`consul`, `etcd`, `memory`), `registry_address` | [`registry`](GoMicroSettings::registry), a URL of [`backends`](crate::backends) |
-//! | `broker` (`kafka`, `memory`), `broker_address` | [`broker`](GoMicroSettings::broker), likewise; Kafka as a fleet with Go in it needs it |
+//! | `registry` (`consul`, `etcd`, `memory`), `registry_address` | [`registry`](GoMicroSettings::registry), a URL of [`backends`](crate::backends); an address alone is Consul's |
+//! | `broker` (`kafka`, `memory`), `broker_address` | [`broker`](GoMicroSettings::broker), likewise; Kafka as a fleet with Go in it needs it; an address alone is Kafka's |
 //! | `server_name`, `server_version`, `server_id` | [`name`](GoMicroSettings::name), [`version`](GoMicroSettings::version), [`id`](GoMicroSettings::id) |
 //! | `server_address`, `server_advertise` | [`listen`](GoMicroSettings::listen), [`advertise`](GoMicroSettings::advertise) |
 //! | `server_metadata` (`key=value,…`) | [`metadata`](GoMicroSettings::metadata) |
@@ -18,12 +18,12 @@
 //! What go-micro has and is not here (`store`, `auth`, `tracer`, `profile`, `runtime`, a proxy, …) is
 //! listed in [`unused`](GoMicroSettings::unused), so that a program can say so.
 
-use std::{collections::BTreeMap, env, time::Duration};
+use std::{collections::BTreeMap, env, fmt, time::Duration};
 
 use micro_core::{Error, ErrorKind, Result, registry::RegisterOptions};
 
 /// What an environment and a command line of go-micro v4 say. `None` and empty: they say nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GoMicroSettings {
     /// The registry's URL.
@@ -35,7 +35,7 @@ pub struct GoMicroSettings {
     pub name: Option<String>,
     /// Its version.
     pub version: Option<String>,
-    /// The instance's id.
+    /// What makes the instance's id of the service's name: `<name>-<id>`.
     pub id: Option<String>,
     /// Where calls are taken, `host:port`; go-micro's `:8080` is `0.0.0.0:8080` here.
     pub listen: Option<String>,
@@ -53,6 +53,42 @@ pub struct GoMicroSettings {
     pub log_level: Option<String>,
     /// Names of what was said and has no meaning here, as variables are named.
     pub unused: Vec<String>,
+}
+
+impl fmt::Debug for GoMicroSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // By destructuring, so that a new field is thought about here. URLs may hold secrets.
+        let Self {
+            registry,
+            broker,
+            name,
+            version,
+            id,
+            listen,
+            advertise,
+            metadata,
+            register,
+            request_timeout,
+            retries,
+            log_level,
+            unused,
+        } = self;
+        f.debug_struct("GoMicroSettings")
+            .field("registry", &registry.as_deref().map(crate::backends::scheme))
+            .field("broker", &broker.as_deref().map(crate::backends::scheme))
+            .field("name", name)
+            .field("version", version)
+            .field("id", id)
+            .field("listen", listen)
+            .field("advertise", advertise)
+            .field("metadata", metadata)
+            .field("register", register)
+            .field("request_timeout", request_timeout)
+            .field("retries", retries)
+            .field("log_level", log_level)
+            .field("unused", unused)
+            .finish()
+    }
 }
 
 /// The flags of go-micro v4's `cmd` package; a variable has the same name in capitals after `MICRO_`.
@@ -126,7 +162,7 @@ impl GoMicroSettings {
 
     /// What a command line and these variables say, and the arguments that are none of go-micro's, in
     /// their order: those are for the program's own parser. `arguments` begins after the program's
-    /// name; flags are `--name value` or `--name=value`. A `--registry` or `--broker` whose value is a
+    /// name; flags are `--name value` or `--name=value`, with one dash or two. A `--registry` or `--broker` whose value is a
     /// URL is the program's own.
     ///
     /// # Errors
@@ -169,9 +205,10 @@ impl Said {
                 rest.extend(arguments);
                 break;
             }
-            let flag = argument.strip_prefix("--").map(|flag| flag.split_once('=').unwrap_or((flag, "")));
-            let Some((known, _)) = flag.and_then(|(name, _)| Some((FLAGS.into_iter().find(|flag| *flag == name)?, ())))
-            else {
+            // Go takes one dash as well; a letter alone is somebody else's.
+            let flag = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'));
+            let name = flag.map(|flag| flag.split_once('=').map_or(flag, |(name, _)| name));
+            let Some(known) = FLAGS.into_iter().find(|flag| Some(*flag) == name) else {
                 rest.push(argument);
                 continue;
             };
@@ -184,7 +221,10 @@ impl Said {
                 rest.extend(is_apart.then_some(value));
                 continue;
             }
-            self.0.insert(known, (format!("--{known}"), value));
+            // As in go-micro, an empty one says nothing.
+            if !value.is_empty() {
+                self.0.insert(known, (format!("--{known}"), value));
+            }
         }
         Ok(rest)
     }
@@ -244,20 +284,22 @@ impl Said {
         query: &str,
     ) -> Result<Option<String>> {
         let address = self.take(&format!("{name}_address"));
-        let Some((said, backend)) = self.take(name) else {
-            return match address {
-                None => Ok(None),
-                Some((said, _)) => Err(refused(&said, "an address without its backend").with_context("missing", name)),
-            };
+        let (said, backend) = match (self.take(name), &address) {
+            (Some(backend), _) => backend,
+            // A Go service has its plugins compiled in and is told their address alone.
+            (None, Some((said, _))) => (said.clone(), schemes[0].0.to_owned()),
+            (None, None) => return Ok(None),
         };
         if backend == "memory" {
             return Ok(Some("memory:".to_owned()));
         }
+        if backend.contains(':') {
+            // A URL of this framework's own, as its flag has it. It may hold a secret.
+            return Ok(Some(backend));
+        }
         let Some((_, scheme)) = schemes.iter().find(|(known, _)| *known == backend) else {
             let known: Vec<&str> = schemes.iter().map(|(known, _)| *known).chain(["memory"]).collect();
-            return Err(refused(&said, "there is no such backend here")
-                .with_context("value", backend)
-                .with_context("known", known.join(" ")));
+            return Err(refused(&said, "there is no such backend here").with_context("known", known.join(" ")));
         };
         let address = address.map_or_else(|| default_address.to_owned(), |(_, address)| address);
         let addresses: Vec<&str> = address.split(',').map(str::trim).filter(|address| !address.is_empty()).collect();
@@ -384,6 +426,18 @@ mod tests {
     }
 
     #[test]
+    fn an_address_alone_is_that_of_the_usual_plugin_and_a_url_is_taken_as_it_is() {
+        let alone = settings(&[("MICRO_REGISTRY_ADDRESS", "c:8500"), ("MICRO_BROKER_ADDRESS", "k:9092")]);
+        assert_eq!(alone.registry.as_deref(), Some("consul://c:8500"));
+        assert_eq!(alone.broker.as_deref(), Some("kafka://k:9092?envelope_topics=*&assignment=range"));
+        let url = settings(&[("MICRO_REGISTRY", "etcd://user:canary-4711@e:2379")]);
+        assert_eq!(url.registry.as_deref(), Some("etcd://user:canary-4711@e:2379"));
+        assert!(!format!("{url:?}").contains("canary-4711"), "{url:?}");
+        let error = GoMicroSettings::from_variables(variables(&[("MICRO_BROKER", "canary-4711")])).unwrap_err();
+        assert!(!error.report().contains("canary-4711"), "{}", error.report());
+    }
+
+    #[test]
     fn flags_count_for_more_and_the_rest_is_the_programs() {
         let arguments = [
             "--registry",
@@ -394,7 +448,8 @@ mod tests {
             "--broker",
             "memory:",
             "--database=sqlite:a.db",
-            "--server_name=b",
+            "-server_name=b",
+            "--server_id=",
             "--",
             "--server_name",
         ]
@@ -405,6 +460,7 @@ mod tests {
         assert_eq!(settings.registry.as_deref(), Some("etcd://e1:2379,e2:2379"));
         assert_eq!((settings.name.as_deref(), settings.version.as_deref()), (Some("b"), Some("1")));
         assert_eq!(settings.broker, None, "a URL is the program's own");
+        assert_eq!(settings.id, None, "nothing is said");
         let expected = ["--workers", "2", "--broker", "memory:", "--database=sqlite:a.db", "--", "--server_name"];
         assert_eq!(rest, expected);
     }
@@ -414,7 +470,6 @@ mod tests {
         for (said, expected) in [
             (&[("MICRO_REGISTRY", "mdns")][..], "known=consul etcd memory"),
             (&[("MICRO_BROKER", "http")], "known=kafka memory"),
-            (&[("MICRO_REGISTRY_ADDRESS", "a:1")], "missing=registry"),
             (&[("MICRO_REGISTER_TTL", "1m")], "expected a whole number"),
             (&[("MICRO_CLIENT_RETRIES", "-1")], "expected a whole number"),
             (&[("MICRO_CLIENT_REQUEST_TIMEOUT", "5")], "expected a duration"),

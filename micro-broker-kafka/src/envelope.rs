@@ -13,8 +13,7 @@ use micro_core::{
     Error, ErrorKind, Result,
     broker::{Headers, Message, Receipt, header},
 };
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 use crate::config::KafkaConfig;
 
@@ -44,14 +43,19 @@ const HEADERS: [&str; 16] = [
     "Trace_id",
 ];
 
-/// The members in Go's order. Go matches their names whatever the case.
+/// The members in Go's order. Go matches their names whatever the case, and writes both always.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Envelope<'a> {
-    #[serde(rename = "Header", alias = "header", alias = "HEADER", default, borrow)]
+    #[serde(rename = "Header", alias = "header", alias = "HEADER", borrow, deserialize_with = "nullable")]
     header: Option<BTreeMap<Cow<'a, str>, Option<Cow<'a, str>>>>,
-    #[serde(rename = "Body", alias = "body", alias = "BODY", borrow)]
-    body: Cow<'a, str>,
+    #[serde(rename = "Body", alias = "body", alias = "BODY", borrow, deserialize_with = "nullable")]
+    body: Option<Cow<'a, str>>,
+}
+
+/// A member that may be null and must be there: by itself serde takes one that is missing for null.
+fn nullable<'de, T: Deserialize<'de>, D: Deserializer<'de>>(member: D) -> std::result::Result<Option<T>, D::Error> {
+    Option::deserialize(member)
 }
 
 /// What an envelope held.
@@ -88,14 +92,18 @@ pub fn open(value: &[u8]) -> Option<std::result::Result<Opened, Malformed>> {
         return None;
     }
     match serde_json::from_slice::<Envelope<'_>>(value) {
-        Ok(envelope) => Some(opened(envelope)),
+        Ok(envelope) => Some(opened(envelope, value)),
         Err(error) if looks_like_one(value) => Some(Err(Malformed(error.to_string()))),
         Err(_) => None,
     }
 }
 
-fn opened(envelope: Envelope<'_>) -> std::result::Result<Opened, Malformed> {
-    let body = STANDARD.decode(envelope.body.as_bytes()).map_err(|error| Malformed(format!("Body: {error}")))?;
+fn opened(envelope: Envelope<'_>, value: &[u8]) -> std::result::Result<Opened, Malformed> {
+    // As Go reads it: without a body the whole value is the body.
+    let body = match envelope.body {
+        Some(text) => STANDARD.decode(text.as_bytes()).map_err(|error| Malformed(format!("Body: {error}")))?,
+        None => value.to_vec(),
+    };
     let header = envelope.header.unwrap_or_default();
     // Go reads null as the empty text.
     let text = |value: Option<Cow<'_, str>>| value.unwrap_or_default().into_owned();
@@ -105,7 +113,7 @@ fn opened(envelope: Envelope<'_>) -> std::result::Result<Opened, Malformed> {
 
 /// Whether it is an object of exactly the envelope's members, whatever is in them.
 fn looks_like_one(value: &[u8]) -> bool {
-    let Ok(Value::Object(members)) = serde_json::from_slice(value) else { return false };
+    let Ok(members) = serde_json::from_slice::<BTreeMap<Cow<'_, str>, IgnoredAny>>(value) else { return false };
     let has = |wanted: &str| members.keys().any(|name| name.eq_ignore_ascii_case(wanted));
     has("Body") && has("Header") && members.len() == 2
 }
@@ -168,7 +176,8 @@ pub fn seal(message: &Message, more_headers: &[String]) -> Result<Message> {
     if let Some(key) = message.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()) {
         header.insert(KEY.into(), Some(key.into()));
     }
-    let envelope = Envelope { header: Some(header), body: STANDARD.encode(&message.body).into() };
+    let body = STANDARD.encode(&message.body).into();
+    let envelope = Envelope { header: Some(header), body: Some(body) };
     let value = serde_json::to_vec(&envelope).map_err(|error| {
         Error::new(ErrorKind::Internal, "broker.publish", "no envelope can be written").with_source(error)
     })?;
@@ -336,11 +345,14 @@ mod tests {
     #[test]
     fn null_headers_other_cases_and_white_space_are_read() {
         for value in
-            [r#"{"Header":null,"Body":"aGk="}"#, r#"{"body":"aGk="}"#, " {\"BODY\" : \"aGk=\", \"header\" : {} }"]
+            [r#"{"Header":null,"Body":"aGk="}"#, r#"{"body":"aGk=","header":null}"#, " {\"BODY\" : \"aGk=\", \"header\" : {} }"]
         {
             assert_eq!(opened(value), Opened { headers: Headers::new(), key: None, body: Bytes::from("hi") });
         }
         assert_eq!(opened(r#"{"Header":{"a":null,"Pkey":""},"Body":""}"#).headers.get_str("a"), Some(""));
+        let without_body = r#"{"Header":{"a":"b"},"Body":null}"#;
+        assert_eq!(opened(without_body).body, without_body.as_bytes());
+        assert_eq!(opened(without_body).headers.get_str("a"), Some("b"));
         assert_eq!(opened(r#"{"Header":{"Pkey":"\u00fc"},"Body":""}"#).key.as_deref(), Some("ü".as_bytes()));
     }
 
@@ -355,6 +367,8 @@ mod tests {
             r#"{"order_id":7,"name":"plain json"}"#,
             r#"{"Header":{},"Body":"aGk=","Footer":1}"#,
             r#"{"Header":{"a":"b"}}"#,
+            r#"{"body":"test"}"#,
+            r#"{"Body":"hi there"}"#,
         ] {
             assert_eq!(open(value.as_bytes()), None, "{value}");
         }
@@ -368,7 +382,6 @@ mod tests {
             (r#"{"Header":{},"Body":7}"#, "integer `7`"),
             (r#"{"Header":{"a":1},"Body":"aGk="}"#, "integer `1`"),
             (r#"{"Header":["a"],"Body":"aGk="}"#, "sequence"),
-            (r#"{"Header":{},"Body":null}"#, "null"),
         ] {
             assert!(malformed(value).contains(reason), "{value}: {}", malformed(value));
         }

@@ -21,6 +21,8 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(crate) struct Limits {
     pending: Mutex<Option<Vec<Arc<Topic>>>>,
+    /// Those that the cluster is being asked for.
+    asked: Mutex<Vec<Arc<Topic>>>,
 }
 
 impl Limits {
@@ -32,9 +34,9 @@ impl Limits {
             pending.push(topic.clone());
             return true;
         }
-        let shared = shared.clone();
+        let asking = Asking(shared.clone());
         let thread = thread::Builder::new().name("kafka-limits".to_owned());
-        let is_started = thread.spawn(move || answer(&shared)).is_ok();
+        let is_started = thread.spawn(move || answer(&asking.0)).is_ok();
         *pending = is_started.then(|| vec![topic.clone()]);
         is_started
     }
@@ -52,6 +54,24 @@ impl Limits {
     }
 }
 
+/// The end of the thread, a panic of the driver's as well: whoever waits then goes on without an
+/// answer, and the next question starts a thread.
+struct Asking(Arc<Shared>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let limits = self.0.limits();
+        let waiting = limits.asked.lock().unwrap_or_else(PoisonError::into_inner).split_off(0);
+        let pending = limits.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for topic in waiting.into_iter().chain(pending.unwrap_or_default()) {
+            self.0.answered(&topic, None);
+        }
+    }
+}
+
 fn answer(shared: &Arc<Shared>) {
     // A client of its own: a producer's has no such questions.
     let admin = AdminClient::from_config(&shared.config().client()).ok();
@@ -61,10 +81,12 @@ fn answer(shared: &Arc<Shared>) {
         if topics.is_empty() {
             return;
         }
+        shared.limits().asked.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&topics);
         let mut limits = match (&admin, &runtime) {
             (Some(admin), Some(runtime)) => runtime.block_on(limits_of(admin, &topics)),
             _ => Vec::new(),
         };
+        shared.limits().asked.lock().unwrap_or_else(PoisonError::into_inner).clear();
         for topic in topics {
             let found = limits.iter().position(|(name, _)| *name == *topic.name);
             let limit = found.map(|index| limits.swap_remove(index).1);

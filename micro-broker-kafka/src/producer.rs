@@ -93,6 +93,12 @@ impl Producer {
         let mut is_full = false;
         let mut topic: Option<Arc<Topic>> = None;
         for (index, message) in call.messages().iter().enumerate() {
+            if let Err(error) = record::check(message) {
+                // Nobody asks the cluster about a name that none of its topics can have.
+                let nowhere = Arc::new(Topic::new(message.topic.clone()));
+                refuse(Ticket::new(call.clone(), index, nowhere), error);
+                continue;
+            }
             let topic = match &topic {
                 Some(topic) if topic.name == message.topic => topic.clone(),
                 _ => topic.insert(self.shared.topic(&message.topic)).clone(),
@@ -100,11 +106,7 @@ impl Producer {
             let ticket = Ticket::new(call.clone(), index, topic);
             // A place may become free at any moment: nothing of this call may take it and so
             // overtake what was refused.
-            let handed_in = match record::check(message) {
-                Ok(()) if is_full => Err((queue_full(), ticket)),
-                Ok(()) => self.shared.hand_in(ticket),
-                Err(error) => Err((error, ticket)),
-            };
+            let handed_in = if is_full { Err((queue_full(), ticket)) } else { self.shared.hand_in(ticket) };
             if let Err((error, ticket)) = handed_in {
                 is_full |= error.kind() == ErrorKind::ResourceExhausted;
                 refuse(ticket, error);

@@ -316,3 +316,19 @@ impl Fixture for Kcat {
         PATIENCE
     }
 }
+
+/// What no topic can be called is refused alone: the cluster is not asked about it, and messages to
+/// topics that come after it are sent.
+#[tokio::test]
+async fn a_name_that_no_topic_has_holds_up_no_other_topic() {
+    let fixture = ready!(KafkaFixture);
+    let broker = KafkaBroker::connect(fixture.config.clone()).await.unwrap();
+    for wrong in ["", "a\0b", "no spaces", "."] {
+        let topic = new_topic(&broker, 1).await;
+        let messages = vec![Message::unkeyed(wrong, "body"), Message::unkeyed(&*topic, "body")];
+        let results = tokio::time::timeout(PATIENCE, broker.publish(messages)).await.expect("publish answers");
+        assert_eq!(results[0].as_ref().unwrap_err().kind(), ErrorKind::InvalidArgument, "{wrong:?}");
+        assert!(results[1].is_ok(), "{wrong:?}: {results:?}");
+    }
+    tokio::time::timeout(PATIENCE, broker.flush(PATIENCE)).await.expect("flush answers").unwrap();
+}

@@ -121,7 +121,7 @@ impl<'a> Types<'a> {
     }
 
     fn fields(&self, message: &DescriptorProto, depth: usize) -> Vec<EndpointValue> {
-        if depth == DEPTH_MAX {
+        if depth >= DEPTH_MAX {
             return Vec::new();
         }
         let mut told = Vec::new();
@@ -281,15 +281,18 @@ mod tests {
 
     #[test]
     fn a_message_that_holds_itself_is_shown_three_levels_deep() {
-        let mut tree = message("Tree", &[("value", Type::Int64), ("left", Type::Message)]);
+        let mut tree = message("Tree", &[("value", Type::Int64), ("left", Type::Message), ("all", Type::Message)]);
         tree.field[1].type_name = Some(".hello.Tree".to_owned());
+        tree.field[2].type_name = Some(".hello.Tree".to_owned());
+        tree.field[2].set_label(Label::Repeated);
         let endpoints =
             endpoints_of([&*set(vec![tree], vec![method("Grow", "Tree", "Absent", false)])], &["hello.Greeter"])
                 .unwrap();
         let value = || EndpointValue::new("value", "int64");
+        let all = || EndpointValue::new("all", "[]Tree");
         let last = EndpointValue::new("left", "Tree");
-        let inner = EndpointValue::new("left", "Tree").with_values([value(), last]);
-        let expected = EndpointValue::new("Tree", "Tree").with_values([value(), inner]);
+        let inner = EndpointValue::new("left", "Tree").with_values([value(), last, all()]);
+        let expected = EndpointValue::new("Tree", "Tree").with_values([value(), inner, all()]);
         assert_eq!(endpoints[0].request, Some(expected));
         assert_eq!(endpoints[0].response, Some(EndpointValue::new("Absent", "Absent")));
     }
