@@ -14,7 +14,10 @@
 //! A URL that stands for the wrong port, or for a backend that is not compiled in, is an error that
 //! says what there is. Errors never show the user part of a URL.
 
-use std::sync::Arc;
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+};
 
 use micro_core::{
     Error, ErrorKind, Result,
@@ -111,6 +114,19 @@ pub fn scheme(url: &str) -> &str {
     url.split_once(':').map(|(scheme, _)| scheme).filter(is_scheme).unwrap_or_default()
 }
 
+/// Where callers find a service that takes calls at every address of its host (`0.0.0.0:9000`): the
+/// address that the host has towards its registry, by a URL with `host:port`. `None` where there is
+/// nothing to find out, or no way to. It looks up a route and sends nothing.
+pub fn advertised(listen: &str, registry: &str) -> Option<String> {
+    let listen: SocketAddr = listen.parse().ok().filter(|listen: &SocketAddr| listen.port() != 0)?;
+    let (_, rest) = registry.split_once("://").filter(|_| listen.ip().is_unspecified())?;
+    let server = rest.split(['/', '?']).next()?;
+    // Nothing is sent: the system only looks up its route.
+    let socket = UdpSocket::bind(SocketAddr::new(listen.ip(), 0)).ok()?;
+    socket.connect(server).ok()?;
+    Some(SocketAddr::new(socket.local_addr().ok()?.ip(), listen.port()).to_string())
+}
+
 fn unknown(url: &str, operation: &'static str, known: &'static str) -> Error {
     let message = match scheme(url) {
         "" => "not a URL: expected scheme:…",
@@ -143,6 +159,22 @@ fn unknown(url: &str, operation: &'static str, known: &'static str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_at_every_address_is_found_where_its_registry_sees_it() {
+        for registry in ["consul://127.0.0.1:8500", "consul://127.0.0.1:8500/?dc=a", "consul://127.0.0.1:8500?token=x"]
+        {
+            assert_eq!(advertised("0.0.0.0:9000", registry).as_deref(), Some("127.0.0.1:9000"));
+        }
+        for (listen, registry) in [
+            ("127.0.0.1:9000", "consul://127.0.0.1:8500"),
+            ("0.0.0.0:0", "consul://127.0.0.1:8500"),
+            ("0.0.0.0:9000", "memory:"),
+            ("nonsense", "consul://127.0.0.1:8500"),
+        ] {
+            assert_eq!(advertised(listen, registry), None, "{listen} {registry}");
+        }
+    }
 
     #[tokio::test]
     async fn a_backend_that_is_not_there_is_named_with_those_that_are() {

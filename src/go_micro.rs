@@ -178,6 +178,32 @@ impl GoMicroSettings {
     }
 }
 
+#[cfg(feature = "grpc")]
+impl GoMicroSettings {
+    /// A server's settings as they are said: where it listens, by default at a free port of
+    /// 127.0.0.1; what callers are told, at every address the one towards the registry; version, id
+    /// and metadata.
+    pub fn server(&self) -> micro_grpc::GrpcServerConfig {
+        let mut config = micro_grpc::GrpcServerConfig::default();
+        if let Some(listen) = &self.listen {
+            config.address.clone_from(listen);
+        }
+        let towards = || crate::backends::advertised(&config.address, self.registry.as_deref()?);
+        config.advertise = self.advertise.clone().or_else(towards);
+        if let Some(version) = &self.version {
+            config.version.clone_from(version);
+        }
+        config.id.clone_from(&self.id);
+        config.metadata.clone_from(&self.metadata);
+        for (port, url) in [("registry", &self.registry), ("broker", &self.broker)] {
+            if let Some(url) = url {
+                config.metadata.insert(port.to_owned(), crate::backends::scheme(url).to_owned());
+            }
+        }
+        config
+    }
+}
+
 /// What was said, by the names of flags, and where.
 #[derive(Default)]
 struct Said(BTreeMap<&'static str, (String, String)>);
@@ -423,6 +449,23 @@ mod tests {
         assert_eq!(settings.unused, ["MICRO_AUTH_SECRET", "MICRO_STORE"]);
         assert!(!format!("{settings:?}").contains("canary-4711"));
         assert_eq!(GoMicroSettings::from_variables([]).unwrap(), GoMicroSettings::default());
+    }
+
+    #[cfg(feature = "grpc")]
+    #[test]
+    fn a_server_is_set_up_as_it_is_said() {
+        let said = settings(&[
+            ("MICRO_REGISTRY_ADDRESS", "127.0.0.1:8500"),
+            ("MICRO_SERVER_ADDRESS", ":9000"),
+            ("MICRO_SERVER_VERSION", "7.0.0"),
+            ("MICRO_SERVER_ID", "a-1"),
+            ("MICRO_SERVER_METADATA", "region=north"),
+        ]);
+        let config = said.server();
+        assert_eq!((&*config.address, config.advertise.as_deref()), ("0.0.0.0:9000", Some("127.0.0.1:9000")));
+        assert_eq!((&*config.version, config.id.as_deref()), ("7.0.0", Some("a-1")));
+        let metadata = [("region", "north"), ("registry", "consul")];
+        assert_eq!(config.metadata, metadata.map(|(name, value)| (name.into(), value.into())).into());
     }
 
     #[test]

@@ -344,9 +344,11 @@ mod tests {
 
     #[test]
     fn null_headers_other_cases_and_white_space_are_read() {
-        for value in
-            [r#"{"Header":null,"Body":"aGk="}"#, r#"{"body":"aGk=","header":null}"#, " {\"BODY\" : \"aGk=\", \"header\" : {} }"]
-        {
+        for value in [
+            r#"{"Header":null,"Body":"aGk="}"#,
+            r#"{"body":"aGk=","header":null}"#,
+            " {\"BODY\" : \"aGk=\", \"header\" : {} }",
+        ] {
             assert_eq!(opened(value), Opened { headers: Headers::new(), key: None, body: Bytes::from("hi") });
         }
         assert_eq!(opened(r#"{"Header":{"a":null,"Pkey":""},"Body":""}"#).headers.get_str("a"), Some(""));

@@ -1,12 +1,10 @@
 //! The settings of a service's program, from wherever they come.
 
-use std::{
-    net::{SocketAddr, UdpSocket},
-    time::Duration,
-};
+use std::time::Duration;
 
 use micro_core::{Result, consume::ConsumerConfig, registry::RegisterOptions};
 use micro_grpc::GrpcServerConfig;
+use micro_rs::backends::{advertised, scheme};
 use micro_tx::SqlConfig;
 
 use crate::{Document, Options, Program};
@@ -96,6 +94,12 @@ impl Settings {
         if grpc.advertise.is_none() {
             grpc.advertise = advertised(&grpc.address, &self.registry);
         }
+        grpc.id = options.go_micro.id.clone().or_else(|| grpc.id.take());
+        // As go-micro's servers say of themselves.
+        for (port, url) in [("registry", &self.registry), ("broker", &self.broker)] {
+            grpc.metadata.insert(port.to_owned(), scheme(url).to_owned());
+        }
+        grpc.metadata.extend(options.go_micro.metadata.clone());
         let count = |setting: &mut usize, value: Option<u64>| {
             if let Some(value) = value {
                 *setting = usize::try_from(value).unwrap_or(usize::MAX);
@@ -126,8 +130,14 @@ impl Settings {
                 tracing::warn!(port, "memory: reaches this process only; no other service sees what is in it");
             }
         }
-        if !self.options.go_micro.unused.is_empty() {
-            let names = self.options.go_micro.unused.join(" ");
+        let go_micro = &self.options.go_micro;
+        // These programs call nobody.
+        let of_calls =
+            [go_micro.request_timeout.map(|_| "client_request_timeout"), go_micro.retries.map(|_| "client_retries")];
+        let unused: Vec<&str> =
+            of_calls.into_iter().flatten().chain(go_micro.unused.iter().map(String::as_str)).collect();
+        if !unused.is_empty() {
+            let names = unused.join(" ");
             tracing::warn!(names, "settings of go-micro that say nothing here");
         }
         if !self.document.unused.is_empty() {
@@ -135,18 +145,6 @@ impl Settings {
             tracing::info!(keys = keys.join(" "), "the document in Consul has keys that say nothing here");
         }
     }
-}
-
-/// Where callers find a service that takes calls at every address: the address of this host towards
-/// its registry. `None` where there is nothing to find out, or no way to.
-fn advertised(listen: &str, registry: &str) -> Option<String> {
-    let listen: SocketAddr = listen.parse().ok().filter(|listen: &SocketAddr| listen.port() != 0)?;
-    let (_, rest) = registry.split_once("://").filter(|_| listen.ip().is_unspecified())?;
-    let server = rest.split(['/', '?']).next()?;
-    // Nothing is sent: the system only looks up its route.
-    let socket = UdpSocket::bind(SocketAddr::new(listen.ip(), 0)).ok()?;
-    socket.connect(server).ok()?;
-    Some(SocketAddr::new(socket.local_addr().ok()?.ip(), listen.port()).to_string())
 }
 
 #[cfg(feature = "registry-consul")]
@@ -185,22 +183,6 @@ mod tests {
         let settings = Settings::laid(PROGRAM, &Options::default(), None, Document::default());
         assert_eq!((settings.registry.as_str(), settings.broker.as_str()), ("memory:", "memory:"));
         assert_eq!((settings.database, settings.log_level.as_str()), (SqlConfig::new("sqlite:orders.db"), "info"));
-    }
-
-    #[test]
-    fn a_service_at_every_address_is_found_where_its_registry_sees_it() {
-        for registry in ["consul://127.0.0.1:8500", "consul://127.0.0.1:8500/?dc=a", "consul://127.0.0.1:8500?token=x"]
-        {
-            assert_eq!(advertised("0.0.0.0:9000", registry).as_deref(), Some("127.0.0.1:9000"));
-        }
-        for (listen, registry) in [
-            ("127.0.0.1:9000", "consul://127.0.0.1:8500"),
-            ("0.0.0.0:0", "consul://127.0.0.1:8500"),
-            ("0.0.0.0:9000", "memory:"),
-            ("nonsense", "consul://127.0.0.1:8500"),
-        ] {
-            assert_eq!(advertised(listen, registry), None, "{listen} {registry}");
-        }
     }
 
     #[test]
@@ -243,6 +225,8 @@ mod tests {
             ("MICRO_BROKER", "kafka"),
             ("MICRO_BROKER_ADDRESS", "k2:2"),
             ("MICRO_SERVER_NAME", "mine"),
+            ("MICRO_SERVER_ID", "a-1"),
+            ("MICRO_SERVER_METADATA", "region=north"),
             ("MICRO_SERVER_ADDRESS", ":7000"),
             ("MICRO_REGISTER_TTL", "60"),
             ("MICRO_LOG_LEVEL", "debug"),
@@ -261,6 +245,9 @@ mod tests {
         let (mut grpc, mut consumer) = (GrpcServerConfig::default(), ConsumerConfig::default());
         settings.apply(&mut service, &mut version, &mut grpc, &mut consumer);
         assert_eq!((service.as_str(), version.as_str(), grpc.address.as_str()), ("mine", "1", "0.0.0.0:7000"));
+        assert_eq!(grpc.id.as_deref(), Some("a-1"));
+        let metadata = [("broker", "kafka"), ("region", "north"), ("registry", "consul")];
+        assert_eq!(grpc.metadata, metadata.map(|(name, value)| (name.into(), value.into())).into());
         let options = Options { listen: Some("127.0.0.1:1".into()), ..options };
         Settings::laid(PROGRAM, &options, None, document()).apply(&mut service, &mut version, &mut grpc, &mut consumer);
         assert_eq!(grpc.address, "127.0.0.1:1");

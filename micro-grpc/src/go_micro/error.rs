@@ -149,7 +149,9 @@ pub(super) fn in_text(text: &str) -> Option<GoMicroError> {
     if !text.starts_with('{') {
         return None;
     }
-    serde_json::from_str(text).ok().filter(|error: &GoMicroError| error.code > 0)
+    // Other JSON may have a code as well: without an id and a detail it would say less than its text.
+    let says_something = |error: &GoMicroError| error.code > 0 && !(error.id.is_empty() && error.detail.is_empty());
+    serde_json::from_str(text).ok().filter(says_something)
 }
 
 /// go-micro's error in a status's message and details, whatever they hold.
@@ -171,12 +173,24 @@ pub(crate) fn understood(status: &Status) -> Option<(Code, String, Option<GoMicr
     // An error that go-micro's client made of a flattened status and a handler passed on.
     let passed_on = unflattened(&error.detail).filter(|_| matches!(code, Code::Internal | Code::Unknown));
     let (code, detail) = passed_on.unwrap_or((code, &error.detail));
-    Some((code, detail.to_owned(), Some(error)))
+    let text = [detail, &error.status, status.message()].into_iter().find(|text| !text.is_empty()).unwrap_or_default();
+    Some((code, text.to_owned(), Some(error)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_of_others_keeps_its_text_and_an_error_without_detail_has_one() {
+        let foreign = r#"{"code":5,"message":"no such order"}"#;
+        assert!(understood(&Status::not_found(foreign)).is_none());
+        let bare = r#"{"id":"go.micro.server","code":404,"status":"Not Found"}"#;
+        let (code, text, _) = understood(&Status::unknown(bare)).unwrap();
+        assert_eq!((code, &*text), (Code::NotFound, "Not Found"));
+        let (_, text, _) = understood(&Status::unknown(r#"{"id":"a","code":404}"#)).unwrap();
+        assert_eq!(text, r#"{"id":"a","code":404}"#);
+    }
 
     #[test]
     fn the_table_has_a_row_for_each_number_and_an_answer_for_any_other() {

@@ -1,6 +1,6 @@
 //! The server's settings.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Where a server listens and how much it takes on.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -14,6 +14,12 @@ pub struct GrpcServerConfig {
     pub advertise: Option<String>,
     /// The version that the registry is told; default `latest`.
     pub version: String,
+    /// What makes the instance's id, `<service>-<id>`; default a new UUID. Two instances of one id
+    /// push each other out of the registry.
+    pub id: Option<String>,
+    /// Names and values that the registry is told of the instance, beside `protocol`, `server` and
+    /// `transport`.
+    pub metadata: BTreeMap<String, String>,
     /// Bytes of one message, received or sent; default 4 MiB. A longer one is `OutOfRange`. tonic
     /// itself receives at most 4 MiB unless the generated server's `max_decoding_message_size` says
     /// otherwise.
@@ -41,6 +47,8 @@ impl Default for GrpcServerConfig {
             address: "127.0.0.1:0".to_owned(),
             advertise: None,
             version: "latest".to_owned(),
+            id: None,
+            metadata: BTreeMap::new(),
             message_bytes_max: 4 << 20,
             concurrent_stream_count_max: 200,
             in_flight_count_max: 2_000,

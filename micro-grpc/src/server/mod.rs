@@ -117,6 +117,12 @@ impl GrpcServer {
             .with_metadata("protocol", "grpc")
             .with_metadata("server", "grpc")
             .with_metadata("transport", "grpc");
+        if let Some(id) = &self.config.id {
+            instance = instance.with_id(format!("{}-{id}", self.service));
+        }
+        for (name, value) in &self.config.metadata {
+            instance.metadata.entry(name.clone()).or_insert_with(|| value.clone());
+        }
         instance.endpoints = self.endpoints.clone();
         Ok(instance)
     }
