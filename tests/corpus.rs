@@ -1,4 +1,5 @@
-//! What fuzzing begins with is run by the stable compiler as well, each file whole and cut short.
+//! What fuzzing begins with is run by the stable compiler as well, each file whole, cut short, and
+//! changed in a few places.
 #![cfg(all(
     feature = "broker-kafka",
     feature = "grpc",
@@ -19,6 +20,8 @@ use std::{
 
 /// At how many places a file is cut.
 const CUT_COUNT: usize = 50;
+/// How often a file is changed, unless `MICRO_TEST_CHANGES` says otherwise.
+const CHANGE_COUNT: u64 = 200;
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(name)
@@ -46,6 +49,43 @@ fn every_file_of_every_corpus_holds() {
             }
         }
     }
+}
+
+#[test]
+fn every_file_of_every_corpus_holds_changed_in_a_few_places() {
+    let count = std::env::var("MICRO_TEST_CHANGES").map_or(CHANGE_COUNT, |count| count.parse().expect("a number"));
+    for (name, target) in targets::TARGETS {
+        let corpus = folder("corpus").join(name);
+        for file in names(&corpus) {
+            let bytes = fs::read(corpus.join(&file)).unwrap();
+            for seed in 0..count {
+                let changed = changed(bytes.clone(), seed);
+                let outcome = std::panic::catch_unwind(|| target(&changed));
+                assert!(outcome.is_ok(), "{name}/{file} changed by {seed}: {:?}", String::from_utf8_lossy(&changed));
+            }
+        }
+    }
+}
+
+/// The same for the same seed.
+fn changed(mut bytes: Vec<u8>, seed: u64) -> Vec<u8> {
+    const TOKENS: [&[u8]; 10] =
+        [b"null", b"{", b"}", b"[", b"\"", b"\\u0000", b"-1", b"99999999999999999999", b"\n", b"\xff"];
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..random.usize(1..=4) {
+        let (place, end) = (random.usize(0..=bytes.len()), random.usize(0..=bytes.len()));
+        match random.u8(0..5) {
+            0 if place < bytes.len() => bytes[place] ^= 1 << random.u8(0..8),
+            1 => drop(bytes.drain(place.min(end)..place.max(end).min(place.min(end) + 8))),
+            2 => drop(bytes.splice(place..place, random.choice(TOKENS).unwrap_or_default().iter().copied())),
+            3 => {
+                let piece = bytes[place.min(end)..place.max(end)].to_vec();
+                drop(bytes.splice(place..place, piece));
+            }
+            _ => bytes.insert(place, random.u8(..)),
+        }
+    }
+    bytes
 }
 
 #[test]
