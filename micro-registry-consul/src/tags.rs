@@ -135,21 +135,28 @@ fn text(tag: Tag<'_>, bytes_left: &mut usize) -> std::result::Result<Vec<u8>, &'
     if tag.contents.len() > TAG_BYTES_MAX {
         return Err(TOO_LONG);
     }
-    let bytes = if tag.is_packed { unpacked(tag.contents)? } else { tag.contents.as_bytes().to_vec() };
-    if bytes.len() > UNPACKED_BYTES_MAX {
-        return Err(TOO_LARGE);
+    // Whatever becomes of it: what was unpacked is taken off, and no more is unpacked than is left.
+    let limit = UNPACKED_BYTES_MAX.min(*bytes_left) + 1;
+    let (bytes, is_whole) = match tag.is_packed {
+        true => unpacked(tag.contents, limit)?,
+        false => (tag.contents.as_bytes().to_vec(), true),
+    };
+    let left = bytes_left.checked_sub(bytes.len());
+    *bytes_left = left.unwrap_or(0);
+    match () {
+        () if bytes.len() > UNPACKED_BYTES_MAX => Err(TOO_LARGE),
+        () if left.is_none() => Err(TOO_MUCH),
+        () if !is_whole => Err(NOT_ZLIB),
+        () => Ok(bytes),
     }
-    *bytes_left = bytes_left.checked_sub(bytes.len()).ok_or(TOO_MUCH)?;
-    Ok(bytes)
 }
 
-/// At most one byte more than is allowed, whatever the stream says.
-fn unpacked(hex: &str) -> std::result::Result<Vec<u8>, &'static str> {
+/// At most `limit` bytes, and whether the stream is a whole one as far as that.
+fn unpacked(hex: &str, limit: usize) -> std::result::Result<(Vec<u8>, bool), &'static str> {
     let packed = hex::decode(hex).map_err(|_| NOT_HEX)?;
     let mut bytes = Vec::new();
-    let limit = UNPACKED_BYTES_MAX as u64 + 1;
-    ZlibDecoder::new(&*packed).take(limit).read_to_end(&mut bytes).map_err(|_| NOT_ZLIB)?;
-    Ok(bytes)
+    let read = ZlibDecoder::new(&*packed).take(limit as u64).read_to_end(&mut bytes);
+    Ok((bytes, read.is_ok()))
 }
 
 fn packed_json(kind: char, value: &impl Serialize) -> String {
@@ -204,6 +211,18 @@ mod tests {
             complaints: Vec::new(),
         };
         assert_eq!(found, expected);
+    }
+
+    /// However many there are: together they make no more work than what may be held.
+    #[test]
+    fn what_was_unpacked_in_vain_is_taken_off_as_well() {
+        let bomb = packed_text('e', &"x".repeat(2 * UNPACKED_BYTES_MAX));
+        let tags: Vec<String> = std::iter::repeat_n(bomb, 10).collect();
+        let mut left = 3 * (UNPACKED_BYTES_MAX + 1) + 10;
+        let found = decode(&tags, true, &mut left);
+        let counts =
+            [TOO_LARGE, TOO_MUCH].map(|reason| found.complaints.iter().filter(|text| text.contains(reason)).count());
+        assert_eq!((counts, left), ([3, 7], 0));
     }
 
     #[test]
@@ -275,7 +294,7 @@ mod tests {
         }
         let bomb = hex::encode(encoder.finish().unwrap());
         assert!(bomb.len() < TAG_BYTES_MAX, "{}", bomb.len());
-        assert_eq!(unpacked(&bomb).unwrap().len(), UNPACKED_BYTES_MAX + 1);
+        assert_eq!(unpacked(&bomb, UNPACKED_BYTES_MAX + 1).unwrap().0.len(), UNPACKED_BYTES_MAX + 1);
         assert_eq!(read(&[&format!("v-{bomb}")]).version, "");
         let ten_megabytes = format!("v-{}", bomb.repeat((10 << 20) / bomb.len() + 1));
         assert_eq!(read(&[&ten_megabytes]).complaints, [complaint("the version", TOO_LONG)]);

@@ -149,9 +149,7 @@ pub(super) fn in_text(text: &str) -> Option<GoMicroError> {
     if !text.starts_with('{') {
         return None;
     }
-    // Other JSON may have a code as well: without an id and a detail it would say less than its text.
-    let says_something = |error: &GoMicroError| error.code > 0 && !(error.id.is_empty() && error.detail.is_empty());
-    serde_json::from_str(text).ok().filter(says_something)
+    serde_json::from_str(text).ok().filter(|error: &GoMicroError| error.code > 0)
 }
 
 /// go-micro's error in a status's message and details, whatever they hold.
@@ -184,7 +182,8 @@ mod tests {
     #[test]
     fn json_of_others_keeps_its_text_and_an_error_without_detail_has_one() {
         let foreign = r#"{"code":5,"message":"no such order"}"#;
-        assert!(understood(&Status::not_found(foreign)).is_none());
+        let (code, text, _) = understood(&Status::not_found(foreign)).unwrap();
+        assert_eq!((code, &*text), (Code::NotFound, foreign));
         let bare = r#"{"id":"go.micro.server","code":404,"status":"Not Found"}"#;
         let (code, text, _) = understood(&Status::unknown(bare)).unwrap();
         assert_eq!((code, &*text), (Code::NotFound, "Not Found"));
