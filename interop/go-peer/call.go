@@ -10,7 +10,6 @@ import (
 	"io"
 	"time"
 
-	grpcclient "github.com/go-micro/plugins/v4/client/grpc"
 	"go-micro.dev/v4/client"
 	rawcodec "go-micro.dev/v4/codec/bytes"
 	microerrors "go-micro.dev/v4/errors"
@@ -69,9 +68,11 @@ func call(arguments []string) error {
 	endpoint := flags.String("endpoint", "Greeter.Hello", "Handler.Method, or a path that begins with /")
 	address := flags.String("address", "", "call this host:port and ask no registry")
 	kind := flags.String("kind", "unary", "unary, or how a stream is used: server, client or bidi")
-	contentType := flags.String("content-type", "", "of the request; Go's default is application/grpc+proto")
+	contentType := flags.String("content-type", "", "of the request; Go's default is application/grpc+proto, in mucp application/json")
 	timeout := flags.Duration("timeout", 0, "for the call's context; none: Go's default of 30 s for unary calls")
 	requestTimeout := flags.Duration("request-timeout", 0, "go-micro's own option, without a deadline of the context")
+	connectionTimeout := flags.Duration("connection-timeout", 0, "of mucp, which it sends as the time limit; Go's default is 5 s")
+	protocol := protocolFlag(flags)
 	count := flags.Int("count", 1, "how many times a unary call is made, one after the other")
 	isRaw := flags.Bool("raw", false, "messages are base64 of encoded messages, of any method there is")
 	sent := texts{}
@@ -84,7 +85,18 @@ func call(arguments []string) error {
 	if err != nil {
 		return err
 	}
-	c := calling{client: grpcclient.NewClient(client.Registry(known)), endpoint: *endpoint, isRaw: *isRaw}
+	if *protocol == "mucp" && *address != "" {
+		// At an address alone go-micro speaks its oldest codecs: it is the node's metadata that says mucp.
+		if known, err = registryOf(*service, *address); err != nil {
+			return err
+		}
+		*address = ""
+	}
+	calls, err := newClient(*protocol, client.Registry(known))
+	if err != nil {
+		return err
+	}
+	c := calling{client: calls, endpoint: *endpoint, isRaw: *isRaw}
 	c.request = func(body any) client.Request {
 		options := []client.RequestOption{}
 		if *contentType != "" {
@@ -99,6 +111,9 @@ func call(arguments []string) error {
 	}
 	if *requestTimeout > 0 {
 		c.options = append(c.options, client.WithRequestTimeout(*requestTimeout), client.WithStreamTimeout(*requestTimeout))
+	}
+	if *connectionTimeout > 0 {
+		c.options = append(c.options, func(o *client.CallOptions) { o.ConnectionTimeout = *connectionTimeout })
 	}
 	ctx := metadata.NewContext(context.Background(), metadata.Metadata(header))
 	if *timeout > 0 {
@@ -249,7 +264,11 @@ func tellOutcome(err error) error {
 	}
 	told := map[string]any{"after_ms": failed.after.Milliseconds()}
 	var micro *microerrors.Error
-	if errors.As(failed.error, &micro) {
+	// mucp's client hands on what a server said as a text.
+	if parsed := microerrors.Parse(failed.Error()); parsed.Code > 0 {
+		micro = parsed
+	}
+	if micro != nil || errors.As(failed.error, &micro) {
 		told["error"] = map[string]any{
 			"id": micro.Id, "code": micro.Code, "detail": micro.Detail, "status": micro.Status,
 		}

@@ -6,8 +6,10 @@ import (
 	"strings"
 	"time"
 
+	grpcclient "github.com/go-micro/plugins/v4/client/grpc"
 	"github.com/go-micro/plugins/v4/registry/consul"
 	"github.com/go-micro/plugins/v4/registry/etcd"
+	"go-micro.dev/v4/client"
 	"go-micro.dev/v4/registry"
 )
 
@@ -38,6 +40,33 @@ func newRegistry(url string) (registry.Registry, error) {
 		return registry.NewMemoryRegistry(), nil
 	}
 	return nil, fmt.Errorf("the registry %q is not known; expected consul://HOST:PORT or etcd://HOST:PORT", url)
+}
+
+// protocolFlag adds --protocol.
+func protocolFlag(flags *flag.FlagSet) *string {
+	return flags.String("protocol", "grpc", "grpc, or mucp, which is go-micro's own")
+}
+
+// newClient is the client that speaks a protocol.
+func newClient(protocol string, options ...client.Option) (client.Client, error) {
+	switch protocol {
+	case "grpc":
+		return grpcclient.NewClient(options...), nil
+	case "mucp":
+		return client.NewClient(options...), nil
+	}
+	return nil, unknownProtocol(protocol)
+}
+
+func unknownProtocol(protocol string) error {
+	return fmt.Errorf("the protocol %q is not known; expected grpc or mucp", protocol)
+}
+
+// registryOf knows one instance, which speaks mucp.
+func registryOf(service, address string) (registry.Registry, error) {
+	known := registry.NewMemoryRegistry()
+	node := &registry.Node{Id: service + "-1", Address: address, Metadata: map[string]string{"protocol": "mucp"}}
+	return known, known.Register(&registry.Service{Name: service, Version: "latest", Nodes: []*registry.Node{node}})
 }
 
 // pairs are flags of the form NAME=VALUE that may be given several times.

@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"time"
 
-	grpcclient "github.com/go-micro/plugins/v4/client/grpc"
 	grpcserver "github.com/go-micro/plugins/v4/server/grpc"
 	"go-micro.dev/v4"
 	"go-micro.dev/v4/registry"
+	"go-micro.dev/v4/server"
 )
 
 // registeredMax is how long a service may take until its registry knows it.
@@ -23,6 +23,7 @@ func serve(arguments []string) error {
 	name := flags.String("service", "go.micro.service.greeter", "the service's name in the registry")
 	version := flags.String("version", "latest", "the service's version")
 	listen := flags.String("listen", "127.0.0.1:0", "where calls are taken")
+	protocol := protocolFlag(flags)
 	ttl := flags.Duration("ttl", registerTTL, "how long a registration lasts")
 	metadata := pairs{}
 	flags.Var(metadata, "metadata", "NAME=VALUE of the instance's metadata; may be repeated")
@@ -32,9 +33,17 @@ func serve(arguments []string) error {
 	if err != nil {
 		return err
 	}
+	serving, err := newServer(*protocol)
+	if err != nil {
+		return err
+	}
+	calling, err := newClient(*protocol)
+	if err != nil {
+		return err
+	}
 	service := micro.NewService(
-		micro.Server(grpcserver.NewServer()),
-		micro.Client(grpcclient.NewClient()),
+		micro.Server(serving),
+		micro.Client(calling),
 		micro.Registry(known),
 		micro.Name(*name),
 		micro.Version(*version),
@@ -48,6 +57,17 @@ func serve(arguments []string) error {
 		return err
 	}
 	return service.Run()
+}
+
+// newServer is the server that speaks a protocol.
+func newServer(protocol string) (server.Server, error) {
+	switch protocol {
+	case "grpc":
+		return grpcserver.NewServer(), nil
+	case "mucp":
+		return server.NewServer(), nil
+	}
+	return nil, unknownProtocol(protocol)
 }
 
 // tellReady waits until the registry has this instance: go-micro itself only logs where it fails to

@@ -17,6 +17,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tonic::Status;
+use tower::BoxError;
 
 use crate::go_micro::{ErrorForm, Refuser};
 
@@ -103,7 +104,7 @@ impl<B> Received<B> {
     }
 }
 
-impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Received<B> {
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Received<B> {
     type Data = Bytes;
     type Error = Status;
 
@@ -114,7 +115,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Received<B> {
         }
         Pin::new(&mut this.body).poll_frame(cx).map(|frame| {
             frame.map(|frame| {
-                let frame = frame.map_err(|error| Status::from_error(Box::new(error)))?;
+                let frame = frame.map_err(|error| Status::from_error(error.into()))?;
                 frame.data_ref().map_or(Ok(()), |data| this.sizes.pass(data))?;
                 Ok(frame)
             })
@@ -209,12 +210,18 @@ enum Source {
     #[default]
     Empty,
     Connection(Incoming),
+    Message(MessageBody<Incoming>),
     Status(Status),
 }
 
 impl ResponseBody {
     pub(crate) fn new(body: Incoming) -> Self {
         Self(Source::Connection(body))
+    }
+
+    /// The body of one message that came by other means than gRPC, and success.
+    pub(crate) fn of_message(body: MessageBody<Incoming>) -> Self {
+        Self(Source::Message(body))
     }
 
     /// A body whose trailers say `status`: the failure of a call that may have taken effect. In
@@ -234,6 +241,13 @@ impl Body for ResponseBody {
             Source::Connection(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map(readable).map_err(|e| broken(&e)))),
+            Source::Message(body) => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(None) => {
+                    self.0 = Source::Empty;
+                    Poll::Ready(Some(trailers(&Status::ok(""))))
+                }
+                frame => frame.map(|frame| frame.map(|frame| frame.map_err(|e| broken(&e)))),
+            },
             Source::Status(status) => {
                 let trailers = trailers(status);
                 self.0 = Source::Empty;
@@ -246,13 +260,14 @@ impl Body for ResponseBody {
         match &self.0 {
             Source::Empty => true,
             Source::Connection(body) => body.is_end_stream(),
-            Source::Status(_) => false,
+            Source::Message(_) | Source::Status(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Source::Connection(body) => body.size_hint(),
+            Source::Message(_) => SizeHint::default(),
             Source::Empty | Source::Status(_) => SizeHint::with_exact(0),
         }
     }
@@ -261,6 +276,32 @@ impl Body for ResponseBody {
 impl fmt::Debug for ResponseBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}
+
+/// A body that is one message as a whole, with gRPC's prefix before it.
+pub(crate) struct MessageBody<B> {
+    prefix: Option<Bytes>,
+    body: B,
+}
+
+impl<B: Body> MessageBody<B> {
+    /// `None` where the body does not say how long it is, or says more than the prefix can.
+    pub(crate) fn new(body: B) -> Option<Self> {
+        let [a, b, c, d] = u32::try_from(body.size_hint().exact()?).ok()?.to_be_bytes();
+        Some(Self { prefix: Some(Bytes::copy_from_slice(&[0, a, b, c, d])), body })
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for MessageBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.prefix.take() {
+            Some(prefix) => Poll::Ready(Some(Ok(Frame::data(prefix)))),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        }
     }
 }
 

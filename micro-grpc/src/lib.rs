@@ -4,7 +4,8 @@
 //!
 //! Services of go-micro v4 call it and are called: [`GrpcServerBuilder::go_micro`] answers as their
 //! servers do, [`GrpcClientBuilder::go_micro`] calls as their clients do, and [`from_status`] understands
-//! their failures always.
+//! their failures always. Those that speak mucp, go-micro's own RPC over HTTP/1.1, are taken with
+//! [`GoMicroConfig::with_mucp`] and called where the registry says so; unary calls alone.
 //!
 //! This is the only crate of micro-rs whose public types may be tonic's.
 

@@ -30,6 +30,8 @@ use proto::{
 on_each_registry! {
     a_go_client_finds_and_calls_a_rust_service
     a_rust_client_finds_and_calls_a_go_service
+    a_go_client_finds_and_calls_a_rust_service_in_mucp
+    a_rust_client_finds_and_calls_a_go_service_in_mucp
 }
 
 /// Greets, and fails where it is told to; the rest is tested by address.
@@ -85,11 +87,27 @@ fn descriptors() -> Vec<u8> {
 }
 
 async fn a_go_client_finds_and_calls_a_rust_service(registry: &Arc<dyn Registry>, url: &str) {
+    go_calls_rust(registry, url, "grpc", GoMicroConfig::default()).await;
+}
+
+async fn a_go_client_finds_and_calls_a_rust_service_in_mucp(registry: &Arc<dyn Registry>, url: &str) {
+    go_calls_rust(registry, url, "mucp", GoMicroConfig::default().with_mucp("127.0.0.1:0")).await;
+}
+
+async fn a_rust_client_finds_and_calls_a_go_service(registry: &Arc<dyn Registry>, url: &str) {
+    rust_calls_go(registry, url, "grpc").await;
+}
+
+async fn a_rust_client_finds_and_calls_a_go_service_in_mucp(registry: &Arc<dyn Registry>, url: &str) {
+    rust_calls_go(registry, url, "mucp").await;
+}
+
+async fn go_calls_rust(registry: &Arc<dyn Registry>, url: &str, protocol: &str, config: GoMicroConfig) {
     let name = unique("go.micro.service.greeter");
     let server = GrpcServer::builder(&name)
         .add_service(greeter_server::GreeterServer::new(Greeter))
         .descriptors(descriptors())
-        .go_micro(GoMicroConfig::default())
+        .go_micro(config)
         .build()
         .unwrap();
     let app =
@@ -97,8 +115,9 @@ async fn a_go_client_finds_and_calls_a_rust_service(registry: &Arc<dyn Registry>
     let running = app.start().await.unwrap();
 
     let call = |endpoint: &'static str, message: &'static str| {
-        let arguments = ["call", "--registry", url, "--service", &name, "--endpoint", endpoint, "--message", message];
-        go_tells(arguments.map(str::to_owned).to_vec())
+        let arguments = ["call", "--registry", url, "--service", &name, "--protocol", protocol];
+        let arguments = [&arguments[..], &["--endpoint", endpoint, "--message", message]].concat();
+        go_tells(arguments.into_iter().map(str::to_owned).collect())
     };
     let replies = call("Greeter.Hello", r#"{"name":"Go"}"#).await;
     assert_eq!(replies[0]["reply"]["greeting"], "Hello Go", "{replies:?}");
@@ -107,10 +126,10 @@ async fn a_go_client_finds_and_calls_a_rust_service(registry: &Arc<dyn Registry>
     running.stop().await.unwrap();
 }
 
-async fn a_rust_client_finds_and_calls_a_go_service(registry: &Arc<dyn Registry>, url: &str) {
+async fn rust_calls_go(registry: &Arc<dyn Registry>, url: &str, protocol: &str) {
     let name = unique("go.micro.service.greeter");
     let program = blocking(|| dev_servers::go_peer().expect("the Go peer is built")).await;
-    let mut go = Peer::start(&program, &["serve", "--registry", url, "--service", &name]);
+    let mut go = Peer::start(&program, &["serve", "--registry", url, "--service", &name, "--protocol", protocol]);
     assert!(go.told().await["ready"].is_object());
     let client = GrpcClient::builder(registry.clone()).service(&name).go_micro().connect().await.unwrap();
     let greeter = GreeterClient::new(client);

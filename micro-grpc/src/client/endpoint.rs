@@ -1,5 +1,5 @@
-//! One instance's connections: made when needed, by one attempt at a time, and left alone for a
-//! while after one that failed.
+//! One instance, by the protocol that it speaks; and its connections of gRPC: made when needed, by one
+//! attempt at a time, and left alone for a while after one that failed.
 
 use std::{
     error::Error as _,
@@ -15,12 +15,15 @@ use arc_swap::ArcSwapOption;
 use http::{Request, Response, Uri, uri::Authority};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use micro_core::{Error, ErrorKind, Result};
+use micro_core::{Error, ErrorKind, Result, registry::Instance};
 use tokio::{net::TcpStream, time::timeout};
 use tonic::{Status, body::Body};
 
-use super::GrpcClientConfig;
-use crate::body::broken;
+use super::{
+    GrpcClientConfig,
+    mucp::{MucpEndpoint, is_mucp},
+};
+use crate::body::{ResponseBody, broken};
 
 type Sender = http2::SendRequest<Body>;
 
@@ -35,7 +38,41 @@ pub(crate) enum Failure {
 }
 
 /// Where one instance is reached.
-pub(crate) struct Endpoint {
+pub(crate) enum Endpoint {
+    Grpc(GrpcEndpoint),
+    /// The registry says that it speaks go-micro's own RPC.
+    Mucp(Box<MucpEndpoint>),
+}
+
+impl Endpoint {
+    pub(crate) fn new(instance: &Instance, config: &GrpcClientConfig) -> Self {
+        if is_mucp(instance) {
+            return Self::Mucp(Box::new(MucpEndpoint::new(instance, config)));
+        }
+        Self::Grpc(GrpcEndpoint::new(&instance.address, config))
+    }
+
+    /// Whether the last attempt to connect failed only just now.
+    pub(crate) fn is_lost(&self) -> bool {
+        match self {
+            Self::Grpc(endpoint) => endpoint.is_lost(),
+            Self::Mucp(endpoint) => endpoint.is_lost(),
+        }
+    }
+
+    pub(crate) async fn send(
+        &self,
+        request: Box<Request<Body>>,
+    ) -> std::result::Result<Response<ResponseBody>, Failure> {
+        match self {
+            Self::Grpc(endpoint) => endpoint.send(request).await.map(|response| response.map(ResponseBody::new)),
+            Self::Mucp(endpoint) => endpoint.send(request).await,
+        }
+    }
+}
+
+/// Where an instance is reached that speaks gRPC.
+pub(crate) struct GrpcEndpoint {
     target: Arc<Target>,
     connections: Vec<Arc<Connection>>,
     next: AtomicUsize,
@@ -55,8 +92,8 @@ struct Connection {
     connecting: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl Endpoint {
-    pub(crate) fn new(address: &str, config: &GrpcClientConfig) -> Self {
+impl GrpcEndpoint {
+    fn new(address: &str, config: &GrpcClientConfig) -> Self {
         let target = Target {
             address: address.to_owned(),
             authority: Authority::try_from(address),
@@ -68,15 +105,11 @@ impl Endpoint {
         Self { target: Arc::new(target), connections, next: AtomicUsize::new(0) }
     }
 
-    /// Whether the last attempt to connect failed only just now.
-    pub(crate) fn is_lost(&self) -> bool {
+    fn is_lost(&self) -> bool {
         self.target.backoff.is_waiting()
     }
 
-    pub(crate) async fn send(
-        &self,
-        mut request: Box<Request<Body>>,
-    ) -> std::result::Result<Response<Incoming>, Failure> {
+    async fn send(&self, mut request: Box<Request<Body>>) -> std::result::Result<Response<Incoming>, Failure> {
         if let Err(error) = self.target.address_to(&mut request) {
             return Err(Failure::NotSent(request, error));
         }
@@ -206,7 +239,7 @@ fn protocol(config: &GrpcClientConfig) -> http2::Builder<TokioExecutor> {
 }
 
 /// Source of the growth: gRPC's connection-backoff.md, with waits for one data centre.
-struct Backoff {
+pub(super) struct Backoff {
     first: Duration,
     longest: Duration,
     state: Mutex<BackoffState>,
@@ -221,7 +254,7 @@ struct BackoffState {
 }
 
 impl Backoff {
-    fn new(config: &GrpcClientConfig) -> Self {
+    pub(super) fn new(config: &GrpcClientConfig) -> Self {
         Self {
             first: config.reconnect_backoff,
             longest: config.reconnect_backoff_max,
@@ -230,18 +263,18 @@ impl Backoff {
         }
     }
 
-    fn is_waiting(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         self.failure_count.load(Ordering::Acquire) > 0 && self.state().until.is_some_and(|until| Instant::now() < until)
     }
 
-    fn grow(&self) {
+    pub(super) fn grow(&self) {
         let mut state = self.state();
         state.wait = if state.wait.is_zero() { self.first } else { state.wait.mul_f64(1.6).min(self.longest) };
         state.until = Some(Instant::now() + state.wait.mul_f64(0.8 + 0.4 * fastrand::f64()));
         self.failure_count.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn reset(&self) {
+    pub(super) fn reset(&self) {
         *self.state() = BackoffState::default();
         self.failure_count.store(0, Ordering::Release);
     }

@@ -3,6 +3,7 @@
 
 mod config;
 mod endpoint;
+mod mucp;
 mod snapshot;
 mod transport;
 
@@ -31,6 +32,9 @@ pub use self::{config::GrpcClientConfig, transport::Transport};
 pub use crate::body::ResponseBody;
 
 /// Calls one service, wherever its instances are. Cheap to clone; clones share the connections.
+///
+/// An instance whose metadata says `protocol` = `mucp`, go-micro's own RPC over HTTP/1.1, is called in
+/// it, with messages in protobuf; a call of a method with a stream is `Unimplemented` there.
 ///
 /// A generated client takes it: `GreeterClient::new(client)`. Each call has a deadline, is sent to
 /// the instance the selector picks, and goes to another one where that one cannot be reached. A call

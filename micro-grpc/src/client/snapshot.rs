@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use micro_core::registry::{CachedRegistry, CachedService, Instance, Registry};
 use tokio::time::timeout;
 
-use super::{GrpcClientConfig, endpoint::Endpoint};
+use super::{GrpcClientConfig, endpoint::Endpoint, mucp::is_mucp};
 
 /// The instances of one moment, and at the same index their endpoints.
 #[derive(Default)]
@@ -63,7 +63,7 @@ impl Snapshots {
             .iter()
             .map(|instance| match known.get(&key(instance)) {
                 Some(endpoint) => (*endpoint).clone(),
-                None => Arc::new(Endpoint::new(&instance.address, &self.config)),
+                None => Arc::new(Endpoint::new(instance, &self.config)),
             })
             .collect();
         let next = Arc::new(Snapshot { instances, endpoints });
@@ -72,6 +72,6 @@ impl Snapshots {
     }
 }
 
-fn key(instance: &Instance) -> (&str, &str) {
-    (&instance.id, &instance.address)
+fn key(instance: &Instance) -> (&str, &str, bool) {
+    (&instance.id, &instance.address, is_mucp(instance))
 }

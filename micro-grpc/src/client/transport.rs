@@ -92,7 +92,7 @@ impl Shared {
             match snapshot.endpoints[index].send(request).await {
                 Ok(mut response) => {
                     drop_malformed_details(response.headers_mut());
-                    return Ok(response.map(ResponseBody::new));
+                    return Ok(response);
                 }
                 Err(Failure::Broken(status)) => return Ok(Response::new(ResponseBody::ending_with(status))),
                 Err(Failure::Refused(error)) => return Err(error.with_context("service", &self.service)),

@@ -1,5 +1,7 @@
 //! A call as go-micro's client makes it.
 
+use std::time::Duration;
+
 use http::{HeaderValue, Request, Uri, header::CONTENT_TYPE};
 use micro_core::{Error, ErrorKind, Result};
 use micro_middleware::deadline::grpc_timeout;
@@ -21,12 +23,16 @@ pub(crate) fn copy_request<B>(service: &str, request: &mut Request<B>) -> Result
     let timeout = grpc_timeout::read(request.headers())?;
     let headers = request.headers_mut();
     if let Some(timeout) = timeout {
-        let nanoseconds = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX).min(NANOSECONDS_MAX);
-        headers.insert(TIMEOUT, HeaderValue::from(nanoseconds));
+        headers.insert(TIMEOUT, nanoseconds_of(timeout));
     }
     headers.insert(CONTENT_TYPE, PROTO);
     headers.insert(X_CONTENT_TYPE, PROTO);
     Ok(())
+}
+
+/// A time limit as the header `timeout` has it.
+pub(crate) fn nanoseconds_of(timeout: Duration) -> HeaderValue {
+    HeaderValue::from(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX).min(NANOSECONDS_MAX))
 }
 
 /// Go reads the number into one with a sign.

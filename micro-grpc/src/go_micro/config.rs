@@ -11,6 +11,9 @@ pub struct GoMicroConfig {
     /// Content types beside Go's own whose messages are protobuf: what a Go service registers with
     /// `Codec(…)`. Default `application/grpc+dtm_raw`, with which DTM's server calls.
     pub proto_content_types: Vec<String>,
+    /// `host:port` where unary calls in mucp, go-micro's own RPC over HTTP/1.1, are taken as well; port
+    /// 0 takes a free one. Default none. What it means is told at [`with_mucp`](Self::with_mucp).
+    pub mucp_address: Option<String>,
 }
 
 /// Which gRPC status the callers of a failed call see.
@@ -36,6 +39,7 @@ impl Default for GoMicroConfig {
         Self {
             status_compat: StatusCompat::default(),
             proto_content_types: vec!["application/grpc+dtm_raw".to_owned()],
+            mucp_address: None,
         }
     }
 }
@@ -54,6 +58,23 @@ impl GoMicroConfig {
         self.proto_content_types.push(content_type.into());
         self
     }
+
+    /// Takes unary calls in mucp at this address too: what go-micro's clients speak without the gRPC
+    /// plugin.
+    ///
+    /// The registry is told of this address, with `protocol` = `mucp`, in place of gRPC's, for
+    /// go-micro's clients pick any node of a name and speak their own protocol to it: a name is one
+    /// protocol's. gRPC, health and reflection go on being served at the server's own address;
+    /// `advertise` is what the registry is told. micro-rs's clients follow the metadata and call in
+    /// mucp, without streams.
+    ///
+    /// Messages are `application/json` or `application/protobuf`. Calls pass the same layers as gRPC's
+    /// and have the same limits.
+    #[must_use]
+    pub fn with_mucp(mut self, address: impl Into<String>) -> Self {
+        self.mucp_address = Some(address.into());
+        self
+    }
 }
 
 #[cfg(test)]
@@ -68,5 +89,7 @@ mod tests {
         assert_eq!(config.status_compat, StatusCompat::Real);
         let added = config.with_proto_content_type("application/grpc+own");
         assert_eq!(added.proto_content_types, ["application/grpc+own"]);
+        let config: GoMicroConfig = serde_json::from_str(r#"{"mucp_address":"127.0.0.1:0"}"#).unwrap();
+        assert_eq!(config, GoMicroConfig::default().with_mucp("127.0.0.1:0"));
     }
 }

@@ -84,7 +84,7 @@ impl GoMicroError {
         CODES.iter().find(|(number, _)| *number == self.code).map_or(Code::Unknown, |(_, code)| *code)
     }
 
-    fn to_json(&self) -> String {
+    pub(super) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("texts and a number are JSON")
     }
 
@@ -150,6 +150,16 @@ pub(super) fn in_text(text: &str) -> Option<GoMicroError> {
         return None;
     }
     serde_json::from_str(text).ok().filter(|error: &GoMicroError| error.code > 0)
+}
+
+/// The status of a failure that a go-micro server told as a text alone. Go's errors of a context have
+/// the codes that they have in gRPC.
+pub(crate) fn error_of_text(text: &str) -> Status {
+    match text {
+        "context deadline exceeded" => Status::deadline_exceeded(text),
+        "context canceled" => Status::cancelled(text),
+        _ => in_text(text).map_or_else(|| Status::unknown(text), Status::from),
+    }
 }
 
 /// go-micro's error in a status's message and details, whatever they hold.

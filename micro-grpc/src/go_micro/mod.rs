@@ -1,4 +1,4 @@
-//! go-micro v4's gRPC: what its servers and clients say beyond the protocol.
+//! go-micro v4's gRPC: what its servers and clients say beyond the protocol; and mucp, its own RPC.
 //!
 //! Sources: the plugins `server/grpc` v1.2.0 and `client/grpc` v1.2.1 of go-micro v4.11.0, and calls
 //! between them that were recorded (`tests/vectors`).
@@ -8,6 +8,7 @@ mod call;
 mod config;
 mod error;
 mod json;
+pub(crate) mod mucp;
 mod receive;
 mod status_text;
 
@@ -18,7 +19,7 @@ pub use error::GoMicroError;
 pub use self::{error::decode, receive::nanoseconds, status_text::unflattened};
 
 pub(crate) use answer::{AsItIs, ErrorForm, Refuser};
-pub(crate) use call::copy_request;
-pub(crate) use error::understood;
+pub(crate) use call::{copy_request, nanoseconds_of};
+pub(crate) use error::{error_of_text, understood};
 pub(crate) use json::{FromJson, ToJson};
 pub(crate) use receive::{Received, Receiver};

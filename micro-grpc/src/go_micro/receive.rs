@@ -80,6 +80,11 @@ impl Receiver {
         received
     }
 
+    /// Whether the method of this path has a stream; `None` where there is no such method.
+    pub(crate) fn has_stream(&self, path: &str) -> Option<bool> {
+        self.method(path).ok().map(|method| method.has_stream)
+    }
+
     /// The method by its own path or by what Go's clients make of it.
     fn method(&self, path: &str) -> Result<&Arc<Method>, Status> {
         if let Some(method) = self.methods.at(path) {
@@ -153,7 +158,11 @@ fn set_path<B>(request: &mut Request<B>, path: &PathAndQuery) {
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_else(|_| Uri::from(path.clone()));
 }
 
+/// A call that was refused already is refused for the first reason.
 fn refuse<B>(request: &mut Request<B>, status: Status) {
+    if request.extensions().get::<Refusal>().is_some() {
+        return;
+    }
     request.extensions_mut().insert(Refusal(status));
 }
 

@@ -1,6 +1,7 @@
-//! Connections: accepted within limits, given time to begin HTTP/2, ended within the deadline.
+//! Connections: accepted within limits, given time to begin their protocol, ended within the deadline.
 
 use std::{
+    future::Future,
     io,
     pin::{Pin, pin},
     sync::Arc,
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use hyper::server::conn::http2;
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use micro_core::{Health, HealthStatus};
 use tokio::{
@@ -20,12 +21,19 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{GrpcServerConfig, call::Calls};
+use crate::go_micro::mucp::MucpCalls;
 
 /// How every HTTP/2 connection begins. Source: RFC 9113 §3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The waits between tries to accept while the system has no file descriptor or memory for us.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// How long a connection in mucp may be without a call. go-micro's clients keep one for a minute and
+/// do not look whether it lives: the call after one that ended would fail. Source: `DefaultPoolTTL` of
+/// go-micro's `client`.
+const MUCP_IDLE_MAX: Duration = Duration::from_secs(90);
+/// The least that hyper takes for the headers of a message.
+const HEADER_BYTES_MIN: usize = 8 << 10;
 /// For clients to close once they were told to go away and no call is in hand.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -44,6 +52,7 @@ impl Acceptor {
     pub(crate) fn start(
         listener: TcpListener,
         calls: Calls,
+        protocol: Protocol,
         config: &GrpcServerConfig,
         health: Health,
         name: String,
@@ -57,7 +66,7 @@ impl Acceptor {
         let listening = Listening {
             listener,
             places: Arc::new(Semaphore::new(config.connection_count_max)),
-            protocol: protocol(config),
+            protocol,
             handshake_timeout: config.handshake_timeout,
             acceptor: acceptor.clone(),
             health,
@@ -114,7 +123,7 @@ impl Acceptor {
 struct Listening {
     listener: TcpListener,
     places: Arc<Semaphore>,
-    protocol: http2::Builder<TokioExecutor>,
+    protocol: Protocol,
     handshake_timeout: Duration,
     acceptor: Acceptor,
     health: Health,
@@ -166,23 +175,26 @@ impl Listening {
 
 struct Connection {
     calls: Calls,
-    protocol: http2::Builder<TokioExecutor>,
+    protocol: Protocol,
     handshake_timeout: Duration,
     stopping: CancellationToken,
 }
 
 impl Connection {
-    async fn serve(self, mut stream: TcpStream) {
+    async fn serve(self, stream: TcpStream) {
         // An answer is written whole, so waiting to fill a packet only costs time.
         let _ = stream.set_nodelay(true);
-        match self.stopping.run_until_cancelled(timeout(self.handshake_timeout, read_preface(&mut stream))).await {
-            // Draining, and no call was made on it.
-            None => return,
-            Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(error))) => return tracing::debug!(%error, "a connection did not begin HTTP/2"),
-            Some(Err(_)) => return tracing::debug!("a connection was silent for the handshake timeout"),
+        match &self.protocol {
+            Protocol::Grpc(protocol) => self.serve_grpc(stream, protocol).await,
+            Protocol::Mucp(protocol, message_bytes_max) => self.serve_mucp(stream, protocol, *message_bytes_max).await,
         }
-        let connection = self.protocol.serve_connection(TokioIo::new(Begun { stream, given: 0 }), self.calls);
+    }
+
+    async fn serve_grpc(&self, mut stream: TcpStream, protocol: &http2::Builder<TokioExecutor>) {
+        if !self.begins(read_preface(&mut stream)).await {
+            return;
+        }
+        let connection = protocol.serve_connection(TokioIo::new(Begun { stream, given: 0 }), self.calls.clone());
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -195,17 +207,70 @@ impl Connection {
             tracing::debug!(%error, "a connection ended");
         }
     }
+
+    async fn serve_mucp(&self, stream: TcpStream, protocol: &http1::Builder, message_bytes_max: usize) {
+        if !self.begins(async { stream.peek(&mut [0]).await.map(|_| ()) }).await {
+            return;
+        }
+        let calls = MucpCalls::new(self.calls.clone(), message_bytes_max);
+        let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), calls));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection in mucp ended");
+        }
+    }
+
+    /// Whether a new connection's client says its first word in time.
+    async fn begins(&self, beginning: impl Future<Output = io::Result<()>>) -> bool {
+        match self.stopping.run_until_cancelled(timeout(self.handshake_timeout, beginning)).await {
+            // Draining, and no call was made on it.
+            None => return false,
+            Some(Ok(Ok(()))) => return true,
+            Some(Ok(Err(error))) => tracing::debug!(%error, "a connection did not begin its protocol"),
+            Some(Err(_)) => tracing::debug!("a connection was silent for the handshake timeout"),
+        }
+        false
+    }
 }
 
-fn protocol(config: &GrpcServerConfig) -> http2::Builder<TokioExecutor> {
-    let mut protocol = http2::Builder::new(TokioExecutor::new());
-    protocol
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(config.concurrent_stream_count_max)
-        .max_header_list_size(config.header_bytes_max)
-        .keep_alive_interval(config.keepalive_interval)
-        .keep_alive_timeout(config.keepalive_timeout);
-    protocol
+/// What the connections of a listener speak.
+#[derive(Clone)]
+pub(crate) enum Protocol {
+    Grpc(http2::Builder<TokioExecutor>),
+    /// With the bytes that a message may have.
+    Mucp(http1::Builder, usize),
+}
+
+impl Protocol {
+    pub(crate) fn grpc(config: &GrpcServerConfig) -> Self {
+        let mut protocol = http2::Builder::new(TokioExecutor::new());
+        protocol
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(config.concurrent_stream_count_max)
+            .max_header_list_size(config.header_bytes_max)
+            .keep_alive_interval(config.keepalive_interval)
+            .keep_alive_timeout(config.keepalive_timeout);
+        Self::Grpc(protocol)
+    }
+
+    pub(crate) fn mucp(config: &GrpcServerConfig) -> Self {
+        let mut protocol = http1::Builder::new();
+        protocol
+            .timer(TokioTimer::new())
+            // It counts from the last answer on.
+            .header_read_timeout(MUCP_IDLE_MAX)
+            .max_buf_size((config.header_bytes_max as usize).max(HEADER_BYTES_MIN))
+            // As Go writes them, for those who read both.
+            .auto_date_header(false)
+            .title_case_headers(true);
+        Self::Mucp(protocol, config.message_bytes_max)
+    }
 }
 
 async fn read_preface(stream: &mut TcpStream) -> io::Result<()> {

@@ -10,10 +10,11 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
-use tower::ServiceExt as _;
+use tower::{BoxError, ServiceExt as _};
 
 use super::{BoxedStack, GrpcServerConfig, methods::Methods};
 use crate::{
@@ -74,7 +75,16 @@ impl Calls {
         self.shared.in_flight_count.load(Ordering::Acquire)
     }
 
-    async fn answer(self, mut request: Request<Incoming>) -> Response<Answered<Place>> {
+    /// Whether the method that go-micro's clients call by this path has a stream; `None` where there is
+    /// no such method.
+    pub(crate) fn has_stream(&self, path: &str) -> Option<bool> {
+        self.shared.go_micro.as_ref()?.has_stream(path)
+    }
+
+    pub(crate) async fn answer<B>(self, mut request: Request<B>) -> Response<Answered<Place>>
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
+    {
         let shared = &*self.shared;
         let place = shared.take_place();
         let received = shared.receive(&mut request);
@@ -97,7 +107,7 @@ impl Shared {
         Place(self.in_flight_count.clone())
     }
 
-    fn receive(&self, request: &mut Request<Incoming>) -> go_micro::Received {
+    fn receive<B>(&self, request: &mut Request<B>) -> go_micro::Received {
         match &self.go_micro {
             Some(receiver) => receiver.receive(request),
             None => go_micro::Received {
@@ -107,7 +117,10 @@ impl Shared {
         }
     }
 
-    fn opened(&self, body: Incoming, received: &go_micro::Received) -> Body {
+    fn opened<B>(&self, body: B, received: &go_micro::Received) -> Body
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
+    {
         let body = Received::new(body, self.message_bytes_max).ending_after_one_message(received.takes_one_message);
         match &received.json {
             Some(method) => Body::new(FromJson::new(body, method)),
@@ -149,7 +162,7 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 }
 
 /// An overloaded server must still be able to say that it lives.
-fn is_health_check(request: &Request<Incoming>) -> bool {
+fn is_health_check<B>(request: &Request<B>) -> bool {
     request.uri().path().starts_with("/grpc.health.v1.Health/")
 }
 

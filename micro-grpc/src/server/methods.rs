@@ -16,6 +16,8 @@ pub(crate) struct Method {
     pub(crate) path: PathAndQuery,
     /// It answers one message with a stream.
     pub(crate) takes_one_message: bool,
+    /// Of its two sides one or both are streams.
+    pub(crate) has_stream: bool,
     pub(crate) input: MessageDescriptor,
     pub(crate) output: MessageDescriptor,
 }
@@ -128,6 +130,7 @@ impl Method {
         Ok(Self {
             path,
             takes_one_message: method.is_server_streaming() && !method.is_client_streaming(),
+            has_stream: method.is_server_streaming() || method.is_client_streaming(),
             input: method.input(),
             output: method.output(),
         })

@@ -27,17 +27,21 @@ use tokio::net::TcpListener;
 use tonic::{body::Body, server::NamedService};
 use tower::{BoxError, Layer, Service, layer::util::Stack, util::BoxCloneSyncService};
 
-use self::{accept::Acceptor, call::Calls, health::HealthService};
-use crate::go_micro::{GoMicroConfig, Receiver};
+use self::{
+    accept::{Acceptor, Protocol},
+    health::HealthService,
+};
+use crate::go_micro::{GoMicroConfig, Receiver, mucp};
 
+pub(crate) use self::{
+    call::{Calls, Place},
+    methods::{Method, Methods, Named},
+    routes::Refusal,
+};
 pub use self::{
     config::GrpcServerConfig,
     endpoints::endpoints_of,
     routes::{Handlers, HandlersFuture},
-};
-pub(crate) use self::{
-    methods::{Method, Methods, Named},
-    routes::Refusal,
 };
 
 /// The server's stack of layers over its handlers, boxed once.
@@ -62,7 +66,15 @@ pub struct GrpcServer {
 struct Running {
     acceptor: Acceptor,
     address: SocketAddr,
+    mucp: Option<(Acceptor, SocketAddr)>,
     instance: Instance,
+}
+
+impl Running {
+    fn acceptors(&self) -> Vec<Acceptor> {
+        let mucp = self.mucp.iter().map(|(acceptor, _)| acceptor.clone());
+        std::iter::once(self.acceptor.clone()).chain(mucp).collect()
+    }
 }
 
 impl GrpcServer {
@@ -86,6 +98,11 @@ impl GrpcServer {
         self.running().as_ref().map(|running| running.address)
     }
 
+    /// The address where it takes calls in mucp; `None` before it started and where it takes none.
+    pub fn mucp_local_addr(&self) -> Option<SocketAddr> {
+        self.running().as_ref().and_then(|running| running.mucp.as_ref().map(|(_, address)| *address))
+    }
+
     /// Calls in hand now.
     pub fn in_flight_count(&self) -> usize {
         self.running().as_ref().map_or(0, |running| running.acceptor.in_flight_count())
@@ -95,8 +112,23 @@ impl GrpcServer {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn acceptor(&self) -> Option<Acceptor> {
-        self.running().as_ref().map(|running| running.acceptor.clone())
+    fn acceptors(&self) -> Vec<Acceptor> {
+        self.running().as_ref().map(Running::acceptors).unwrap_or_default()
+    }
+
+    async fn listen(&self, address: &str) -> Result<(TcpListener, SocketAddr)> {
+        let refuse = |message: &'static str, error: std::io::Error| {
+            Error::new(io_kind(&error), "grpc.start", message).with_context("address", address).with_source(error)
+        };
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| refuse("cannot listen on the address, expected a free host:port", error))?;
+        let address = listener.local_addr().map_err(|error| refuse("the listener has no address", error))?;
+        Ok((listener, address))
+    }
+
+    fn mucp_address(&self) -> Option<&str> {
+        self.go_micro.as_ref().and_then(|config| config.mucp_address.as_deref())
     }
 
     fn instance(&self, address: SocketAddr) -> Result<Instance> {
@@ -112,11 +144,15 @@ impl GrpcServer {
             }
             None => address.to_string(),
         };
+        let (protocol, transport) = match self.mucp_address() {
+            Some(_) => (mucp::PROTOCOL, "http"),
+            None => ("grpc", "grpc"),
+        };
         let mut instance = Instance::new(&self.service, address)
             .with_version(&self.config.version)
-            .with_metadata("protocol", "grpc")
-            .with_metadata("server", "grpc")
-            .with_metadata("transport", "grpc");
+            .with_metadata("protocol", protocol)
+            .with_metadata("server", protocol)
+            .with_metadata("transport", transport);
         if let Some(id) = &self.config.id {
             instance = instance.with_id(format!("{}-{id}", self.service));
         }
@@ -135,24 +171,30 @@ impl Component for GrpcServer {
     }
 
     async fn start(&self, health: &Health) -> Result<()> {
-        let refuse = |message: &'static str, error: std::io::Error| {
-            Error::new(io_kind(&error), "grpc.start", message)
-                .with_context("address", &self.config.address)
-                .with_source(error)
+        let (listener, address) = self.listen(&self.config.address).await?;
+        let of_mucp = match self.mucp_address() {
+            Some(address) => Some(self.listen(address).await?),
+            None => None,
         };
-        let listener = TcpListener::bind(&self.config.address)
-            .await
-            .map_err(|error| refuse("cannot listen on the address, expected a free host:port", error))?;
-        let address = listener.local_addr().map_err(|error| refuse("the listener has no address", error))?;
-        let instance = self.instance(address)?;
+        // Callers pick an instance by its name and speak their own protocol to it: one is announced.
+        let instance = self.instance(of_mucp.as_ref().map_or(address, |(_, address)| *address))?;
 
         self.health.feed(health.clone());
         health.set(&self.name, HealthStatus::Serving);
         let go_micro = self.go_micro.as_ref();
         let receiver = go_micro.map(|config| Receiver::new(&self.service, config, self.methods.clone()));
         let calls = Calls::new(self.stack.clone(), &self.config, self.methods.clone(), receiver);
-        let acceptor = Acceptor::start(listener, calls, &self.config, health.clone(), self.name.clone());
-        *self.running() = Some(Running { acceptor, address, instance });
+        let start = |listener, protocol, name| {
+            Acceptor::start(listener, calls.clone(), protocol, &self.config, health.clone(), name)
+        };
+        let acceptor = start(listener, Protocol::grpc(&self.config), self.name.clone());
+        let mucp = of_mucp.map(|(listener, address)| {
+            let name = format!("mucp {}", self.service);
+            health.set(&name, HealthStatus::Serving);
+            tracing::info!(service = self.service, %address, "serving mucp");
+            (start(listener, Protocol::mucp(&self.config), name), address)
+        });
+        *self.running() = Some(Running { acceptor, address, mucp, instance });
         tracing::info!(service = self.service, %address, "serving gRPC");
         Ok(())
     }
@@ -162,9 +204,14 @@ impl Component for GrpcServer {
     }
 
     async fn drain(&self, deadline: Duration) -> Result<()> {
-        let Some(acceptor) = self.acceptor() else { return Ok(()) };
+        let acceptors = self.acceptors();
+        if acceptors.is_empty() {
+            return Ok(());
+        }
         self.health.withdraw();
-        let cut_count = acceptor.drain(deadline).await;
+        // They count the same calls.
+        let drained = acceptors.iter().map(|acceptor| acceptor.drain(deadline));
+        let cut_count = futures_util::future::join_all(drained).await.into_iter().max().unwrap_or_default();
         if cut_count == 0 {
             return Ok(());
         }
@@ -178,7 +225,7 @@ impl Component for GrpcServer {
     }
 
     async fn close(&self) -> Result<()> {
-        if let Some(acceptor) = self.acceptor() {
+        for acceptor in self.acceptors() {
             acceptor.close().await;
         }
         *self.running() = None;

@@ -3,6 +3,10 @@
 mod client;
 mod content_types;
 mod greeter;
+mod http1;
+mod mucp;
+mod mucp_client;
+mod mucp_vectors;
 mod never_panics;
 mod order;
 mod peer;

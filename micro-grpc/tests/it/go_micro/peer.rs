@@ -46,9 +46,16 @@ pub(super) struct GoServer {
 
 impl GoServer {
     pub(super) async fn start() -> Option<Self> {
+        Self::start_with("grpc").await
+    }
+
+    pub(super) async fn start_with(protocol: &str) -> Option<Self> {
         let peer = peer().await?;
         let mut command = Command::new(peer);
-        command.args(["serve", "--service", SERVICE]).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .args(["serve", "--service", SERVICE, "--protocol", protocol])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let started = tokio::task::spawn_blocking(move || {
             let mut process = command.spawn().unwrap();
             let mut line = String::new();
