@@ -15,6 +15,7 @@ use micro_grpc::GrpcClient;
 use micro_rs::registry::consul::{ConsulConfig, ConsulRegistry};
 use micro_testkit::{Fixture, Missing, eventually, unique};
 use order::proto::{OrderId, order_client::OrderClient};
+use serde_json::Value;
 use tonic::Code;
 
 use crate::databases::Databases;
@@ -73,6 +74,7 @@ async fn the_program_runs_by_the_document_in_consul_until_sigterm() {
         registry.instances(&service).await.is_ok_and(|instances| instances.len() == 1)
     })
     .await;
+    assert_is_announced_as_gos(&servers, &service);
     let client = GrpcClient::builder(registry.clone()).service(service.as_str()).connect().await.unwrap();
     let unknown = OrderClient::new(client).get_order_by_id(OrderId { order_id: 1 }).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound, "{}", unknown.message());
@@ -90,6 +92,33 @@ async fn the_program_runs_by_the_document_in_consul_until_sigterm() {
     let unused: Vec<&String> = log.iter().filter(|line| line.contains("say nothing here")).collect();
     assert!(unused.len() == 1 && unused[0].contains("service.qps"), "{log:#?}");
     assert!(!log.iter().any(|line| line.contains("memory:")), "{log:#?}");
+}
+
+/// The registration and its check, as the agent has them.
+fn assert_is_announced_as_gos(servers: &Servers, service: &str) {
+    let instance = &ask_agent(servers, &format!("/v1/health/service/{service}"))[0];
+    let id = instance["Service"]["ID"].as_str().unwrap();
+    let uuid = id.strip_prefix(&format!("{service}-")).expect("the name stands before");
+    assert_eq!(uuid.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{id}");
+    let expected = r#"{"broker":"kafka","protocol":"grpc","registry":"consul","server":"grpc","transport":"grpc"}"#;
+    assert_eq!(instance["Service"]["Meta"], serde_json::from_str::<Value>(expected).unwrap());
+    let tags: Vec<_> = instance["Service"]["Tags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let count = |kind: &str| tags.iter().filter(|tag| tag.starts_with(kind)).count();
+    assert_eq!([count("t-"), count("e-"), count("v-")], [5, 2, 1], "{tags:?}");
+    let checks = instance["Checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["ServiceID"] == id).expect("a check of its own");
+    assert_eq!(check["CheckID"], format!("service:{id}"));
+    assert_eq!(check["Status"], "passing");
+}
+
+fn ask_agent(servers: &Servers, path: &str) -> Value {
+    let address = servers.consul.trim_start_matches("consul://");
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    serde_json::from_str(body).expect("JSON")
 }
 
 fn program(servers: &Servers, prefix: &str, arguments: &[&str]) -> Command {
