@@ -90,7 +90,8 @@ pub struct KafkaConfig {
     pub close_timeout: Duration,
     /// Deliveries that wait to be received, paused partitions aside; default 4,096.
     pub receive_count_max: usize,
-    /// Their bytes; default 16 MiB.
+    /// Their bytes; default 16 MiB. What was received is kept in blocks of 64 KiB, each for as long as
+    /// anything of it: a handler that keeps a few bytes of a delivery for long does better to copy them.
     pub receive_bytes_max: usize,
     /// What librdkafka fetches ahead of that, in bytes; default 16 MiB.
     pub prefetch_bytes_max: u32,
