@@ -118,8 +118,8 @@ async fn a_call_in_mucp_ends_at_its_time_limit() {
     assert_eq!(answer.error()["code"], 408, "{answer:?}");
     assert!(began.elapsed() < Duration::from_secs(5));
     // One whose message never comes ends there too.
-    let unfinished = post(&headers, b"{}").split_off(0);
-    let answer = exchange(&address, &unfinished[..unfinished.len() - 1]).await;
+    let whole = post(&headers, b"{}");
+    let answer = exchange(&address, &whole[..whole.len() - 1]).await;
     assert_eq!(answer.error()["code"], 408, "{answer:?}");
 }
 
@@ -240,6 +240,21 @@ async fn a_message_that_is_too_long_is_refused_however_its_length_is_told() {
     let answer = exchange(&address, &post(&[JSON, HELLO], name.as_bytes())).await;
     assert_eq!(answer.body.len(), 0, "{answer:?}");
     assert!(answer.error()["detail"].as_str().unwrap().contains("the limit is 100"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_connection_in_mucp_may_be_idle_after_a_call_and_not_before_the_first() {
+    let mut config = GrpcServerConfig::default();
+    config.handshake_timeout = Duration::from_millis(200);
+    let (running, _) = started(mucp_builder(config)).await;
+    let address = running.server.mucp_local_addr().unwrap().to_string();
+    let mut silent = TcpStream::connect(&address).await.unwrap();
+    let mut idle = TcpStream::connect(&address).await.unwrap();
+    exchange_on(&mut idle, &post(&[JSON, HELLO], b"{}")).await;
+    // It ends when its time is over, and the other, which is as old, does not.
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+    let answer = exchange_on(&mut idle, &post(&[JSON, HELLO], b"{}")).await;
+    assert_eq!(answer.body, b"{\"greeting\":\"Hello \"}\n");
 }
 
 #[tokio::test]
