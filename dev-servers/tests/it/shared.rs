@@ -151,6 +151,11 @@ fn what_a_killed_test_left_behind_is_cleared_away() {
     // What counts is the folder in its command line.
     fs::write(left.join("log"), "").unwrap();
     let mut server = Command::new("tail").arg("-f").arg(left.join("log")).spawn().unwrap();
+    // A process that has just begun its program has no command line for a moment.
+    let command_line = format!("/proc/{}/cmdline", server.id());
+    while fs::read(&command_line).unwrap().is_empty() {
+        std::thread::yield_now();
+    }
     own.servers.down(&Kind::ALL).unwrap();
     server.wait().unwrap();
     assert!(!left.exists());
