@@ -76,6 +76,27 @@ pub(crate) async fn waiting_count(site: &Site, database: &SqlDatabase) -> i64 {
     database.fetch_all(count, &[]).await.unwrap()[0].get(0).unwrap()
 }
 
+/// Ends the connections of this database that wait for a lock, and no other: an owner that ended would
+/// let them go on.
+pub(crate) async fn kill_waiting(site: &Site, database_name: &str) {
+    match site.server {
+        Server::Mariadb => {
+            let select = format!(
+                "SELECT p.id FROM information_schema.innodb_trx t JOIN information_schema.processlist p \
+                 ON p.id = t.trx_mysql_thread_id WHERE t.trx_state = 'LOCK WAIT' AND p.db = '{database_name}'"
+            );
+            for id in site.numbers(&select).await {
+                site.administrate(&format!("KILL CONNECTION {id}")).await;
+            }
+        }
+        Server::Postgres => {
+            let kill =
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname";
+            site.administrate(&format!("{kill} = '{database_name}'")).await;
+        }
+    }
+}
+
 /// Ends every other connection of this database.
 pub(crate) async fn kill_connections(site: &Site, database_name: &str) {
     match site.server {

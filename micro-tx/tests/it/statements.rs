@@ -7,9 +7,7 @@ use micro_testkit::eventually;
 use micro_tx::{SqlTxExt as _, Value};
 
 use crate::{
-    on_servers::{
-        INSERT, PATIENCE, UPDATE, connected, kill_connections, messages, on_each_server, site, waiting_count,
-    },
+    on_servers::{INSERT, PATIENCE, UPDATE, connected, kill_waiting, messages, on_each_server, site, waiting_count},
     proxy::Proxy,
     server::{Server, Site},
 };
@@ -181,7 +179,7 @@ async fn a_single_write_whose_connection_breaks_may_be_done(site: Site) {
         async move { database.execute(UPDATE, &["2".into(), "A".into()]).await }
     });
     eventually(PATIENCE, "the write waits", || async { waiting_count(&site, &outside).await == 1 }).await;
-    kill_connections(&site, site.name()).await;
+    kill_waiting(&site, site.name()).await;
     let error = waiting.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{}", error.report());
     drop(holding);
