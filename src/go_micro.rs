@@ -155,7 +155,7 @@ impl GoMicroSettings {
     /// # Errors
     ///
     /// `InvalidArgument`, with the variable's name and what was expected: a registry or broker that
-    /// is not here, an address without its backend, a number that is none.
+    /// is not here, a number, a duration or metadata that are none.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
         Said::default().variables(variables).settings()
     }

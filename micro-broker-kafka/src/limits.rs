@@ -74,8 +74,11 @@ impl Drop for Asking {
 
 fn answer(shared: &Arc<Shared>) {
     // A client of its own: a producer's has no such questions.
-    let admin = AdminClient::from_config(&shared.config().client()).ok();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().ok();
+    // Without an answer topics go on as before, so what fails here is only told.
+    let untold =
+        |error: &dyn std::fmt::Display| tracing::debug!(%error, "no topic's max.message.bytes can be asked for");
+    let admin = AdminClient::from_config(&shared.config().client()).inspect_err(|error| untold(error)).ok();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().inspect_err(|error| untold(error)).ok();
     loop {
         let topics = shared.limits().take();
         if topics.is_empty() {
