@@ -22,6 +22,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// without a pause.
 const COMPACTED_PAUSE: Duration = Duration::from_millis(50);
 
+/// A watch that went on for this long ends the outage before it. One that is cut sooner is a part of it,
+/// so that a proxy that cuts every watch is met with growing pauses and is logged once.
+const LIVED: Duration = Duration::from_secs(30);
+
 /// The instances of a service by their keys, at a revision of etcd's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
@@ -99,26 +103,39 @@ impl Follower {
         self.tell(InstanceChange::Snapshot(first.instances())).await?;
         let mut told = first;
         let mut outage = Outage::new("watch", &self.service, PAUSE_MAX);
-        let mut stale = None;
         loop {
-            let error = match self.follow(&mut told).await? {
-                Ended::Missed => None,
-                Ended::Failed(error) => Some(error),
-            };
-            if let Some(error) = error {
-                self.tell_stale(&mut stale, &error).await?;
+            let began = Instant::now();
+            let ended = self.follow(&mut told).await?;
+            if began.elapsed() >= LIVED {
+                outage.ended();
+            }
+            if let Ended::Failed(error) = ended {
                 sleep(outage.failed(&error)).await;
             }
+            told = self.list_again(&told, &mut outage).await?;
+        }
+    }
+
+    /// Lists until that succeeds: a watch from an old revision would not tell what is true now. The
+    /// instances are stale only while they cannot be listed, whatever becomes of watches.
+    async fn list_again(&self, told: &Listing, outage: &mut Outage) -> std::result::Result<Listing, Unheard> {
+        let mut is_stale = false;
+        loop {
             match Listing::of(&self.client, OPERATION, &self.service).await {
                 Ok(listing) => {
-                    outage.ended();
-                    if stale.take().is_some() || listing.by_key != told.by_key {
+                    if is_stale {
+                        outage.ended();
+                    }
+                    if is_stale || listing.by_key != told.by_key {
                         self.tell(InstanceChange::Snapshot(listing.instances())).await?;
                     }
-                    told = listing;
+                    return Ok(listing);
                 }
                 Err(error) => {
-                    self.tell_stale(&mut stale, &error).await?;
+                    if !std::mem::replace(&mut is_stale, true) {
+                        // Without its causes, which differ from one attempt to the next.
+                        self.tell(InstanceChange::Stale(error.to_string())).await?;
+                    }
                     sleep(outage.failed(&error)).await;
                 }
             }
@@ -179,16 +196,6 @@ impl Follower {
         self.client.with_servers(error)
     }
 
-    async fn tell_stale(&self, told: &mut Option<String>, error: &Error) -> std::result::Result<(), Unheard> {
-        // Without its causes, which differ from one attempt to the next.
-        let reason = error.to_string();
-        if told.is_none() {
-            self.tell(InstanceChange::Stale(reason.clone())).await?;
-            *told = Some(reason);
-        }
-        Ok(())
-    }
-
     async fn tell(&self, change: InstanceChange) -> std::result::Result<(), Unheard> {
         self.changes.send(change).await.map_err(|_| Unheard)
     }
@@ -197,7 +204,7 @@ impl Follower {
 enum Ended {
     /// Changes may have been missed: it is time for a listing.
     Missed,
-    /// Until a listing succeeds the instances may be out of date.
+    /// The watch was cut, or did not come about.
     Failed(Error),
 }
 
