@@ -5,7 +5,9 @@
 //! driver, so everything in it runs in a doctest.
 
 pub mod app;
+pub mod barrier;
 pub mod batch;
+pub mod branch;
 pub mod broker;
 pub mod codec;
 pub mod consume;
@@ -18,6 +20,7 @@ pub mod metadata;
 pub mod outbox;
 pub mod parked;
 pub mod registry;
+pub mod saga;
 pub mod selector;
 pub mod trace;
 pub mod transaction;
