@@ -41,6 +41,7 @@
 mod eventually;
 mod fixture;
 
+pub mod barrier;
 pub mod broker;
 pub mod codec;
 pub mod inbox;

@@ -1,5 +1,10 @@
 //! The barrier port: lets each branch of a global transaction take effect once, and in the right order.
 
+mod memory;
+
+pub use memory::MemoryBarrier;
+pub(crate) use memory::{BarrierChanges, BarrierRows};
+
 use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
@@ -17,6 +22,13 @@ pub struct BarrierCall<'a> {
     pub branch: &'a Branch,
     /// `01` for the first barrier within a call, `02` for the second …
     pub barrier_id: String,
+}
+
+impl<'a> BarrierCall<'a> {
+    /// The barrier of this number, counted from 1.
+    pub fn new(branch: &'a Branch, number: u32) -> Self {
+        Self { branch, barrier_id: format!("{number:02}") }
+    }
 }
 
 /// What a [`BarrierStore`] says about a call.
@@ -62,11 +74,18 @@ pub trait BarrierStore: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for another manager's [`Tx`].
+    /// `InvalidArgument` for another manager's [`Tx`], and for a part of the call that is longer than its
+    /// column; `Aborted` where another transaction with the same branch won.
     async fn enter(&self, tx: &mut Tx, call: &BarrierCall<'_>) -> Result<Passage>;
 
     /// Whether the local transaction of this two-phase message committed. If not, it is forbidden from
     /// now on. Waits for one that is open.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for an id that is empty or longer than
+    /// [`GID_BYTES_MAX`](crate::branch::GID_BYTES_MAX); `Aborted` where the open one stays open for too
+    /// long: ask again.
     async fn prepared(&self, gid: &str) -> Result<Prepared>;
 
     /// Forgets at most `limit` rows older than `older_than` and answers how many. Keep them longer than a
@@ -99,7 +118,8 @@ impl Barrier {
     /// [`Passage::Proceed`] where no coordinator called.
     ///
     /// The caller commits the transaction whatever the answer is, and does its work on
-    /// [`Passage::Proceed`] only.
+    /// [`Passage::Proceed`] only. Who repeats the transaction enters with a clone made before it: after
+    /// a rollback it is the same barrier again, and its undoing will not know another one.
     ///
     /// # Errors
     ///
@@ -107,9 +127,9 @@ impl Barrier {
     /// that took place, or was forbidden, before: it must be rolled back.
     pub async fn enter(&mut self, store: &dyn BarrierStore, tx: &mut Tx) -> Result<Passage> {
         let Some(branch) = &self.branch else { return Ok(Passage::Proceed) };
-        self.passed_count += 1;
-        let call = BarrierCall { branch, barrier_id: format!("{:02}", self.passed_count) };
-        let passage = store.enter(tx, &call).await?;
+        let number = self.passed_count + 1;
+        let passage = store.enter(tx, &BarrierCall::new(branch, number)).await?;
+        self.passed_count = number;
         if passage != Passage::Proceed && branch.op == Op::Msg {
             let message = "the local transaction of this message took place, or was forbidden, before";
             return Err(Error::new(ErrorKind::AlreadyExists, "barrier.enter", message).with_context("gid", &branch.gid));
@@ -126,7 +146,7 @@ pub trait BarrierExt: TransactionManager {
     /// # Errors
     ///
     /// Those of `run` and of [`Barrier::enter`]. After an error of `body` nothing is left, the barrier's
-    /// rows included.
+    /// rows included, and the next call is of the same barrier: it may be repeated.
     fn run_with_barrier<T, E, F>(
         &self,
         store: &dyn BarrierStore,
@@ -149,10 +169,15 @@ impl<M: TransactionManager + ?Sized> BarrierExt for M {
         F: AsyncFnOnce(&mut Tx) -> Result<T, E>,
         E: From<Error>,
     {
-        self.run(async |tx| match barrier.enter(store, tx).await? {
-            Passage::Proceed => Ok(Some(body(tx).await?)),
+        // Counted when it is through: an attempt that was rolled back, or dropped, is made again with the
+        // same number, the one by which its undoing finds it.
+        let mut attempt = barrier.clone();
+        let run = self.run(async |tx| match attempt.enter(store, tx).await? {
+            Passage::Proceed => body(tx).await.map(Some),
             Passage::Duplicate | Passage::Empty | Passage::Overtaken => Ok(None),
-        })
-        .await
+        });
+        let done = run.await?;
+        *barrier = attempt;
+        Ok(done)
     }
 }

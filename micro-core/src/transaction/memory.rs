@@ -17,6 +17,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{ManagerId, Transaction, TransactionManager, Tx};
 use crate::{
     Error, ErrorKind, Result,
+    barrier::{BarrierChanges, BarrierRows, MemoryBarrier},
     inbox::{InboxChanges, InboxRows, MemoryInbox},
     outbox::{CommitSignal, MemoryOutbox, OutboxChanges, OutboxRows, ShardLocks},
     parked::{DeadLetterChanges, DeadLetterRows, MemoryDeadLetters, MemoryParked, ParkedChanges, ParkedRows},
@@ -83,6 +84,11 @@ impl MemoryDatabase {
     /// The inbox.
     pub fn inbox(&self) -> Arc<MemoryInbox> {
         Arc::new(MemoryInbox::new(self.shared.clone()))
+    }
+
+    /// The barrier of global transactions' branches.
+    pub fn barrier(&self) -> Arc<MemoryBarrier> {
+        Arc::new(MemoryBarrier::new(self.shared.clone(), self.transactions()))
     }
 
     /// The parked deliveries.
@@ -203,6 +209,7 @@ type UserRow = (String, String);
 pub(crate) struct State {
     pub(crate) outbox: OutboxRows,
     pub(crate) inbox: InboxRows,
+    pub(crate) barrier: BarrierRows,
     pub(crate) parked: ParkedRows,
     pub(crate) dead_letters: DeadLetterRows,
     user: BTreeMap<UserRow, Bytes>,
@@ -213,6 +220,7 @@ pub(crate) struct State {
 pub(crate) struct Changes {
     pub(crate) outbox: OutboxChanges,
     pub(crate) inbox: InboxChanges,
+    pub(crate) barrier: BarrierChanges,
     pub(crate) parked: ParkedChanges,
     pub(crate) dead_letters: DeadLetterChanges,
     user: BTreeMap<UserRow, Option<Bytes>>,
@@ -231,6 +239,7 @@ impl Transaction for MemoryTransaction {
         let mut state = self.shared.state();
         state.outbox.apply(self.changes.outbox);
         state.inbox.apply(self.changes.inbox);
+        state.barrier.apply(self.changes.barrier);
         state.parked.apply(self.changes.parked);
         state.dead_letters.apply(self.changes.dead_letters);
         for (name, value) in self.changes.user {

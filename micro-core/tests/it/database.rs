@@ -1,9 +1,10 @@
-//! The suites of transactions, outbox, inbox, parked deliveries and dead letters in memory.
+//! The suites of transactions, outbox, inbox, barrier, parked deliveries and dead letters in memory.
 
 use std::{sync::Arc, time::Duration};
 
 use micro_core::{
     Result, TransactionManager, Tx,
+    barrier::BarrierStore,
     inbox::InboxStore,
     outbox::OutboxStore,
     parked::{DeadLetterStore, ParkedStore},
@@ -48,6 +49,10 @@ impl DatabaseFixture for Memory {
         self.database.inbox()
     }
 
+    fn barrier(&self) -> Arc<dyn BarrierStore> {
+        self.database.barrier()
+    }
+
     fn parked(&self) -> Arc<dyn ParkedStore> {
         self.database.parked()
     }
@@ -75,6 +80,10 @@ mod outbox {
 
 mod inbox {
     micro_testkit::inbox_conformance!(super::Memory);
+}
+
+mod barrier {
+    micro_testkit::barrier_conformance!(super::Memory);
 }
 
 mod parked {

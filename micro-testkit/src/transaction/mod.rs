@@ -14,6 +14,8 @@ use std::{
 
 use micro_core::{
     Error, ErrorKind, Result, TransactionManager, TransactionManagerExt, Tx,
+    barrier::{BarrierCall, BarrierStore},
+    branch::{Branch, Mode, Op},
     broker::{Delivery, Message, header},
     inbox::InboxStore,
     outbox::OutboxStore,
@@ -23,7 +25,7 @@ use tokio::time::timeout;
 
 use crate::{Fixture, eventually, unique};
 
-/// What the suites of transactions, outbox, inbox, parked deliveries and dead letters run on: one
+/// What the suites of transactions, outbox, inbox, barrier, parked deliveries and dead letters run on: one
 /// database with tables of its own.
 pub trait DatabaseFixture: Fixture + Sync {
     /// The manager.
@@ -40,6 +42,9 @@ pub trait DatabaseFixture: Fixture + Sync {
 
     /// The inbox.
     fn inbox(&self) -> Arc<dyn InboxStore>;
+
+    /// The barrier.
+    fn barrier(&self) -> Arc<dyn BarrierStore>;
 
     /// The parked deliveries.
     fn parked(&self) -> Arc<dyn ParkedStore>;
@@ -159,6 +164,8 @@ pub async fn stores_refuse_the_tx_of_another_manager(fixture: &impl DatabaseFixt
     };
     refuses("outbox.add", fixture.outbox().add(tx, std::slice::from_ref(&delivery.message)).await);
     refuses("inbox.claim", fixture.inbox().claim(tx, "group", &["a".to_owned()]).await.map(drop));
+    let branch = Branch::new(Mode::Saga, unique("gid"), "01", Op::Compensate).expect("a branch has all its parts");
+    refuses("barrier.enter", fixture.barrier().enter(tx, &BarrierCall::new(&branch, 1)).await.map(drop));
     refuses("parked.park", fixture.parked().park(tx, &parking).await);
     refuses("parked.is_blocked", fixture.parked().is_blocked(tx, "group", &[&delivery]).await.map(drop));
     refuses("parked.remove", fixture.parked().remove(tx, 1).await.map(drop));

@@ -25,6 +25,7 @@ keeps_its_contract! {
     transaction: "../../../micro-core/src/transaction/mod.rs", "../../src/transaction/mod.rs";
     outbox: "../../../micro-core/src/outbox/mod.rs", "../../src/outbox/mod.rs";
     inbox: "../../../micro-core/src/inbox/mod.rs", "../../src/inbox/mod.rs";
+    barrier: "../../../micro-core/src/barrier/mod.rs", "../../src/barrier/mod.rs";
     parked: "../../../micro-core/src/parked/mod.rs", "../../src/parked/mod.rs";
 }
 

@@ -4,13 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use micro_core::{
     Result, TransactionManager, Tx,
+    barrier::BarrierStore,
     inbox::InboxStore,
     outbox::OutboxStore,
     parked::{DeadLetterStore, ParkedStore},
     transaction::{MemoryDatabase, MemoryTxExt as _},
 };
 use micro_testkit::{
-    Fixture, Missing, breaks,
+    Fixture, Missing,
+    barrier::{BarrierFault, BrokenBarrier},
+    breaks,
     inbox::{BrokenInbox, InboxFault},
     outbox::{BrokenOutbox, OutboxFault},
     parked::{BrokenDeadLetters, BrokenParked, DeadLetterFault, ParkedFault},
@@ -24,6 +27,7 @@ struct Database {
     transactions: Arc<BrokenTransactionManager>,
     outbox: Arc<BrokenOutbox>,
     inbox: Arc<BrokenInbox>,
+    barrier: Arc<BrokenBarrier>,
     parked: Arc<BrokenParked>,
     dead_letters: Arc<BrokenDeadLetters>,
 }
@@ -35,6 +39,7 @@ impl Database {
             transactions: Arc::new(BrokenTransactionManager::new(memory.transactions(), None)),
             outbox: Arc::new(BrokenOutbox::new(memory.outbox(), None)),
             inbox: Arc::new(BrokenInbox::new(memory.inbox(), None)),
+            barrier: Arc::new(BrokenBarrier::new(memory.barrier(), None)),
             parked: Arc::new(BrokenParked::new(memory.parked(), None)),
             dead_letters: Arc::new(BrokenDeadLetters::new(memory.dead_letters(), None)),
             other: MemoryDatabase::new(),
@@ -63,6 +68,14 @@ impl From<InboxFault> for Database {
     fn from(fault: InboxFault) -> Self {
         let mut database = Self::honest();
         database.inbox = Arc::new(BrokenInbox::new(database.memory.inbox(), fault));
+        database
+    }
+}
+
+impl From<BarrierFault> for Database {
+    fn from(fault: BarrierFault) -> Self {
+        let mut database = Self::honest();
+        database.barrier = Arc::new(BrokenBarrier::new(database.memory.barrier(), fault));
         database
     }
 }
@@ -114,6 +127,10 @@ impl DatabaseFixture for Database {
         self.inbox.clone()
     }
 
+    fn barrier(&self) -> Arc<dyn BarrierStore> {
+        self.barrier.clone()
+    }
+
     fn parked(&self) -> Arc<dyn ParkedStore> {
         self.parked.clone()
     }
@@ -142,6 +159,10 @@ mod honest {
 
     mod inbox {
         micro_testkit::inbox_conformance!(super::super::Database);
+    }
+
+    mod barrier {
+        micro_testkit::barrier_conformance!(super::super::Database);
     }
 
     mod parked {
@@ -187,6 +208,7 @@ mod can_fail {
         stores_refuse_the_tx_of_another_manager:
             OutboxFault::TakesForeignTx => "outbox.add took",
             InboxFault::TakesForeignTx => "inbox.claim took",
+            BarrierFault::TakesForeignTx => "barrier.enter took",
             ParkedFault::TakesForeignTx => "parked.park took",
             DeadLetterFault::TakesForeignTx => "dead_letters.add took";
     );
@@ -228,6 +250,35 @@ mod can_fail {
             InboxFault::PurgesYoung => "nothing is so old",
             InboxFault::PurgesNothing => "a purge has a limit",
             InboxFault::PurgesAll => "a purge has a limit";
+    );
+
+    can_fail!(barrier:
+        a_branch_proceeds_once:
+            BarrierFault::LetsDuplicatesThrough => "a call proceeds twice";
+        a_rolled_back_passage_is_open_again:
+            BarrierFault::EntersAtOnce => "a passage that was rolled back counts";
+        an_undoing_without_its_action_is_empty_and_stops_the_action:
+            BarrierFault::LetsEmptyThrough => "there is nothing to undo",
+            BarrierFault::LetsDuplicatesThrough => "an undoing came before",
+            BarrierFault::LetsOvertakenThrough => "an undoing came first";
+        an_undoing_after_its_action_proceeds_once:
+            BarrierFault::RefusesUndoings => "what took effect is undone",
+            BarrierFault::LetsDuplicatesThrough => "it is undone twice";
+        barriers_of_one_call_are_counted_apart:
+            BarrierFault::HasOneBarrier => "the second barrier of a call is one of its own",
+            BarrierFault::RefusesUndoings => "each barrier has its undoing";
+        branches_and_transactions_do_not_know_each_other:
+            BarrierFault::MixesBranches => "it is a branch of its own",
+            BarrierFault::MixesTransactions => "it is a branch of its own";
+        a_message_that_was_asked_about_before_its_commit_is_rolled_back_for_good:
+            BarrierFault::ForbidsNothing => "it took place although it was said that it does not",
+            BarrierFault::BelievesInMessages => "there was no local transaction",
+            BarrierFault::LetsOvertakenThrough => "it took place although it was said that it does not",
+            BarrierFault::LetsDuplicatesThrough => "the local transaction of a message took place twice";
+        purge_forgets_only_what_is_older:
+            BarrierFault::PurgesYoung => "nothing is so old",
+            BarrierFault::PurgesNothing => "a purge has a limit",
+            BarrierFault::PurgesAll => "a purge has a limit";
     );
 
     can_fail!(parked:
