@@ -84,7 +84,7 @@ fn build(sources: &Path, package: &str, place: &Path) -> Result<PathBuf, String>
 }
 
 /// Go as the shell finds it, or where its installer puts it.
-fn go() -> Option<PathBuf> {
+pub(crate) fn go() -> Option<PathBuf> {
     find("go").or_else(|| Some(PathBuf::from("/usr/local/go/bin/go")).filter(|path| path.is_file()))
 }
 

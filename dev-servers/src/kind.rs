@@ -2,7 +2,17 @@
 
 use std::{fmt, path::Path, process::Command, str::FromStr};
 
-use crate::{consul::Consul, etcd::Etcd, kafka::Kafka, mariadb::Mariadb, postgres::Postgres, site::Site};
+use crate::{
+    consul::Consul,
+    dtm::{Dtm, DtmMysql, http_port},
+    etcd::Etcd,
+    kafka::Kafka,
+    mariadb::Mariadb,
+    ports::is_free,
+    postgres::Postgres,
+    redis::Redis,
+    site::Site,
+};
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,11 +27,18 @@ pub enum Kind {
     Mariadb,
     /// PostgreSQL, as the distribution has it.
     Postgres,
+    /// DTM 1.19, the coordinator of distributed transactions, with its data in a file.
+    Dtm,
+    /// As [`Dtm`](Self::Dtm), with its data in the [MariaDB](Self::Mariadb) that is shared.
+    DtmMysql,
+    /// Redis, as the distribution has it.
+    Redis,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Kafka, Self::Consul, Self::Etcd, Self::Mariadb, Self::Postgres];
+    pub const ALL: [Self; 8] =
+        [Self::Kafka, Self::Consul, Self::Etcd, Self::Mariadb, Self::Postgres, Self::Dtm, Self::DtmMysql, Self::Redis];
 
     /// The kind's name: a key of `cargo xtask servers status --json`.
     #[must_use]
@@ -32,6 +49,9 @@ impl Kind {
             Self::Etcd => "etcd",
             Self::Mariadb => "mariadb",
             Self::Postgres => "postgres",
+            Self::Dtm => "dtm",
+            Self::DtmMysql => "dtm-mysql",
+            Self::Redis => "redis",
         }
     }
 
@@ -44,6 +64,9 @@ impl Kind {
             Self::Etcd => "MICRO_TEST_ETCD",
             Self::Mariadb => "MICRO_TEST_MARIADB",
             Self::Postgres => "MICRO_TEST_POSTGRES",
+            Self::Dtm => "MICRO_TEST_DTM",
+            Self::DtmMysql => "MICRO_TEST_DTM_MYSQL",
+            Self::Redis => "MICRO_TEST_REDIS",
         }
     }
 
@@ -56,10 +79,12 @@ impl Kind {
             Self::Etcd => "v3.4.23",
             Self::Mariadb => "10.11",
             Self::Postgres => "15",
+            Self::Dtm | Self::DtmMysql => "1.19.0",
+            Self::Redis => "7.0",
         }
     }
 
-    /// The URL of such a server on a port of this machine.
+    /// The URL of such a server on a port of this machine; DTM's says the port of its HTTP API as well.
     #[must_use]
     pub fn url(self, port: u16) -> String {
         match self {
@@ -68,7 +93,19 @@ impl Kind {
             Self::Etcd => format!("etcd://127.0.0.1:{port}"),
             Self::Mariadb => format!("mysql://root@127.0.0.1:{port}"),
             Self::Postgres => format!("postgres://postgres@127.0.0.1:{port}"),
+            Self::Dtm | Self::DtmMysql => format!("dtm://127.0.0.1:{port}?http=127.0.0.1:{}", http_port(port)),
+            Self::Redis => format!("redis://127.0.0.1:{port}"),
         }
+    }
+
+    /// The other server without which this one does nothing.
+    pub(crate) fn needs(self) -> Option<Self> {
+        (self == Self::DtmMysql).then_some(Self::Mariadb)
+    }
+
+    /// Whether all ports that it takes are free.
+    pub(crate) fn finds_free(self, port: u16) -> bool {
+        is_free(port) && (!matches!(self, Self::Dtm | Self::DtmMysql) || is_free(http_port(port)))
     }
 
     pub(crate) fn program(self) -> &'static dyn Program {
@@ -78,6 +115,9 @@ impl Kind {
             Self::Etcd => &Etcd,
             Self::Mariadb => &Mariadb,
             Self::Postgres => &Postgres,
+            Self::Dtm => &Dtm,
+            Self::DtmMysql => &DtmMysql,
+            Self::Redis => &Redis,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Starts the real servers that tests and benchmarks need: Kafka, Consul, etcd, MariaDB, PostgreSQL.
+//! Starts the real servers that tests and benchmarks need: Kafka, Consul, etcd, MariaDB, PostgreSQL, DTM,
+//! Redis.
 //!
 //! They run natively, on loopback, from what the package registries serve; all they need stands
 //! under the workspace's `target/servers/` (or where `MICRO_SERVERS_DIR` says):
@@ -28,10 +29,12 @@ mod probe;
 mod process;
 
 mod consul;
+mod dtm;
 mod etcd;
 mod kafka;
 mod mariadb;
 mod postgres;
+mod redis;
 
 #[cfg(test)]
 mod compose;

@@ -11,7 +11,8 @@ use std::{
 use crate::kind::Kind;
 
 /// Where a shared server listens unless something else does: the usual port and 10,000, so that a
-/// database of the user's own is neither in the way nor taken for ours.
+/// database of the user's own is neither in the way nor taken for ours. DTM's usual one is moved down,
+/// for 46,790 is one that the system gives to outgoing connections.
 pub(crate) fn usual(kind: Kind) -> u16 {
     match kind {
         Kind::Kafka => 19_092,
@@ -19,6 +20,9 @@ pub(crate) fn usual(kind: Kind) -> u16 {
         Kind::Etcd => 12_379,
         Kind::Mariadb => 13_306,
         Kind::Postgres => 15_432,
+        Kind::Dtm => 16_790,
+        Kind::DtmMysql => 17_790,
+        Kind::Redis => 16_379,
     }
 }
 

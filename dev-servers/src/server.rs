@@ -52,11 +52,12 @@ impl Server {
     }
 
     /// Starts it with further settings, which win over ours: lines of Kafka's `server.properties`
-    /// or of Consul's HCL, `--name=value` of MariaDB and etcd, `-c name=value` of PostgreSQL.
+    /// or of Consul's HCL, `--name=value` of MariaDB and etcd, `-c name=value` of PostgreSQL, keys of DTM's
+    /// YAML (`Store.Db`), `--name value` of Redis.
     ///
     /// In a value `${port}` stands for the server's port, `${folder}` for its folder and `${other}`
     /// for the port of Kafka's controller. `("format.add-scram", "SCRAM-SHA-256=[name=…,password=…]")`
-    /// gives Kafka a user.
+    /// gives Kafka a user. DTM on MySQL has a database of its own in the shared MariaDB, which stays there.
     ///
     /// # Errors
     ///
@@ -83,7 +84,11 @@ impl Server {
         let folder = own_folder(&servers, kind.name());
         make_folder(&folder)?;
         let mut site = Site::new(kind, servers.tools(), &folder, free_port(), true)?;
-        site.settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        site.settings = servers.settings(kind)?;
+        if kind.needs().is_some() {
+            site.settings.push(("Store.Db".to_owned(), format!("dtm_{}_{}", this::id(), site.port)));
+        }
+        site.settings.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let started = disk_size_mib.map(|size| SmallDisk::mount_at(site.data(), size)).transpose().and_then(|disk| {
             let child = with_other_ports(&mut site, |site| site.launch(|_| Ok(())))?;
             Ok((disk, child))
@@ -192,12 +197,12 @@ pub(crate) fn own_folder(servers: &Servers, what: &str) -> PathBuf {
 pub(crate) fn sweep(runs: &Path) {
     for entry in fs::read_dir(runs.join(OWN)).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let mut parts = name.split('-');
+        let mut parts = name.splitn(3, '-');
         let Some(owner) = parts.next().and_then(|owner| owner.parse().ok()) else { continue };
         if is_alive(owner) {
             continue;
         }
-        if let Some(kind) = parts.next_back().and_then(|kind| kind.parse().ok()) {
+        if let Some(kind) = parts.nth(1).and_then(|kind| kind.parse().ok()) {
             // The site tells where the server of that folder really writes; its other fields do not count.
             let Ok(site) = Site::new(kind, Path::new(""), &entry.path(), 0, true) else { continue };
             for pid in with_mark(&site.mark()) {

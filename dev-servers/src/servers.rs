@@ -9,9 +9,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    dtm::store_settings,
     install::{self, lock},
     kind::Kind,
-    ports::{free_port, is_free, usual},
+    ports::{free_port, usual},
     probe::connect,
     process::{is_running, stop},
     server,
@@ -102,13 +103,26 @@ impl Servers {
         server::sweep(&self.runs);
         // A failed installation shows itself below, kind by kind, by what is still missing.
         let packages = install::debian_packages(kinds);
-        let all = thread::scope(|scope| {
-            let threads: Vec<_> =
-                kinds.iter().map(|kind| (*kind, scope.spawn(|| self.up_one(*kind, is_durable, &packages)))).collect();
-            threads.into_iter().map(|(kind, thread)| (kind, join(thread))).collect()
-        });
+        // What needs another server comes after it.
+        let (later, first): (Vec<Kind>, Vec<Kind>) = kinds.iter().partition(|kind| kind.needs().is_some());
+        let mut all = self.up_at_once(&first, is_durable, &packages);
+        all.extend(self.up_at_once(&later, is_durable, &packages));
         drop(held);
+        all.sort_by_key(|(kind, _)| kinds.iter().position(|wanted| wanted == kind));
         all
+    }
+
+    fn up_at_once(
+        &self,
+        kinds: &[Kind],
+        is_durable: bool,
+        packages: &Result<(), String>,
+    ) -> Vec<(Kind, Result<Shared, String>)> {
+        thread::scope(|scope| {
+            let threads: Vec<_> =
+                kinds.iter().map(|kind| (*kind, scope.spawn(|| self.up_one(*kind, is_durable, packages)))).collect();
+            threads.into_iter().map(|(kind, thread)| (kind, join(thread))).collect()
+        })
     }
 
     fn up_one(&self, kind: Kind, is_durable: bool, packages: &Result<(), String>) -> Result<Shared, String> {
@@ -117,6 +131,9 @@ impl Servers {
                 return Ok(record.into_shared(kind));
             }
             self.stop(kind, &record);
+        }
+        if let Some(needed) = kind.needs().filter(|needed| env::var_os(needed.variable()).is_none()) {
+            self.up_one(needed, is_durable, packages).map_err(|reason| format!("it needs {needed}: {reason}"))?;
         }
         kind.program().install(&self.tools)?;
         if let Some(reason) = self.missing(kind) {
@@ -129,8 +146,9 @@ impl Servers {
     fn start(&self, kind: Kind, is_durable: bool) -> Result<Shared, String> {
         let before = self.record(kind).map(|record| record.port);
         let candidates = [before, Some(usual(kind))].into_iter().flatten();
-        let port = candidates.into_iter().find(|port| is_free(*port)).unwrap_or_else(free_port);
+        let port = candidates.into_iter().find(|port| kind.finds_free(*port)).unwrap_or_else(free_port);
         let mut site = Site::new(kind, &self.tools, &self.folder(kind), port, is_durable)?;
+        site.settings = self.settings(kind)?;
         let mut record = None;
         with_other_ports(&mut site, |site| {
             // Written before the server answers: if this process ends in between, the next finds it.
@@ -142,6 +160,16 @@ impl Servers {
             })
         })?;
         Ok(record.expect("a launch that succeeds has called back").into_shared(kind))
+    }
+
+    /// What a server is told of the one that it needs.
+    pub(crate) fn settings(&self, kind: Kind) -> Result<Vec<(String, String)>, String> {
+        let Some(needed) = kind.needs() else { return Ok(Vec::new()) };
+        let url = env::var(needed.variable()).ok();
+        let url = url.or_else(|| self.running(needed).map(|record| needed.url(record.port)));
+        store_settings(&url.ok_or_else(|| {
+            format!("{kind} keeps its data in {needed}, and none runs: `cargo xtask servers up {needed}` starts one")
+        })?)
     }
 
     /// Stops those of these kinds that run, and what tests that were killed left running; their data stay.
@@ -211,7 +239,7 @@ pub(crate) fn with_other_ports<T>(
 ) -> Result<T, String> {
     for _ in 1..PORT_TRIES_MAX {
         match launch(site) {
-            Err(_) if !is_free(site.port) => site.port = free_port(),
+            Err(_) if !site.kind.finds_free(site.port) => site.port = free_port(),
             outcome => return outcome,
         }
     }
@@ -249,7 +277,7 @@ mod tests {
     fn what_is_not_installed_is_told_with_the_way_to_get_it() {
         let empty = tempfile::tempdir().unwrap();
         let servers = Servers { tools: empty.path().join("tools"), runs: empty.path().join("runs") };
-        for kind in [Kind::Kafka, Kind::Consul] {
+        for kind in [Kind::Kafka, Kind::Consul, Kind::Dtm] {
             let reason = servers.missing(kind).unwrap();
             let way = format!("`cargo xtask servers up {kind}`");
             assert!(reason.contains(&way) || reason.starts_with("java is not installed"), "{reason}");

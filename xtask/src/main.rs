@@ -33,7 +33,8 @@ enum Task {
     Tidy,
     /// Everything `check` does, then every test on real servers.
     Test,
-    /// The real servers that tests and benchmarks share: Kafka, Consul, etcd, MariaDB, PostgreSQL.
+    /// The real servers that tests and benchmarks share: Kafka, Consul, etcd, MariaDB, PostgreSQL, DTM,
+    /// Redis.
     #[command(subcommand)]
     Servers(servers::Task),
     /// The benchmarks that need servers, or several programs.

@@ -12,7 +12,7 @@ pub(crate) enum Task {
     Up(Up),
     /// Stops them; their data stay.
     Down {
-        /// kafka, consul, etcd, mariadb, postgres; all of them when none is named.
+        /// kafka, consul, etcd, mariadb, postgres, dtm, dtm-mysql, redis; all of them when none is named.
         kinds: Vec<Kind>,
     },
     /// Which of them run and answer.
@@ -28,7 +28,7 @@ pub(crate) struct Up {
     /// A commit is on the disk before it is acknowledged: for benchmarks and fault tests.
     #[arg(long)]
     durable: bool,
-    /// kafka, consul, etcd, mariadb, postgres; all of them when none is named.
+    /// kafka, consul, etcd, mariadb, postgres, dtm, dtm-mysql, redis; all of them when none is named.
     kinds: Vec<Kind>,
 }
 
@@ -85,7 +85,7 @@ fn table(running: &[Shared]) -> String {
     let row = |kind: Kind| match running.iter().find(|server| server.kind == kind) {
         Some(Shared { url, pid, is_durable, folder, .. }) => {
             let durability = if *is_durable { "durable" } else { "fast" };
-            format!("{kind:<10}{url:<42}{durability:<9}pid {pid:<8} {}\n", folder.display())
+            format!("{kind:<10}{url:<50}{durability:<9}pid {pid:<8} {}\n", folder.display())
         }
         None => format!("{kind:<10}does not run\n"),
     };
@@ -104,9 +104,14 @@ mod tests {
             (Kind::Etcd, "etcd://127.0.0.1:5"),
             (Kind::Mariadb, "mysql://root@127.0.0.1:3"),
             (Kind::Postgres, "postgres://postgres@127.0.0.1:4"),
+            (Kind::Dtm, "dtm://127.0.0.1:7?http=127.0.0.1:6"),
+            (Kind::DtmMysql, "dtm://127.0.0.1:9?http=127.0.0.1:8"),
+            (Kind::Redis, "redis://127.0.0.1:10"),
         ];
         let expected = r#"{"kafka":{"url":"kafka://127.0.0.1:1"},"consul":{"url":"consul://127.0.0.1:2"},
-            "etcd":{"url":"etcd://127.0.0.1:5"},"mariadb":{"url":"mysql://root@127.0.0.1:3"},"postgres":{"url":"postgres://postgres@127.0.0.1:4"}}"#;
+            "etcd":{"url":"etcd://127.0.0.1:5"},"mariadb":{"url":"mysql://root@127.0.0.1:3"},"postgres":{"url":"postgres://postgres@127.0.0.1:4"},
+            "dtm":{"url":"dtm://127.0.0.1:7?http=127.0.0.1:6"},"dtm-mysql":{"url":"dtm://127.0.0.1:9?http=127.0.0.1:8"},
+            "redis":{"url":"redis://127.0.0.1:10"}}"#;
         let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
         assert_eq!(json(all), expected);
         assert_eq!(json([]).to_string(), "{}");

@@ -106,6 +106,87 @@ fn a_killed_consul_comes_back_on_its_port_with_its_settings() {
 }
 
 #[test]
+fn a_killed_redis_comes_back_with_its_keys() {
+    if !is_there(Kind::Redis) {
+        return;
+    }
+    let mut server = Server::start(Kind::Redis).unwrap();
+    let ask = |server: &Server, command: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+        write!(stream, "{command}\r\nQUIT\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(ask(&server, "SET kept 17").starts_with("+OK"));
+    server.kill();
+    server.restart().unwrap();
+    assert!(ask(&server, "GET kept").starts_with("$2\r\n17\r\n"));
+}
+
+#[test]
+fn a_killed_dtm_comes_back_with_its_transactions() {
+    dtm_keeps_its_transactions(Kind::Dtm);
+}
+
+#[test]
+fn a_killed_dtm_on_mysql_comes_back_with_its_transactions() {
+    if is_there(Kind::Mariadb) && dev_servers::shared(Kind::Mariadb).is_ok() {
+        dtm_keeps_its_transactions(Kind::DtmMysql);
+    } else {
+        let is_required = std::env::var("MICRO_TEST_REQUIRE").is_ok_and(|value| value == "1");
+        assert!(!is_required, "no shared mariadb runs and one is required");
+    }
+}
+
+fn dtm_keeps_its_transactions(kind: Kind) {
+    if !is_there(kind) {
+        return;
+    }
+    let mut server = Server::start(kind).unwrap();
+    let ask = |server: &Server, request: &str, body: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port() - 1)).unwrap();
+        let length = body.len();
+        write!(stream, "{request} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert_eq!(server.url(), format!("dtm://127.0.0.1:{}?http=127.0.0.1:{}", server.port(), server.port() - 1));
+    let prepared = r#"{"gid":"kept","trans_type":"msg","steps":[],"payloads":[],"query_prepared":""}"#;
+    let answer = ask(&server, "POST /api/dtmsvr/prepare", prepared);
+    assert!(answer.contains("SUCCESS"), "{answer}");
+    server.kill();
+    server.restart().unwrap();
+    let answer = ask(&server, "GET /api/dtmsvr/query?gid=kept", "");
+    assert!(answer.contains(r#""status":"prepared""#), "{answer}");
+}
+
+/// DTM takes all interfaces by itself, without authentication.
+#[test]
+fn dtm_listens_on_loopback_alone() {
+    if !is_there(Kind::Dtm) {
+        return;
+    }
+    let server = Server::start(Kind::Dtm).unwrap();
+    for port in [server.port(), server.port() - 1] {
+        let listening = listening_addresses(port);
+        assert_eq!(listening, ["0100007F"], "port {port}");
+    }
+}
+
+/// The addresses, in hex and of this machine's byte order, on which somebody listens on the port.
+fn listening_addresses(port: u16) -> Vec<String> {
+    const LISTENS: &str = "0A";
+    let end = format!(":{port:04X}");
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    let fields = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let listening = fields.filter(|fields| fields[3] == LISTENS && fields[1].ends_with(&end));
+    listening.map(|fields| fields[1].trim_end_matches(&end).to_owned()).collect()
+}
+
+#[test]
 fn a_paused_server_answers_again_when_it_is_resumed() {
     if !is_there(Kind::Consul) {
         return;
