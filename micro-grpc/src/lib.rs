@@ -10,6 +10,7 @@
 //! This is the only crate of micro-rs whose public types may be tonic's.
 
 pub mod client;
+pub mod raw;
 pub mod server;
 pub mod status;
 
@@ -20,6 +21,7 @@ mod metadata;
 pub use client::{GrpcClient, GrpcClientBuilder, GrpcClientConfig};
 pub use go_micro::{GoMicroConfig, GoMicroError, StatusCompat};
 pub use metadata::{metadata_of, request};
+pub use raw::{GrpcBranchCaller, RawFailure, RawGrpcClient};
 pub use server::{GrpcServer, GrpcServerBuilder, GrpcServerConfig, endpoints_of};
 pub use status::{from_status, to_status};
 

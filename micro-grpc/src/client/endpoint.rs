@@ -93,7 +93,7 @@ struct Connection {
 }
 
 impl GrpcEndpoint {
-    fn new(address: &str, config: &GrpcClientConfig) -> Self {
+    pub(crate) fn new(address: &str, config: &GrpcClientConfig) -> Self {
         let target = Target {
             address: address.to_owned(),
             authority: Authority::try_from(address),
@@ -109,7 +109,14 @@ impl GrpcEndpoint {
         self.target.backoff.is_waiting()
     }
 
-    async fn send(&self, mut request: Box<Request<Body>>) -> std::result::Result<Response<Incoming>, Failure> {
+    pub(crate) fn address(&self) -> &str {
+        &self.target.address
+    }
+
+    pub(crate) async fn send(
+        &self,
+        mut request: Box<Request<Body>>,
+    ) -> std::result::Result<Response<Incoming>, Failure> {
         if let Err(error) = self.target.address_to(&mut request) {
             return Err(Failure::NotSent(request, error));
         }

@@ -2,7 +2,7 @@
 //! registry knows.
 
 mod config;
-mod endpoint;
+pub(crate) mod endpoint;
 mod mucp;
 mod snapshot;
 mod transport;

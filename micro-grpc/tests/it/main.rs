@@ -5,4 +5,5 @@ mod calls;
 mod faults;
 mod fixture;
 mod go_micro;
+mod raw;
 mod server;
