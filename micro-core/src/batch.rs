@@ -93,6 +93,11 @@ impl<C: BatchCall> Batcher<C> {
         Self { shared: Arc::new(Shared { inner, config, full: Notify::new(), state }) }
     }
 
+    /// What is done for many calls at once.
+    pub(crate) fn inner(&self) -> &C {
+        &self.shared.inner
+    }
+
     /// Answers one request, in a batch with others that come at the same time.
     ///
     /// # Errors

@@ -48,6 +48,7 @@ pub mod inbox;
 pub mod outbox;
 pub mod parked;
 pub mod registry;
+pub mod saga;
 pub mod selector;
 pub mod transaction;
 

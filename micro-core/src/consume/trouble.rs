@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use crate::{Health, HealthStatus};
+use tokio::time::Instant;
+
+use crate::{Error, Health, HealthStatus};
+
+/// How long something may fail before health says so.
+const TROUBLE_AFTER: Duration = Duration::from_secs(10);
 
 /// The health of a component that works in several tasks. Cheap to clone; clones share it.
 #[derive(Clone, Debug)]
@@ -86,6 +91,72 @@ pub(crate) struct Trouble {
 impl Drop for Trouble {
     fn drop(&mut self) {
         self.board.change(|troubles| troubles.of(self.is_serving).0 -= 1);
+    }
+}
+
+/// Since when something fails without a success in between; speaks of it now and then.
+pub(crate) struct FailureWatch {
+    board: TroubleBoard,
+    /// Who fails, in logs.
+    who: &'static str,
+    what: &'static str,
+    /// What is said on the board.
+    says: fn(&TroubleBoard, String) -> Trouble,
+    failing: Option<Failing>,
+}
+
+struct Failing {
+    since: Instant,
+    count: u64,
+    last: String,
+    trouble: Option<Trouble>,
+}
+
+impl FailureWatch {
+    pub(crate) fn new(
+        board: TroubleBoard,
+        who: &'static str,
+        what: &'static str,
+        says: fn(&TroubleBoard, String) -> Trouble,
+    ) -> Self {
+        Self { board, who, what, says, failing: None }
+    }
+
+    pub(crate) fn succeeded(&mut self) {
+        self.failing = None;
+    }
+
+    pub(crate) fn failed(&mut self, error: &Error) {
+        let report = error.report();
+        let failing = self.failing.get_or_insert_with(|| Failing {
+            since: Instant::now(),
+            count: 0,
+            last: String::new(),
+            trouble: None,
+        });
+        failing.count += 1;
+        if failing.count.is_power_of_two() {
+            let (who, what, count, kind) = (self.who, self.what, failing.count, error.kind());
+            tracing::warn!(who, what, count, kind = %kind, error = %report, "fails, trying again");
+        }
+        failing.last = report;
+    }
+
+    /// How often it failed since the last success.
+    pub(crate) fn count(&self) -> u32 {
+        self.failing.as_ref().map_or(0, |failing| u32::try_from(failing.count).unwrap_or(u32::MAX))
+    }
+
+    /// Says so on the board once it has lasted too long.
+    pub(crate) fn look(&mut self) {
+        let Some(failing) = &mut self.failing else { return };
+        if failing.trouble.is_none() && failing.since.elapsed() >= TROUBLE_AFTER {
+            failing.trouble = Some((self.says)(&self.board, format!("{}: {}", self.what, failing.last)));
+        }
+    }
+
+    pub(crate) fn looks_at(&self) -> Option<Instant> {
+        self.failing.as_ref().filter(|failing| failing.trouble.is_none()).map(|failing| failing.since + TROUBLE_AFTER)
     }
 }
 

@@ -1,8 +1,24 @@
 //! Sagas: steps in several services, each with what undoes it, and the coordinators that carry them out.
 
 mod caller;
+mod check;
+mod embedded;
+mod execution;
+mod log;
+mod memory;
+mod record;
+mod relay;
+mod worker;
 
 pub use caller::{BranchCaller, BranchRequest};
+pub use check::{SAGA_BYTES_MAX, STEP_COUNT_MAX};
+pub use embedded::{EmbeddedCoordinator, EmbeddedCoordinatorBuilder, EmbeddedCoordinatorConfig};
+pub use log::{
+    DueSaga, SagaChange, SagaCounts, SagaEntry, SagaLease, SagaLog, SagaProgress, SagaWrite,
+};
+pub use memory::MemorySagaLog;
+pub(crate) use memory::{SagaRowChanges, SagaRows};
+pub use relay::{SagaRelay, SagaRelayBuilder, SagaRelayConfig};
 
 use std::{collections::BTreeMap, time::Duration};
 

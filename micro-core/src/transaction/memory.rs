@@ -21,6 +21,7 @@ use crate::{
     inbox::{InboxChanges, InboxRows, MemoryInbox},
     outbox::{CommitSignal, MemoryOutbox, OutboxChanges, OutboxRows, ShardLocks},
     parked::{DeadLetterChanges, DeadLetterRows, MemoryDeadLetters, MemoryParked, ParkedChanges, ParkedRows},
+    saga::{MemorySagaLog, SagaRowChanges, SagaRows},
 };
 
 /// Transactions and stores that share one state in memory; clones share it too. Nothing survives
@@ -99,6 +100,11 @@ impl MemoryDatabase {
     /// The dead letters.
     pub fn dead_letters(&self) -> Arc<MemoryDeadLetters> {
         Arc::new(MemoryDeadLetters::new(self.shared.clone()))
+    }
+
+    /// The saga log.
+    pub fn saga_log(&self) -> Arc<MemorySagaLog> {
+        Arc::new(MemorySagaLog::new(self.shared.clone()))
     }
 
     /// A committed row of the user's own.
@@ -212,6 +218,7 @@ pub(crate) struct State {
     pub(crate) barrier: BarrierRows,
     pub(crate) parked: ParkedRows,
     pub(crate) dead_letters: DeadLetterRows,
+    pub(crate) sagas: SagaRows,
     user: BTreeMap<UserRow, Bytes>,
 }
 
@@ -223,6 +230,7 @@ pub(crate) struct Changes {
     pub(crate) barrier: BarrierChanges,
     pub(crate) parked: ParkedChanges,
     pub(crate) dead_letters: DeadLetterChanges,
+    pub(crate) sagas: SagaRowChanges,
     user: BTreeMap<UserRow, Option<Bytes>>,
 }
 
@@ -242,6 +250,7 @@ impl Transaction for MemoryTransaction {
         state.barrier.apply(self.changes.barrier);
         state.parked.apply(self.changes.parked);
         state.dead_letters.apply(self.changes.dead_letters);
+        state.sagas.apply(self.changes.sagas);
         for (name, value) in self.changes.user {
             match value {
                 Some(value) => drop(state.user.insert(name, value)),

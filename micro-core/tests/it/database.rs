@@ -8,9 +8,10 @@ use micro_core::{
     inbox::InboxStore,
     outbox::OutboxStore,
     parked::{DeadLetterStore, ParkedStore},
+    saga::SagaLog,
     transaction::{MemoryDatabase, MemoryTxExt as _},
 };
-use micro_testkit::{Fixture, Missing, transaction::DatabaseFixture};
+use micro_testkit::{Fixture, Missing, saga::SagaLogFixture, transaction::DatabaseFixture};
 
 #[derive(Default)]
 struct Memory {
@@ -70,6 +71,12 @@ impl DatabaseFixture for Memory {
     }
 }
 
+impl SagaLogFixture for Memory {
+    fn saga_log(&self) -> Arc<dyn SagaLog> {
+        self.database.saga_log()
+    }
+}
+
 mod transaction {
     micro_testkit::transaction_conformance!(super::Memory);
 }
@@ -88,4 +95,8 @@ mod barrier {
 
 mod parked {
     micro_testkit::parked_conformance!(super::Memory);
+}
+
+mod saga {
+    micro_testkit::saga_log_conformance!(super::Memory);
 }

@@ -8,6 +8,7 @@ use micro_core::{
     inbox::InboxStore,
     outbox::OutboxStore,
     parked::{DeadLetterStore, ParkedStore},
+    saga::SagaLog,
     transaction::{MemoryDatabase, MemoryTxExt as _},
 };
 use micro_testkit::{
@@ -17,6 +18,7 @@ use micro_testkit::{
     inbox::{BrokenInbox, InboxFault},
     outbox::{BrokenOutbox, OutboxFault},
     parked::{BrokenDeadLetters, BrokenParked, DeadLetterFault, ParkedFault},
+    saga::{BrokenSagaLog, SagaLogFault, SagaLogFixture},
     transaction::{BrokenTransactionManager, DatabaseFixture, TransactionFault},
 };
 
@@ -30,6 +32,7 @@ struct Database {
     barrier: Arc<BrokenBarrier>,
     parked: Arc<BrokenParked>,
     dead_letters: Arc<BrokenDeadLetters>,
+    saga_log: Arc<BrokenSagaLog>,
 }
 
 impl Database {
@@ -42,6 +45,7 @@ impl Database {
             barrier: Arc::new(BrokenBarrier::new(memory.barrier(), None)),
             parked: Arc::new(BrokenParked::new(memory.parked(), None)),
             dead_letters: Arc::new(BrokenDeadLetters::new(memory.dead_letters(), None)),
+            saga_log: Arc::new(BrokenSagaLog::new(memory.saga_log(), None)),
             other: MemoryDatabase::new(),
             memory,
         }
@@ -92,6 +96,14 @@ impl From<DeadLetterFault> for Database {
     fn from(fault: DeadLetterFault) -> Self {
         let mut database = Self::honest();
         database.dead_letters = Arc::new(BrokenDeadLetters::new(database.memory.dead_letters(), fault));
+        database
+    }
+}
+
+impl From<SagaLogFault> for Database {
+    fn from(fault: SagaLogFault) -> Self {
+        let mut database = Self::honest();
+        database.saga_log = Arc::new(BrokenSagaLog::new(database.memory.saga_log(), fault));
         database
     }
 }
@@ -148,6 +160,12 @@ impl DatabaseFixture for Database {
     }
 }
 
+impl SagaLogFixture for Database {
+    fn saga_log(&self) -> Arc<dyn SagaLog> {
+        self.saga_log.clone()
+    }
+}
+
 mod honest {
     mod transaction {
         micro_testkit::transaction_conformance!(super::super::Database);
@@ -167,6 +185,10 @@ mod honest {
 
     mod parked {
         micro_testkit::parked_conformance!(super::super::Database);
+    }
+
+    mod saga {
+        micro_testkit::saga_log_conformance!(super::super::Database);
     }
 }
 
@@ -308,5 +330,43 @@ mod can_fail {
             DeadLetterFault::FindsTheFirst => "the letter of the event is found";
         a_removed_dead_letter_is_gone:
             DeadLetterFault::RemovesNothing => "a letter is removed once";
+    );
+
+    can_fail!(saga:
+        a_saga_is_due_exactly_when_its_transaction_committed:
+            SagaLogFault::LosesSagas => "unfinished: 0",
+            SagaLogFault::ShowsUncommitted => "sagas are due before their commit",
+            SagaLogFault::ForgetsOptions => "a saga comes back as it was added",
+            SagaLogFault::TakesForeignTx => "another manager's transaction is refused";
+        a_gid_is_added_once:
+            SagaLogFault::TakesGidsAgain => "a gid is added twice";
+        a_saga_has_one_holder_until_its_lease_ends:
+            SagaLogFault::SharesSagas => "each saga has one holder",
+            SagaLogFault::EndsLeases => "each saga has one holder",
+            SagaLogFault::KeepsLeases => "a lease ends",
+            SagaLogFault::HidesAbandonment => "the next holder is told";
+        a_saga_that_is_added_held_is_not_due_before_its_lease_ends:
+            SagaLogFault::AddsFree => "a saga that is held is due",
+            SagaLogFault::KeepsLeases => "the lease of an addition ends";
+        a_renewed_lease_lasts_longer:
+            SagaLogFault::RenewsNothing => "one saga is due";
+        a_lost_lease_writes_nothing:
+            SagaLogFault::WritesLost => "the lease of the second is lost",
+            SagaLogFault::TellsNoLoss => "the lease of the second is lost";
+        a_waiting_saga_is_due_after_its_pause_with_its_progress:
+            SagaLogFault::SkipsPauses => "a saga that waits is due",
+            SagaLogFault::ForgetsProgress => "it comes back as it was given back",
+            SagaLogFault::AbandonsWaiting => "it comes back as it was given back";
+        what_was_recorded_is_found_by_the_next_holder:
+            SagaLogFault::ForgetsProgress => "what was recorded is found";
+        a_finished_saga_is_not_due_and_keeps_its_outcome:
+            SagaLogFault::ForgetsOutcomes => "an end is kept",
+            SagaLogFault::KeepsRemoved => "an end is kept";
+        those_due_longest_come_first:
+            SagaLogFault::Reverses => "those due longest come first",
+            SagaLogFault::IgnoresLimits => "at most as many as are asked for";
+        purge_forgets_only_what_finished_earlier:
+            SagaLogFault::NeverPurges => "a purge has a limit",
+            SagaLogFault::PurgesAll => "nothing is so old";
     );
 }

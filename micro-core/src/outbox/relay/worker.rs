@@ -15,7 +15,7 @@ use crate::{
     Error, ErrorKind, Result,
     broker::{Message, Receipt},
     consume::{
-        trouble::{Trouble, TroubleBoard, backoff},
+        trouble::{FailureWatch, TroubleBoard, backoff},
         unwind::unwound,
     },
     flow::PublishBatch,
@@ -39,9 +39,6 @@ const DELETE_PAUSE_FACTOR: u32 = 5;
 
 /// The most rows of one shard that are kept in memory.
 const KNOWN_COUNT_MAX: usize = 4_096;
-
-/// How long the store may fail before the relay is not serving, or every send before it is degraded.
-const TROUBLE_AFTER: Duration = Duration::from_secs(10);
 
 /// No setting makes a wave wait for longer than what a receipt may take by default.
 const WAVE_WAIT_LIMIT: Duration = Duration::from_secs(30);
@@ -153,11 +150,11 @@ where
             own_at: now,
             // A watch each: a shard that is owned says nothing about whether it can be read, nor a
             // read about whether a deletion works.
-            own_watch: FailureWatch::new(board.clone(), "outbox shards", TroubleBoard::trouble),
-            read_watch: FailureWatch::new(board.clone(), "outbox reads", TroubleBoard::trouble),
-            delete_watch: FailureWatch::new(board.clone(), "outbox deletions", TroubleBoard::trouble),
+            own_watch: FailureWatch::new(board.clone(), "relay", "outbox shards", TroubleBoard::trouble),
+            read_watch: FailureWatch::new(board.clone(), "relay", "outbox reads", TroubleBoard::trouble),
+            delete_watch: FailureWatch::new(board.clone(), "relay", "outbox deletions", TroubleBoard::trouble),
             // Callers are served while the broker is away: their events wait in the outbox.
-            publish_watch: FailureWatch::new(board, "publish", TroubleBoard::degraded),
+            publish_watch: FailureWatch::new(board, "relay", "publish", TroubleBoard::degraded),
         }
     }
 
@@ -517,62 +514,4 @@ where
     results.into_iter().next().unwrap_or_else(|| {
         Err(Error::new(ErrorKind::Internal, "relay.publish", "the publish stack answered without a result"))
     })
-}
-
-/// Since when something fails without a success in between; speaks of it now and then.
-struct FailureWatch {
-    board: TroubleBoard,
-    what: &'static str,
-    /// What is said on the board.
-    says: fn(&TroubleBoard, String) -> Trouble,
-    failing: Option<Failing>,
-}
-
-struct Failing {
-    since: Instant,
-    count: u64,
-    last: String,
-    trouble: Option<Trouble>,
-}
-
-impl FailureWatch {
-    fn new(board: TroubleBoard, what: &'static str, says: fn(&TroubleBoard, String) -> Trouble) -> Self {
-        Self { board, what, says, failing: None }
-    }
-
-    fn succeeded(&mut self) {
-        self.failing = None;
-    }
-
-    fn failed(&mut self, error: &Error) {
-        let report = error.report();
-        let failing = self.failing.get_or_insert_with(|| Failing {
-            since: Instant::now(),
-            count: 0,
-            last: String::new(),
-            trouble: None,
-        });
-        failing.count += 1;
-        if failing.count.is_power_of_two() {
-            tracing::warn!(what = self.what, count = failing.count, kind = %error.kind(), error = %report, "relay fails, trying again");
-        }
-        failing.last = report;
-    }
-
-    /// How often it failed since the last success.
-    fn count(&self) -> u32 {
-        self.failing.as_ref().map_or(0, |failing| u32::try_from(failing.count).unwrap_or(u32::MAX))
-    }
-
-    /// Says so on the board once it has lasted too long.
-    fn look(&mut self) {
-        let Some(failing) = &mut self.failing else { return };
-        if failing.trouble.is_none() && failing.since.elapsed() >= TROUBLE_AFTER {
-            failing.trouble = Some((self.says)(&self.board, format!("{}: {}", self.what, failing.last)));
-        }
-    }
-
-    fn looks_at(&self) -> Option<Instant> {
-        self.failing.as_ref().filter(|failing| failing.trouble.is_none()).map(|failing| failing.since + TROUBLE_AFTER)
-    }
 }

@@ -1,0 +1,182 @@
+//! Hands sagas from a log to another coordinator, once their transactions committed.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Saga, SagaChange, SagaCoordinator, SagaLog, SagaOutbox,
+    worker::{Carrier, Held, Worker, WorkerConfig},
+};
+use crate::{Health, Result, Tx, app::Component, consume::trouble::backoff, registry::Instance};
+
+/// How a [`SagaRelay`] works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct SagaRelayConfig {
+    /// The pause before a saga that was not taken is handed over again; default 500 ms. It doubles with
+    /// each failure.
+    pub retry_interval: Duration,
+    /// The longest that pause grows to; default 30 s.
+    pub retry_interval_max: Duration,
+    /// How many sagas are handed over at the same time, at least 1; default 64. The others wait in the
+    /// log.
+    pub running_count_max: usize,
+    /// For how long a saga belongs to this process when it is not heard of any more, at least 1 s;
+    /// default 15 s.
+    pub lease: Duration,
+    /// How long a call of the log may take; default 5 s.
+    pub store_timeout: Duration,
+}
+
+impl Default for SagaRelayConfig {
+    fn default() -> Self {
+        Self {
+            retry_interval: Duration::from_millis(500),
+            retry_interval_max: Duration::from_secs(30),
+            running_count_max: 64,
+            lease: Duration::from_secs(15),
+            store_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Builds a [`SagaRelay`].
+pub struct SagaRelayBuilder {
+    name: String,
+    log: Arc<dyn SagaLog>,
+    coordinator: Arc<dyn SagaCoordinator>,
+    config: SagaRelayConfig,
+}
+
+impl SagaRelayBuilder {
+    /// Names it in logs, health and errors; default `saga-relay`.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets how it works.
+    #[must_use]
+    pub fn config(mut self, config: SagaRelayConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The relay; it hands over nothing before it is started.
+    pub fn build(self) -> SagaRelay {
+        let worker = WorkerConfig {
+            lease: self.config.lease,
+            running_count_max: self.config.running_count_max,
+            store_timeout: self.config.store_timeout,
+            retention: None,
+        };
+        let handover = Handover { coordinator: self.coordinator, config: self.config };
+        SagaRelay { worker: Worker::new(self.name, self.log, handover, worker) }
+    }
+}
+
+/// Keeps sagas in the service's own database until another coordinator has them.
+///
+/// A saga that is added is a row of the log, handed over after the commit, again after a growing pause
+/// until it is taken, and then removed. A process that dies between the two hands it over again: its
+/// global id tells the coordinator that it knows it. Nobody waits for an outcome here; the coordinator
+/// is asked for it.
+///
+/// A saga that the coordinator refuses (`InvalidArgument`: it cannot be) stays, and is handed over
+/// again: nothing of it was done, and its transaction is committed. A warning tells so.
+///
+/// Health and clones are as those of the [`EmbeddedCoordinator`](super::EmbeddedCoordinator). With this in
+/// its place a service moves to a server, and its log's unfinished sagas with it: they are begun there
+/// from their first step, which their barriers make harmless. Those that have turned back cannot go
+/// along, for the server would call their actions again, which answer that they succeeded: they stay, with
+/// a warning, until an embedded coordinator has ended them.
+#[derive(Clone)]
+pub struct SagaRelay {
+    worker: Worker<Handover>,
+}
+
+impl SagaRelay {
+    /// A relay from `log` to `coordinator`.
+    pub fn builder(log: Arc<dyn SagaLog>, coordinator: Arc<dyn SagaCoordinator>) -> SagaRelayBuilder {
+        SagaRelayBuilder { name: "saga-relay".to_owned(), log, coordinator, config: SagaRelayConfig::default() }
+    }
+}
+
+#[async_trait]
+impl SagaOutbox for SagaRelay {
+    async fn add(&self, tx: &mut Tx, saga: &Saga) -> Result<()> {
+        saga.check()?;
+        let addition = self.worker.addition(Arc::new(saga.clone()));
+        self.worker.log().add(tx, std::slice::from_ref(&addition.entry)).await?;
+        let worker = self.worker.clone();
+        tx.after_commit(move || worker.added(addition));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Component for SagaRelay {
+    fn name(&self) -> &str {
+        self.worker.name()
+    }
+
+    async fn start(&self, health: &Health) -> Result<()> {
+        self.worker.start(health).await
+    }
+
+    fn instances(&self) -> Vec<Instance> {
+        Vec::new()
+    }
+
+    /// Waits for those that are being handed over; the others stay in the log.
+    async fn drain(&self, deadline: Duration) -> Result<()> {
+        self.worker.drain(deadline).await
+    }
+
+    async fn flush(&self, _deadline: Duration) -> Result<()> {
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.worker.close().await
+    }
+}
+
+struct Handover {
+    coordinator: Arc<dyn SagaCoordinator>,
+    config: SagaRelayConfig,
+}
+
+#[async_trait]
+impl Carrier for Handover {
+    async fn carry(&self, held: &Held) -> Option<SagaChange> {
+        let mut progress = held.progress().clone();
+        if held.is_stopping() {
+            return Some(SagaChange::Waiting(progress, Duration::ZERO));
+        }
+        if progress.rollback_reason.is_some() {
+            let told = "a saga that has turned back cannot be handed over: let the embedded coordinator end it first";
+            tracing::warn!(gid = held.saga().gid, "{told}");
+            return Some(SagaChange::Waiting(progress, self.config.retry_interval_max));
+        }
+        let mut saga = held.saga().clone();
+        saga.options.is_waited_for = false;
+        let Err(error) = held.while_mine(self.coordinator.submit(saga)).await? else {
+            return Some(SagaChange::Removed);
+        };
+        progress.failure_count = progress.failure_count.saturating_add(1);
+        if progress.failure_count.is_power_of_two() {
+            let (count, error) = (progress.failure_count, error.report());
+            tracing::warn!(count, error, "the coordinator did not take the saga, it is handed over again");
+        }
+        let SagaRelayConfig { retry_interval, retry_interval_max, .. } = self.config;
+        let pause = backoff(progress.failure_count, retry_interval, retry_interval_max.max(retry_interval));
+        Some(SagaChange::Waiting(progress, pause))
+    }
+
+    fn written(&self, _gid: &str, _change: &SagaChange) {}
+}
