@@ -48,6 +48,15 @@ pub fn go_zero() -> Result<PathBuf, String> {
     interop("go-zero")
 }
 
+/// The program of `interop/go-dtm`, which is DTM's own client for Go; built as [`go_peer`] is.
+///
+/// # Errors
+///
+/// As [`go_peer`].
+pub fn go_dtm() -> Result<PathBuf, String> {
+    interop("go-dtm")
+}
+
 /// The program `grpcurl`, which calls a gRPC server by what reflection tells of it; built as
 /// [`go_peer`] is.
 ///

@@ -9,8 +9,8 @@
 //! - [`Server`] is a server of a test's own, which it may kill, pause and restart.
 //! - [`SmallDisk`] is a disk of a test's own, which it may fill.
 //! - [`go_peer`] and [`go_chain`] are programs on go-micro v4, to talk to and to be replaced,
-//!   [`go_zero`] publishes and subscribes as go-zero does, and [`grpcurl`] calls whatever gRPC server
-//!   offers reflection.
+//!   [`go_zero`] publishes and subscribes as go-zero does, [`go_dtm`] is DTM's client for Go, and
+//!   [`grpcurl`] calls whatever gRPC server offers reflection.
 //!
 //! Everything here blocks: an asynchronous test calls it through `spawn_blocking`.
 
@@ -41,7 +41,7 @@ mod compose;
 
 pub use crate::{
     disk::SmallDisk,
-    go::{go_chain, go_peer, go_zero, grpcurl},
+    go::{go_chain, go_dtm, go_peer, go_zero, grpcurl},
     install::install_packages,
     kind::Kind,
     ports::free_port,

@@ -27,7 +27,7 @@ use crate::{
     migrate,
     ping::SqlPing,
     row::Row,
-    stores::{self, Owner, SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked},
+    stores::{self, Owner, SqlBarrier, SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked},
     transaction::{SqlTx, SqlTxExt as _},
     value::Value,
 };
@@ -180,6 +180,28 @@ impl SqlDatabase {
     /// The inbox.
     pub fn inbox(&self) -> Arc<dyn InboxStore> {
         Arc::new(SqlInbox::new(self.clone()))
+    }
+
+    /// The barrier of global transactions' branches, on the table that DTM's Go client takes by default,
+    /// `dtm_barrier.barrier`; in SQLite, which has no schemas, `barrier`.
+    ///
+    /// Not one of the framework's own tables, which [`migrate`](Self::migrate) creates: while a service
+    /// is replaced by one in Rust, the one undoes what the other did, and must find its rows. With a table
+    /// apart it would find nothing, take the undoing for an empty one, and leave the effect for good,
+    /// without a word; a table that is missing is an error. [`SqlBarrier::create_table`] creates it.
+    pub fn barrier(&self) -> SqlBarrier {
+        SqlBarrier::of_dtm(self.clone())
+    }
+
+    /// As [`barrier`](Self::barrier), on another table: `barrier` in the current schema, as DTM's clients
+    /// in Java, PHP and Node have it, or `products.barrier`, say. All participants that share a database
+    /// name the same.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for anything but `TABLE` or `SCHEMA.TABLE`, of letters, digits, `_`, `-`, `$`.
+    pub fn barrier_with(&self, table: &str) -> Result<SqlBarrier> {
+        SqlBarrier::new(self.clone(), table)
     }
 
     /// The parked deliveries.

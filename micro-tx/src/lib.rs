@@ -1,4 +1,4 @@
-//! Transactions, outbox, inbox, parked deliveries and dead letters on SQL databases, with sqlx.
+//! Transactions, outbox, inbox, barrier, parked deliveries and dead letters on SQL databases, with sqlx.
 //!
 //! [`SqlDatabase`] is the transaction manager and hands out the stores; [`SqlTxExt::sql`] opens a
 //! [`Tx`](micro_core::Tx) up where statements are written, in infrastructure code only.
@@ -79,5 +79,6 @@ pub use postgres::PostgresTx;
 pub use row::{ColumnIndex, Row};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteTx;
+pub use stores::SqlBarrier;
 pub use transaction::{SqlTx, SqlTxExt};
 pub use value::{FromValue, Value};

@@ -1,5 +1,6 @@
-//! The stores of outbox, inbox, parked deliveries and dead letters on SQL tables.
+//! The stores of outbox, inbox, barrier, parked deliveries and dead letters on SQL tables.
 
+mod barrier;
 mod dead_letters;
 mod delivery;
 mod inbox;
@@ -8,6 +9,7 @@ mod owner;
 mod parked;
 mod widths;
 
+pub use barrier::SqlBarrier;
 pub(crate) use dead_letters::SqlDeadLetters;
 pub(crate) use inbox::SqlInbox;
 pub(crate) use outbox::{SqlOutbox, release};

@@ -1,9 +1,10 @@
-//! The suites of transactions, outbox, inbox, parked deliveries and dead letters on every database.
+//! The suites of transactions, outbox, inbox, barrier, parked deliveries and dead letters on every database.
 
 use std::{sync::Arc, time::Duration};
 
 use micro_core::{
     Result, TransactionManager, Tx,
+    barrier::BarrierStore,
     inbox::InboxStore,
     outbox::OutboxStore,
     parked::{DeadLetterStore, ParkedStore},
@@ -15,6 +16,9 @@ use crate::{
     server::{Server, Site},
     sqlite::File,
 };
+
+/// In the test's own database, which is dropped with it.
+const BARRIER: &str = "barrier";
 
 /// Two databases of a kind: the one under test, and another one.
 struct On<B: Backend> {
@@ -56,6 +60,7 @@ impl Backend for Postgres {
 impl<B: Backend> Fixture for On<B> {
     async fn start() -> Result<Self, Missing> {
         let ((database, first), (other, second)) = (B::start().await?, B::start().await?);
+        database.barrier_with(BARRIER).unwrap().create_table().await.unwrap();
         Ok(Self { database, other, _guards: [first, second] })
     }
 
@@ -84,6 +89,10 @@ impl<B: Backend> DatabaseFixture for On<B> {
 
     fn inbox(&self) -> Arc<dyn InboxStore> {
         self.database.inbox()
+    }
+
+    fn barrier(&self) -> Arc<dyn BarrierStore> {
+        Arc::new(self.database.barrier_with(BARRIER).unwrap())
     }
 
     fn parked(&self) -> Arc<dyn ParkedStore> {
@@ -123,6 +132,10 @@ macro_rules! suites {
 
             mod inbox {
                 micro_testkit::inbox_conformance!(super::super::On<super::super::$backend>);
+            }
+
+            mod barrier {
+                micro_testkit::barrier_conformance!(super::super::On<super::super::$backend>);
             }
 
             mod parked {

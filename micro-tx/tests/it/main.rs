@@ -1,5 +1,6 @@
 //! The integration tests of micro-tx, in one binary.
 
+mod barrier;
 mod cancel;
 mod conflicts;
 mod conformance;
@@ -7,6 +8,7 @@ mod connections;
 mod database;
 mod faults;
 mod full_disk;
+mod go_barrier;
 mod inbox_service;
 mod indexes;
 mod on_servers;
