@@ -11,7 +11,7 @@ pub use micro_core as core;
 pub use micro_grpc as grpc;
 #[cfg(feature = "middleware")]
 pub use micro_middleware as middleware;
-#[cfg(any(feature = "tx-sqlite", feature = "tx-mysql", feature = "tx-postgres"))]
+#[cfg(any(feature = "tx-sqlite", feature = "tx-mysql", feature = "tx-postgres", feature = "tx-dtm"))]
 pub use micro_tx as tx;
 
 /// Adapters of the broker port.

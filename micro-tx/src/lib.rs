@@ -27,6 +27,9 @@
 //! # Ok::<_, Error>(()) }).unwrap();
 //! ```
 //!
+//! The module `dtm`, with the feature of that name, is a client of DTM, the coordinator of distributed
+//! transactions; it needs none of the databases.
+//!
 //! # SQLite
 //!
 //! WAL, `BEGIN IMMEDIATE`, foreign keys on. One connection writes; it is handed out in the order
@@ -48,37 +51,55 @@
 //! cannot write to the end, on a full disk say, and one whose fsync failed on SQLite. The same holds
 //! of a single write outside a transaction. Who repeats it needs an idempotency key, or the inbox.
 
-#[cfg(not(any(feature = "sqlite", feature = "mysql", feature = "postgres")))]
-compile_error!("micro-tx needs a database: turn on one of its features `sqlite`, `mysql`, `postgres`");
+#[cfg(not(any(feature = "sqlite", feature = "mysql", feature = "postgres", feature = "dtm")))]
+compile_error!("micro-tx does nothing: turn on one of its features `sqlite`, `mysql`, `postgres`, `dtm`");
 
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 mod config;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 mod database;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 mod dialect;
+#[cfg(feature = "dtm")]
+pub mod dtm;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 mod error;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 mod migrate;
 #[cfg(feature = "mysql")]
 mod mysql;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 mod ping;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 mod row;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod server;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 mod stores;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 mod transaction;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 mod value;
 
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 pub use config::{SqlConfig, Synchronous};
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 pub use database::SqlDatabase;
 #[cfg(feature = "mysql")]
 pub use mysql::MySqlTx;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresTx;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 pub use row::{ColumnIndex, Row};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteTx;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 pub use stores::SqlBarrier;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 pub use transaction::{SqlTx, SqlTxExt};
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 pub use value::{FromValue, Value};

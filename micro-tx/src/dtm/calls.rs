@@ -1,0 +1,182 @@
+//! Calls the branches of global transactions that are HTTP resources, or either.
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use micro_core::{
+    Error, ErrorKind, Result,
+    branch::{BranchAnswer, Mode},
+    saga::{BranchCaller, BranchRequest},
+};
+use micro_grpc::GrpcBranchCaller;
+use reqwest::{Method, RequestBuilder, StatusCode, Url, header::HeaderName};
+
+use super::tls;
+
+/// How much of an answer is read: what is longer is no answer of a branch.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Calls branches at `http://…` and `https://…`, and reads what they answer as DTM does: a body with
+/// the word ONGOING or the status 425 is "ongoing", one with the word FAILURE or the status 409 refuses
+/// for good, 200 is success, in this order; anything else is none of them.
+///
+/// The payload is sent by POST as `application/json`; none is a GET, but for the second phase of XA.
+/// Which call it is stands in the query beside what the URL has there.
+///
+/// Source: DTM 1.19, `requestBranch` and `HTTPResp2DtmError`.
+#[derive(Clone, Debug)]
+pub struct HttpBranchCaller {
+    http: reqwest::Client,
+}
+
+impl HttpBranchCaller {
+    /// A caller with connections of its own.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` where the system lets no client be made.
+    pub fn new() -> Result<Self> {
+        let http = tls::builder().no_proxy().build().map_err(|cause| {
+            Error::new(ErrorKind::InvalidArgument, "branch.call", "no HTTP client can be made").with_source(cause)
+        })?;
+        Ok(Self { http })
+    }
+
+    fn request(&self, request: &BranchRequest<'_>) -> Result<RequestBuilder> {
+        let refused = |message: &'static str| {
+            Error::new(ErrorKind::InvalidArgument, "branch.call", message).with_context("url", request.url)
+        };
+        let mut url = Url::parse(request.url)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"))
+            .ok_or_else(|| refused("not a branch's URL: expected http://… or https://…"))?;
+        let branch = request.branch;
+        let parts = [
+            ("gid", branch.gid.as_str()),
+            ("trans_type", branch.mode.as_str()),
+            ("branch_id", branch.id.as_str()),
+            ("op", branch.op.as_str()),
+        ];
+        url.query_pairs_mut().extend_pairs(parts);
+        for (name, value) in [("dtm", &branch.coordinator), ("phase2_url", &branch.phase2_url)] {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, value);
+            }
+        }
+        let is_get = request.payload.is_empty() && branch.mode != Mode::Xa;
+        let mut builder = self.http.request(if is_get { Method::GET } else { Method::POST }, url);
+        builder = builder.header("accept", "application/json").header("content-type", "application/json");
+        for (name, value) in request.headers {
+            let name = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| refused("a header's name cannot be sent").with_context("header", name.escape_debug()))?;
+            // The value may be a secret.
+            let value = reqwest::header::HeaderValue::from_str(value)
+                .map_err(|_| refused("a header's value cannot be sent").with_context("header", &name))?;
+            builder = builder.header(name, value);
+        }
+        if !is_get {
+            builder = builder.body(request.payload.clone());
+        }
+        Ok(builder.timeout(request.timeout))
+    }
+}
+
+#[async_trait]
+impl BranchCaller for HttpBranchCaller {
+    async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
+        let lost = |cause: reqwest::Error| {
+            let (kind, message) = if cause.is_timeout() {
+                (ErrorKind::DeadlineExceeded, "no answer within the time limit")
+            } else if cause.is_connect() {
+                (ErrorKind::Unavailable, "the branch cannot be reached")
+            } else {
+                (ErrorKind::Unavailable, "the connection to the branch broke")
+            };
+            Error::new(kind, "branch.call", message).with_context("url", request.url).with_source(cause.without_url())
+        };
+        let mut response = self.request(&request)?.send().await.map_err(lost)?;
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(lost)? {
+            if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+                let error = Error::new(ErrorKind::ResourceExhausted, "branch.call", "the answer is too large");
+                return Err(error.with_context("url", request.url).with_context("bytes_max", ANSWER_BYTES_MAX));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        answer(request.url, response.status(), &body.freeze())
+    }
+}
+
+fn answer(url: &str, status: StatusCode, body: &Bytes) -> Result<BranchAnswer> {
+    let text = String::from_utf8_lossy(body);
+    if status == StatusCode::TOO_EARLY || text.contains("ONGOING") {
+        return Ok(BranchAnswer::Ongoing);
+    }
+    if status == StatusCode::CONFLICT || text.contains("FAILURE") {
+        return Ok(BranchAnswer::Failed(text.into_owned()));
+    }
+    if status == StatusCode::OK {
+        return Ok(BranchAnswer::Succeeded);
+    }
+    let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+    Err(Error::new(ErrorKind::Unknown, "branch.call", "neither done, nor refused, nor ongoing")
+        .with_context("url", url)
+        .with_context("status", status.as_u16())
+        .with_context("answer", shown))
+}
+
+/// Calls branches by either: at `http://…` and `https://…` as [`HttpBranchCaller`], at anything else as
+/// [`GrpcBranchCaller`].
+#[derive(Clone, Debug)]
+pub struct UrlBranchCaller {
+    grpc: GrpcBranchCaller,
+    http: HttpBranchCaller,
+}
+
+impl UrlBranchCaller {
+    /// A caller of these two.
+    pub fn new(grpc: GrpcBranchCaller, http: HttpBranchCaller) -> Self {
+        Self { grpc, http }
+    }
+}
+
+#[async_trait]
+impl BranchCaller for UrlBranchCaller {
+    async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
+        if request.url.starts_with("http://") || request.url.starts_with("https://") {
+            self.http.call(request).await
+        } else {
+            self.grpc.call(request).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// DTM 1.19, as captured: branches that answered each of these (`e02-http-result-table`).
+    #[test]
+    fn words_come_before_the_status() {
+        use BranchAnswer::{Failed, Ongoing, Succeeded};
+        let failed = |text: &str| Some(Failed(text.to_owned()));
+        for (status, body, expected) in [
+            (200, r#"{"dtm_result":"SUCCESS"}"#, Some(Succeeded)),
+            (200, "", Some(Succeeded)),
+            (200, "no FAILURE at all", failed("no FAILURE at all")),
+            (200, "ONGOING and FAILURE", Some(Ongoing)),
+            (409, "not enough", failed("not enough")),
+            (409, "ONGOING", Some(Ongoing)),
+            (425, "FAILURE", Some(Ongoing)),
+            (500, "FAILURE", failed("FAILURE")),
+            (500, "oops", None),
+            (201, "{}", None),
+            (204, "", None),
+            (302, "", None),
+            (404, "404 page not found", None),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let answered = answer("http://h/a", status, &Bytes::from_static(body.as_bytes()));
+            assert_eq!(answered.ok(), expected, "{status} {body}");
+        }
+    }
+}
