@@ -7,12 +7,12 @@ use micro_rs::{
     core::{Metadata, broker::Message},
     grpc::{from_status, fuzz},
     middleware::deadline::{add_headers, grpc_timeout},
-    registry::{consul, etcd},
+    registry::{
+        consul::{self, reading::Left},
+        etcd,
+    },
 };
 use tonic::{Code, Status};
-
-/// What the tags of one answer may hold together.
-const UNPACKED_BYTES_MAX: usize = 16 << 20;
 
 /// Takes any bytes; a panic is a finding.
 pub type Target = fn(&[u8]);
@@ -31,19 +31,19 @@ pub const TARGETS: [(&str, Target); 6] = [
 pub fn consul_tags(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let tags: Vec<String> = text.lines().map(str::to_owned).collect();
-    let mut bytes_left = UNPACKED_BYTES_MAX;
-    let whole = consul::reading::decode(&tags, true, &mut bytes_left);
-    assert!(bytes_left <= UNPACKED_BYTES_MAX);
+    let mut left = Left::default();
+    let whole = consul::reading::decode(&tags, true, &mut left);
+    assert!(left.bytes <= Left::default().bytes && left.values <= Left::default().values);
     assert!(whole.endpoints.len() <= tags.len() && whole.complaints.len() <= tags.len());
-    let without = consul::reading::decode(&tags, false, &mut { UNPACKED_BYTES_MAX });
+    let without = consul::reading::decode(&tags, false, &mut Left::default());
     assert!(without.endpoints.is_empty());
     // Where the endpoints did not take what the version needed.
-    if bytes_left > UNPACKED_BYTES_MAX / 2 {
+    if left.bytes > Left::default().bytes / 2 {
         assert_eq!((without.version, without.metadata), (whole.version, whole.metadata));
     }
-    // What may hold nothing says so of each tag that holds something.
-    let nothing = consul::reading::decode(&tags, true, &mut 0);
-    assert!(nothing.complaints.len() >= whole.complaints.len());
+    // What may hold nothing has something to complain of as well.
+    let nothing = consul::reading::decode(&tags, true, &mut Left { bytes: 0, values: 0 });
+    assert!(!nothing.complaints.is_empty() || whole.complaints.is_empty());
 }
 
 /// The body of an answer of `GET /v1/health/service/NAME`.
@@ -58,7 +58,9 @@ pub fn consul_answer(data: &[u8]) {
 
 /// The value of a key of etcd.
 pub fn etcd_value(data: &[u8]) {
-    let Ok((instances, _)) = etcd::reading::decode(data) else { return };
+    let name = etcd::reading::service_name(data).unwrap_or_default();
+    let read = etcd::reading::Reader::default().decode(&name, data);
+    let Ok((instances, _)) = read else { return };
     for instance in instances {
         assert!(instance.validate().is_ok(), "{instance:?}");
     }

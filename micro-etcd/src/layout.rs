@@ -3,7 +3,10 @@
 
 use micro_core::registry::Instance;
 
-use crate::{EtcdConfig, Layout, record};
+use crate::{
+    EtcdConfig, Layout,
+    record::{self, Reader},
+};
 
 impl EtcdConfig {
     /// What the keys of a service's instances begin with.
@@ -47,14 +50,17 @@ impl EtcdConfig {
     }
 
     /// The instances of `service` that a key and its value tell of, and why something is left out.
-    pub(crate) fn read(&self, service: &str, key: &[u8], value: &[u8]) -> (Vec<Instance>, Vec<String>) {
+    pub(crate) fn read(
+        &self,
+        reader: &mut Reader,
+        service: &str,
+        key: &[u8],
+        value: &[u8],
+    ) -> (Vec<Instance>, Vec<String>) {
         match self.layout {
-            Layout::GoMicro => match record::decode(value) {
-                Ok((mut instances, complaints)) => {
-                    // A slash and a dash are the same in keys, not in names.
-                    instances.retain(|instance| instance.service == service);
-                    (instances, complaints)
-                }
+            // A slash and a dash are the same in keys, not in names: it may be another service's.
+            Layout::GoMicro => match reader.decode(service, value) {
+                Ok(read) => read,
                 Err(reason) => (Vec::new(), vec![reason]),
             },
             Layout::GoZero => {
@@ -82,7 +88,8 @@ mod tests {
     fn the_key_of_an_instance_is_go_micros() {
         let config = EtcdConfig::default();
         let (key, value) = crate::vectors::captured();
-        let (instances, _) = config.read("go.micro.service.greeter", key.as_bytes(), value.as_bytes());
+        let (instances, _) =
+            config.read(&mut Reader::default(), "go.micro.service.greeter", key.as_bytes(), value.as_bytes());
         assert_eq!(config.key(&instances[0].service, &instances[0].id, 7), key);
         assert_eq!(config.key("a/b", "a/b-1/2", 7), "/micro/registry/a-b/a-b-1-2");
         assert_eq!(config.service_prefix("a/b"), "/micro/registry/a-b/");
@@ -92,8 +99,8 @@ mod tests {
     fn services_whose_names_differ_by_a_slash_do_not_mix() {
         let config = EtcdConfig::default();
         let value = config.value(&Instance::new("a/b", "h:1"));
-        assert_eq!(config.read("a/b", b"k", &value).0.len(), 1);
-        assert_eq!(config.read("a-b", b"k", &value), (Vec::new(), Vec::new()));
+        assert_eq!(config.read(&mut Reader::default(), "a/b", b"k", &value).0.len(), 1);
+        assert_eq!(config.read(&mut Reader::default(), "a-b", b"k", &value), (Vec::new(), Vec::new()));
     }
 
     #[test]
@@ -103,8 +110,11 @@ mod tests {
         let key = config.key("user.rpc", "anything", 7_587_899_049_437_600_777);
         assert_eq!(key, "user.rpc/7587899049437600777");
         assert_eq!(config.value(&instance), b"10.0.0.1:8080");
-        assert_eq!(config.read("user.rpc", key.as_bytes(), b"10.0.0.1:8080"), (vec![instance], Vec::new()));
-        let (instances, complaints) = config.read("user.rpc", b"x", b"\xff");
+        assert_eq!(
+            config.read(&mut Reader::default(), "user.rpc", key.as_bytes(), b"10.0.0.1:8080"),
+            (vec![instance], Vec::new())
+        );
+        let (instances, complaints) = config.read(&mut Reader::default(), "user.rpc", b"x", b"\xff");
         assert_eq!((instances.len(), complaints.len()), (0, 1));
     }
 }

@@ -35,6 +35,7 @@ mod complaints;
 mod error;
 mod keeper;
 mod layout;
+mod limits;
 mod outage;
 mod record;
 mod servers;
@@ -49,5 +50,5 @@ pub use registry::EtcdRegistry;
 /// What reads what others wrote, for tests that hand it all that bytes can be.
 #[doc(hidden)]
 pub mod reading {
-    pub use crate::record::decode;
+    pub use crate::record::{Reader, service_name};
 }

@@ -12,12 +12,9 @@ use etcd_client::{ConnectOptions, KvClient, LeaseClient, WatchClient};
 use micro_core::{Error, ErrorKind, Result};
 use tokio::{net::TcpStream, sync::OnceCell};
 
-use crate::{EtcdConfig, error};
+use crate::{EtcdConfig, error, limits::ANSWER_BYTES_MAX};
 
 const CONNECT: &str = "registry.connect";
-
-/// Ten thousand instances are some 30 MiB.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 pub(crate) struct Servers {
     connections: Vec<OnceCell<Connection>>,

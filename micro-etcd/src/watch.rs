@@ -13,7 +13,7 @@ use tokio::{
     time::{Duration, Instant, sleep, sleep_until},
 };
 
-use crate::{client::Client, outage::Outage};
+use crate::{client::Client, limits::INSTANCES_MAX, outage::Outage, record::Reader};
 
 /// The longest wait after a failure; at first it is 200 ms.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -27,17 +27,36 @@ const COMPACTED_PAUSE: Duration = Duration::from_millis(50);
 const LIVED: Duration = Duration::from_secs(30);
 
 /// The instances of a service by their keys, at a revision of etcd's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Listing {
     by_key: BTreeMap<Vec<u8>, Vec<Instance>>,
     revision: i64,
+    reader: Reader,
 }
 
 impl Listing {
     pub(crate) async fn of(client: &Client, operation: &'static str, service: &str) -> Result<Self> {
         let answer = client.list(operation, &client.config.service_prefix(service)).await?;
-        let read = |held: &KeyValue| (held.key().to_vec(), read(client, service, held));
-        Ok(Self { by_key: answer.kvs().iter().map(read).collect(), revision: revision(&answer) })
+        let mut listing = Self { by_key: BTreeMap::new(), revision: revision(&answer), reader: Reader::default() };
+        for held in answer.kvs() {
+            let instances = listing.read(client, service, held);
+            if !instances.is_empty() {
+                listing.by_key.insert(held.key().to_vec(), instances);
+            }
+        }
+        Ok(listing)
+    }
+
+    /// The instances of a key; none where there are more keys than are read.
+    fn read(&mut self, client: &Client, service: &str, held: &KeyValue) -> Vec<Instance> {
+        if self.by_key.len() >= INSTANCES_MAX && !self.by_key.contains_key(held.key()) {
+            let reason = format!("of more than {INSTANCES_MAX} keys the rest is left out");
+            client.complaints.say(client.config.service_prefix(service).as_bytes(), vec![reason]);
+            return Vec::new();
+        }
+        let (instances, reasons) = client.config.read(&mut self.reader, service, held.key(), held.value());
+        client.complaints.say(held.key(), reasons);
+        instances
     }
 
     /// Sorted by id, each id once.
@@ -65,12 +84,6 @@ impl Listing {
 
 fn revision(answer: &GetResponse) -> i64 {
     answer.header().map_or(0, etcd_client::ResponseHeader::revision)
-}
-
-fn read(client: &Client, service: &str, held: &KeyValue) -> Vec<Instance> {
-    let (instances, reasons) = client.config.read(service, held.key(), held.value());
-    client.complaints.say(held.key(), reasons);
-    instances
 }
 
 /// Begins a watch with a snapshot. Its task goes on through failures and ends with the watch.
@@ -182,7 +195,7 @@ impl Follower {
     ) -> std::result::Result<(), Unheard> {
         for held in message.events().iter().filter_map(etcd_client::Event::kv) {
             // A deleted key has no version and no value.
-            let now = if held.version() == 0 { Vec::new() } else { read(&self.client, &self.service, held) };
+            let now = if held.version() == 0 { Vec::new() } else { told.read(&self.client, &self.service, held) };
             for change in told.apply(held.key(), now) {
                 self.tell(change).await?;
             }
@@ -255,7 +268,7 @@ mod tests {
             std::mem::drop(registry.register(other, RegisterOptions::default()).await.unwrap());
         }
         let now = Listing::of(&client, OPERATION, "greeter").await.unwrap().revision;
-        let first = Listing { by_key: BTreeMap::new(), revision: revision_of(now) };
+        let first = Listing { by_key: BTreeMap::new(), revision: revision_of(now), reader: Reader::default() };
         let servers = [own.0.url().trim_start_matches("etcd://")];
         let mut etcd = etcd_client::Client::connect(servers, None).await.unwrap();
         etcd.compact(now, None).await.unwrap();
@@ -309,7 +322,7 @@ mod tests {
     #[test]
     fn a_change_of_a_key_says_what_is_new_and_what_is_gone() {
         let [a, b] = ["a", "b"].map(|id| Instance::new("greeter", "h:1").with_id(id));
-        let mut listing = Listing { by_key: BTreeMap::new(), revision: 1 };
+        let mut listing = Listing { by_key: BTreeMap::new(), revision: 1, reader: Reader::default() };
         let both = vec![a.clone(), b.clone()];
         assert_eq!(listing.apply(b"1", both), [InstanceChange::Put(a.clone()), InstanceChange::Put(b.clone())]);
         assert_eq!(listing.apply(b"1", vec![a.clone()]), [InstanceChange::Removed("b".to_owned())]);

@@ -12,10 +12,7 @@ use reqwest::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{sleep, timeout};
 
-use crate::{ConsulConfig, complaints::Complaints, error};
-
-/// No answer of Consul comes near: ten thousand instances are some 20 MiB.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+use crate::{ConsulConfig, complaints::Complaints, error, limits::ANSWER_BYTES_MAX};
 
 /// Between two questions for the leader of an agent that is just starting.
 const LEADER_INTERVAL: Duration = Duration::from_millis(100);

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use micro_core::registry::{Endpoint, Instance, RegisterOptions};
+use micro_core::registry::{
+    Endpoint, Instance, RegisterOptions,
+    bounded::{FirstOf, Pairs},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -15,7 +18,8 @@ use crate::{
     CheckKind, ConsulConfig,
     complaints::Complaint,
     go_duration::go_duration,
-    tags::{self, TOGETHER_BYTES_MAX},
+    limits::{CHECKS_MAX, COMPLAINTS_MAX, ENTRIES_MAX, Left, METADATA_BYTES_MAX, TAGS_MAX},
+    tags,
 };
 
 /// How much of an id or a reason is told.
@@ -72,8 +76,10 @@ pub(crate) struct Service {
     id: Option<String>,
     address: Option<String>,
     port: Option<i64>,
-    tags: Option<Vec<Option<String>>>,
-    meta: Option<BTreeMap<String, Option<String>>>,
+    #[serde(default)]
+    tags: FirstOf<Option<String>, TAGS_MAX>,
+    #[serde(default)]
+    meta: Pairs<META_COUNT_MAX, METADATA_BYTES_MAX>,
 }
 
 /// An entry of `GET /v1/health/service/NAME`.
@@ -82,7 +88,8 @@ pub(crate) struct Service {
 struct HealthEntry {
     node: Option<Node>,
     service: Option<Service>,
-    checks: Option<Vec<Option<CheckState>>>,
+    #[serde(default)]
+    checks: FirstOf<Option<CheckState>, CHECKS_MAX>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -193,21 +200,23 @@ pub struct Reading {
 /// Reads an answer of `GET /v1/health/service/NAME`: its instances none of whose checks is critical.
 ///
 /// An entry that cannot be called, or that is none, is left out with a complaint, and so is a tag
-/// that cannot be read. The memory that it takes is in proportion to the answer, and to
-/// 16 MiB that its tags may hold.
+/// that cannot be read, and what is above a limit of `limits.rs`.
 ///
 /// # Errors
 ///
 /// Where it is no list of JSON.
 pub fn instances(service: &str, answer: &[u8]) -> serde_json::Result<Reading> {
     // Entry by entry: one that is malformed is not to hide the others.
-    let entries = serde_json::from_slice::<Option<Vec<&RawValue>>>(answer)?.unwrap_or_default();
-    let mut reader = Reader { unpacked_bytes_left: TOGETHER_BYTES_MAX, ..Reader::default() };
-    for entry in entries {
+    let entries = serde_json::from_slice::<FirstOf<&RawValue, ENTRIES_MAX>>(answer)?;
+    let mut reader = Reader::default();
+    for entry in entries.kept {
         match serde_json::from_str::<Option<HealthEntry>>(entry.get()) {
             Ok(entry) => reader.entry(service, entry),
             Err(cause) => reader.complain("", format!("an entry is left out: {cause}")),
         }
+    }
+    if entries.left_out > 0 {
+        reader.complain("", format!("of more than {ENTRIES_MAX} instances the rest is left out"));
     }
     reader.reading.instances.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(reader.reading)
@@ -215,7 +224,7 @@ pub fn instances(service: &str, answer: &[u8]) -> serde_json::Result<Reading> {
 
 /// The instance of a service that the agent told of, if it can be called and read as a whole.
 pub(crate) fn whole_instance(service: Service) -> Option<Instance> {
-    let mut reader = Reader { unpacked_bytes_left: TOGETHER_BYTES_MAX, ..Reader::default() };
+    let mut reader = Reader::default();
     reader.service(service);
     reader.reading.instances.pop().filter(|_| reader.reading.complaints.is_empty())
 }
@@ -228,7 +237,7 @@ fn shown(text: &str) -> String {
 /// Reads the entries of one answer.
 #[derive(Default)]
 struct Reader {
-    unpacked_bytes_left: usize,
+    left: Left,
     /// By their tags: the instances of a version have the same, and share what was read.
     endpoints: HashMap<Vec<String>, Arc<Vec<Endpoint>>>,
     reading: Reading,
@@ -241,8 +250,12 @@ impl Reader {
         };
         let is_critical = |check: &CheckState| check.status.as_deref() == Some("critical");
         let is_other = service.service.as_deref().is_some_and(|other| other != name);
-        if is_other || checks.iter().flatten().flatten().any(is_critical) {
+        if is_other || checks.kept.iter().flatten().any(is_critical) {
             return;
+        }
+        if checks.left_out > 0 {
+            let id = service.id.unwrap_or_default();
+            return self.complain(&id, format!("it is left out: it has more than {CHECKS_MAX} checks"));
         }
         if service.address.as_ref().is_none_or(String::is_empty) {
             // Consul's rule: a service without an address has that of its node.
@@ -254,27 +267,28 @@ impl Reader {
     fn service(&mut self, service: Service) {
         let Service { service, id, address, port, tags, meta } = service;
         let (service, id) = (service.unwrap_or_default(), id.unwrap_or_default());
-        let tags: Vec<String> = tags.into_iter().flatten().flatten().collect();
+        if tags.left_out > 0 {
+            self.complain(&id, format!("of more than {TAGS_MAX} tags the rest is left out"));
+        }
+        let tags: Vec<String> = tags.kept.into_iter().flatten().collect();
         let (host, port) = (address.unwrap_or_default(), port.unwrap_or_default());
         let host = if host.contains(':') { format!("[{host}]") } else { host };
         let mut instance = Instance::new(service, format!("{host}:{port}")).with_id(&*id);
         if let Err(refusal) = instance.validate() {
             return self.complain(&id, format!("it is left out: {refusal}"));
         }
-        self.say(&mut instance, &tags, meta.unwrap_or_default());
+        self.say(&mut instance, &tags, meta.kept);
         self.reading.instances.push(instance);
     }
 
     /// Lets the instance have what its tags say.
-    fn say(&mut self, instance: &mut Instance, tags: &[String], meta: BTreeMap<String, Option<String>>) {
+    fn say(&mut self, instance: &mut Instance, tags: &[String], meta: BTreeMap<String, String>) {
         let endpoint_tags = tags::of_endpoints(tags);
         let known = self.endpoints.get(&endpoint_tags).cloned();
-        let read = tags::decode(tags, known.is_none(), &mut self.unpacked_bytes_left);
+        let read = tags::decode(tags, known.is_none(), &mut self.left);
         instance.version = read.version;
-        instance.metadata = read.metadata.unwrap_or_else(|| {
-            // No registration of go-micro's or ours, or one without metadata, whose meta is empty.
-            meta.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect()
-        });
+        // Else no registration of go-micro's or ours, or one without metadata, whose meta is empty.
+        instance.metadata = read.metadata.unwrap_or(meta);
         instance.endpoints = known.unwrap_or_else(|| {
             let endpoints = Arc::new(read.endpoints);
             self.endpoints.insert(endpoint_tags, endpoints.clone());
@@ -286,6 +300,9 @@ impl Reader {
     }
 
     fn complain(&mut self, id: &str, reason: String) {
+        if self.reading.complaints.len() == COMPLAINTS_MAX {
+            return;
+        }
         self.reading.complaints.push(Complaint { id: shown(id), reason: shown(&reason) });
     }
 }
@@ -444,6 +461,32 @@ mod tests {
             let reading = read(json!([{"Service": service, "Checks": states}]));
             assert_eq!((reading.instances.len(), reading.complaints.len()), (usize::from(is_live), 0), "{states}");
         }
+    }
+
+    /// A few bytes of each become a hundred of memory.
+    #[test]
+    fn of_an_answer_without_end_the_beginning_is_read() {
+        let text = |list: String| instances("web", format!("[{list}]").as_bytes()).unwrap();
+        let service =
+            |id: usize, more: &str| format!(r#"{{"Service":{{"ID":"{id:06}","Service":"web","Port":80{more}}}"#);
+        let address = r#","Address":"h""#;
+        let many = (0..ENTRIES_MAX + 2).map(|id| service(id, address) + "}").collect::<Vec<_>>().join(",");
+        let reading = text(many);
+        assert_eq!(reading.instances.len(), ENTRIES_MAX);
+        assert_eq!(reading.complaints.len(), 1, "{:?}", reading.complaints);
+
+        let reading = text("{},".repeat(ENTRIES_MAX) + "7");
+        assert_eq!((reading.instances.len(), reading.complaints.len()), (0, COMPLAINTS_MAX));
+
+        let tags = format!(r#"{address},"Tags":["v=1"{}]"#, r#","""#.repeat(TAGS_MAX));
+        let checks = format!(r#","Checks":[{}]}}"#, vec!["{}"; CHECKS_MAX + 1].join(","));
+        let reading =
+            text([service(1, &tags) + "}", service(2, address) + &checks, service(3, address) + "}"].join(","));
+        let ids: Vec<&str> = reading.instances.iter().map(|instance| &*instance.id).collect();
+        assert_eq!((ids, &*reading.instances[0].version), (vec!["000001", "000003"], "1"));
+        let reasons =
+            reading.complaints.iter().map(|complaint| (&*complaint.id, complaint.reason.contains("more than")));
+        assert_eq!(reasons.collect::<Vec<_>>(), [("000001", true), ("000002", true)]);
     }
 
     #[test]

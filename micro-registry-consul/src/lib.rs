@@ -43,6 +43,7 @@ mod encoding;
 mod error;
 mod go_duration;
 mod keeper;
+mod limits;
 mod outage;
 mod tags;
 #[cfg(feature = "tls")]
@@ -62,6 +63,7 @@ pub mod reading {
     pub use crate::{
         complaints::Complaint,
         encoding::{Reading, instances},
+        limits::Left,
         tags::{Tags, decode},
     };
 }

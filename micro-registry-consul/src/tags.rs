@@ -13,19 +13,17 @@ use std::{
 use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
 use micro_core::{
     Error, ErrorKind, Result,
-    registry::{Endpoint, Instance},
+    registry::{
+        Endpoint, Instance,
+        bounded::{JsonSize, Pairs},
+    },
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
-/// The longest tag that is looked at: zlib and hex make of [`UNPACKED_BYTES_MAX`] hardly more than
-/// twice as much, however badly it packs.
-const TAG_BYTES_MAX: usize = 1 << 20;
-
-/// The most that one tag may hold: an endpoint of thousands of fields has less.
-const UNPACKED_BYTES_MAX: usize = 256 << 10;
-
-/// The most that the tags of one answer may hold together, those of the same endpoints counted once.
-pub(crate) const TOGETHER_BYTES_MAX: usize = 16 << 20;
+use crate::limits::{
+    ENDPOINT_DEPTH_MAX, ENDPOINT_VALUES_MAX, ENDPOINTS_MAX, Left, METADATA_BYTES_MAX, METADATA_COUNT_MAX,
+    TAG_BYTES_MAX, UNPACKED_BYTES_MAX,
+};
 
 /// What the tags of one registration say, as far as they can be read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -36,7 +34,7 @@ pub struct Tags {
     pub metadata: Option<BTreeMap<String, String>>,
     /// The endpoints, in the order of their tags.
     pub endpoints: Vec<Endpoint>,
-    /// Why some were left out, without their contents.
+    /// Why some were left out, without their contents; each reason once.
     pub complaints: Vec<String>,
 }
 
@@ -53,41 +51,83 @@ pub(crate) fn encode(instance: &Instance) -> Vec<String> {
 ///
 /// `InvalidArgument`, naming what is too large.
 pub(crate) fn check(instance: &Instance) -> Result<()> {
-    match decode(&encode(instance), true, &mut { TOGETHER_BYTES_MAX }).complaints.pop() {
+    match decode(&encode(instance), true, &mut Left::default()).complaints.pop() {
         None => Ok(()),
         Some(complaint) => {
-            let message = "the instance says too much: at most 256 KiB of a pair of metadata, an endpoint, the version";
+            let message = "the instance says more in its metadata, endpoints and version than anybody would read";
             let error = Error::new(ErrorKind::InvalidArgument, "registry.register", message);
             Err(error.with_context("id", &instance.id).with_context("cause", complaint))
         }
     }
 }
 
-/// Reads tags; what is not go-micro's is passed over. `unpacked_bytes_left` is how much they may hold
-/// together, and afterwards what is left of it. Those of endpoints may be known already.
-pub fn decode(tags: &[String], with_endpoints: bool, unpacked_bytes_left: &mut usize) -> Tags {
+/// Reads tags; what is not go-micro's is passed over. `left` is how much they may hold together, and
+/// afterwards what is left of it. Those of endpoints may be known already.
+pub fn decode(tags: &[String], with_endpoints: bool, left: &mut Left) -> Tags {
     let mut read = Tags::default();
     for tag in of_kind(tags, 't', true) {
-        let pairs = read.metadata.get_or_insert_default();
-        match json::<BTreeMap<String, String>>(tag, unpacked_bytes_left) {
-            Ok(found) => pairs.extend(found),
-            Err(reason) => read.complaints.push(complaint("metadata", reason)),
+        read.metadata.get_or_insert_default();
+        match json(tag, usize::MAX, left).and_then(pairs) {
+            Ok(found) => read.say(found),
+            Err(reason) => read.complain("metadata", reason),
         }
     }
     for tag in of_kind(tags, 'e', true).filter(|_| with_endpoints) {
-        match json(tag, unpacked_bytes_left) {
+        if read.endpoints.len() == ENDPOINTS_MAX {
+            read.complain("an endpoint", TOO_MANY_ENDPOINTS);
+            break;
+        }
+        match json(tag, ENDPOINT_VALUES_MAX, left).and_then(endpoint) {
             Ok(endpoint) => read.endpoints.push(endpoint),
-            Err(reason) => read.complaints.push(complaint("an endpoint", reason)),
+            Err(reason) => read.complain("an endpoint", reason),
         }
     }
     if let Some(tag) = of_kind(tags, 'v', false).next() {
-        let text = text(tag, unpacked_bytes_left).and_then(|bytes| String::from_utf8(bytes).map_err(|_| NOT_TEXT));
+        let text = text(tag, left).and_then(|bytes| String::from_utf8(bytes).map_err(|_| NOT_TEXT));
         match text {
             Ok(version) => read.version = version,
-            Err(reason) => read.complaints.push(complaint("the version", reason)),
+            Err(reason) => read.complain("the version", reason),
         }
     }
     read
+}
+
+impl Tags {
+    /// Takes pairs in as far as they fit.
+    fn say(&mut self, found: TagPairs) {
+        let known = self.metadata.get_or_insert_default();
+        let mut is_whole = found.left_out == 0;
+        let mut bytes: usize = known.iter().map(|(name, value)| name.len() + value.len()).sum();
+        for (name, value) in found.kept {
+            bytes += name.len() + value.len();
+            if bytes <= METADATA_BYTES_MAX && (known.len() < METADATA_COUNT_MAX || known.contains_key(&name)) {
+                known.insert(name, value);
+            } else {
+                is_whole = false;
+            }
+        }
+        if !is_whole {
+            self.complain("metadata", TOO_MUCH_METADATA);
+        }
+    }
+
+    fn complain(&mut self, what: &str, reason: &str) {
+        let complaint = complaint(what, reason);
+        if !self.complaints.contains(&complaint) {
+            self.complaints.push(complaint);
+        }
+    }
+}
+
+type TagPairs = Pairs<METADATA_COUNT_MAX, METADATA_BYTES_MAX>;
+
+fn pairs(text: Vec<u8>) -> std::result::Result<TagPairs, &'static str> {
+    serde_json::from_slice(&text).map_err(|_| NOT_JSON)
+}
+
+/// One of `null` is an empty one, as in Go.
+fn endpoint(text: Vec<u8>) -> std::result::Result<Endpoint, &'static str> {
+    serde_json::from_slice::<Option<Endpoint>>(&text).map(Option::unwrap_or_default).map_err(|_| NOT_JSON)
 }
 
 /// The tags of endpoints among these, by which two registrations can be seen to have the same.
@@ -121,31 +161,46 @@ const NOT_TEXT: &str = "it is not UTF-8";
 const NOT_JSON: &str = "it is not the JSON that go-micro writes";
 const TOO_LONG: &str = "it is longer than a mebibyte";
 const TOO_LARGE: &str = "it holds more than 256 KiB";
+const TOO_MANY_ENDPOINTS: &str = "the instance has more than 1000";
+const TOO_MUCH_METADATA: &str = "the instance has more than 1000 pairs or 512 KiB";
+const TOO_MANY_VALUES: &str = "it holds too many values";
+const TOO_DEEP: &str = "its values lie too deep in each other";
 const TOO_MUCH: &str = "the answer's tags hold too much together";
 
 fn complaint(what: &str, reason: &str) -> String {
     format!("a tag of {what} is left out: {reason}")
 }
 
-fn json<T: DeserializeOwned>(tag: Tag<'_>, bytes_left: &mut usize) -> std::result::Result<T, &'static str> {
-    serde_json::from_slice(&text(tag, bytes_left)?).map_err(|_| NOT_JSON)
+/// The text of a tag whose JSON, not parsed yet, holds no more than `values_max` values.
+fn json(tag: Tag<'_>, values_max: usize, left: &mut Left) -> std::result::Result<Vec<u8>, &'static str> {
+    let text = text(tag, left)?;
+    let size = JsonSize::of(&text);
+    let values_left = left.values.checked_sub(size.values);
+    match () {
+        () if size.values > values_max => Err(TOO_MANY_VALUES),
+        () if size.depth > ENDPOINT_DEPTH_MAX => Err(TOO_DEEP),
+        () => {
+            left.values = values_left.ok_or(TOO_MUCH)?;
+            Ok(text)
+        }
+    }
 }
 
-fn text(tag: Tag<'_>, bytes_left: &mut usize) -> std::result::Result<Vec<u8>, &'static str> {
+fn text(tag: Tag<'_>, left: &mut Left) -> std::result::Result<Vec<u8>, &'static str> {
     if tag.contents.len() > TAG_BYTES_MAX {
         return Err(TOO_LONG);
     }
     // Whatever becomes of it: what was unpacked is taken off, and no more is unpacked than is left.
-    let limit = UNPACKED_BYTES_MAX.min(*bytes_left) + 1;
+    let limit = UNPACKED_BYTES_MAX.min(left.bytes) + 1;
     let (bytes, is_whole) = match tag.is_packed {
         true => unpacked(tag.contents, limit)?,
         false => (tag.contents.as_bytes().to_vec(), true),
     };
-    let left = bytes_left.checked_sub(bytes.len());
-    *bytes_left = left.unwrap_or(0);
+    let bytes_left = left.bytes.checked_sub(bytes.len());
+    left.bytes = bytes_left.unwrap_or(0);
     match () {
         () if bytes.len() > UNPACKED_BYTES_MAX => Err(TOO_LARGE),
-        () if left.is_none() => Err(TOO_MUCH),
+        () if bytes_left.is_none() => Err(TOO_MUCH),
         () if !is_whole => Err(NOT_ZLIB),
         () => Ok(bytes),
     }
@@ -178,7 +233,7 @@ mod tests {
 
     fn read(tags: &[&str]) -> Tags {
         let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
-        decode(&tags, true, &mut (16 << 20))
+        decode(&tags, true, &mut Left::default())
     }
 
     fn packed_text(kind: char, text: &str) -> String {
@@ -203,7 +258,7 @@ mod tests {
             .with_metadata("zone", "östlich 1")
             .with_metadata("", "")
             .with_endpoints([Endpoint::new("Greeter.Hello").with_request(hello), Endpoint::new("Greeter.Bye")]);
-        let found = decode(&encode(&instance), true, &mut (16 << 20));
+        let found = decode(&encode(&instance), true, &mut Left::default());
         let expected = Tags {
             version: String::new(),
             metadata: Some(instance.metadata.clone()),
@@ -218,11 +273,10 @@ mod tests {
     fn what_was_unpacked_in_vain_is_taken_off_as_well() {
         let bomb = packed_text('e', &"x".repeat(2 * UNPACKED_BYTES_MAX));
         let tags: Vec<String> = std::iter::repeat_n(bomb, 10).collect();
-        let mut left = 3 * (UNPACKED_BYTES_MAX + 1) + 10;
+        let mut left = Left { bytes: 3 * (UNPACKED_BYTES_MAX + 1) + 10, ..Left::default() };
         let found = decode(&tags, true, &mut left);
-        let counts =
-            [TOO_LARGE, TOO_MUCH].map(|reason| found.complaints.iter().filter(|text| text.contains(reason)).count());
-        assert_eq!((counts, left), ([3, 7], 0));
+        assert_eq!(found.complaints, [TOO_LARGE, TOO_MUCH].map(|reason| complaint("an endpoint", reason)));
+        assert_eq!(left.bytes, 0);
     }
 
     #[test]
@@ -270,7 +324,7 @@ mod tests {
             ("t-789", NOT_HEX),
             ("t-öö", NOT_HEX),
             (&packed_text('t', r#"{"a":1}"#), NOT_JSON),
-            (&packed_text('t', "null "), NOT_JSON),
+            (&packed_text('t', "[]"), NOT_JSON),
             (&packed('v', b"\xff"), NOT_TEXT),
             (&bomb, TOO_LARGE),
             (&format!("e={}", " ".repeat(UNPACKED_BYTES_MAX + 1)), TOO_LARGE),
@@ -303,10 +357,50 @@ mod tests {
     #[test]
     fn the_tags_of_an_answer_hold_only_so_much_together() {
         let tags = vec![packed_text('e', &format!(r#"{{"name":"{}"}}"#, "a".repeat(1000))); 10];
-        let mut left = 5_100;
+        let mut left = Left { bytes: 5_100, ..Left::default() };
         let found = decode(&tags, true, &mut left);
-        assert_eq!((found.endpoints.len(), found.complaints.len()), (5, 5));
+        assert_eq!((found.endpoints.len(), found.complaints.len()), (5, 1));
         assert_eq!(found.complaints[0], complaint("an endpoint", TOO_MUCH));
-        assert!(left < 1_000);
+        assert!(left.bytes < 1_000);
+
+        let found = decode(&tags, true, &mut Left { values: 11, ..Left::default() });
+        assert_eq!((found.endpoints.len(), found.complaints), (5, vec![complaint("an endpoint", TOO_MUCH)]));
+    }
+
+    #[test]
+    fn null_is_what_it_is_in_go() {
+        let found = read(&[r#"t={"a":null}"#, "t=null", r#"e={"name":"a","request":{"values":[null]}}"#, "e=null"]);
+        assert_eq!(found.metadata, Some(BTreeMap::from([("a".to_owned(), String::new())])));
+        let request = EndpointValue::default().with_values([EndpointValue::default()]);
+        assert_eq!(found.endpoints, [Endpoint::new("a").with_request(request), Endpoint::default()]);
+        assert_eq!(found.complaints, [] as [String; 0]);
+    }
+
+    #[test]
+    fn what_is_above_a_limit_is_left_out_with_one_complaint_and_the_rest_is_read() {
+        let many: Vec<String> = (0..ENDPOINTS_MAX + 2).map(|n| format!(r#"e={{"name":"{n}"}}"#)).collect();
+        let found = decode(&many, true, &mut Left::default());
+        assert_eq!(found.endpoints.len(), ENDPOINTS_MAX);
+        assert_eq!(found.complaints, [complaint("an endpoint", TOO_MANY_ENDPOINTS)]);
+
+        let [wide, wider, deep] = [
+            format!(r#"e={{"request":{{"values":[{}null]}}}}"#, "null,".repeat(50_000)),
+            format!(r#"e={{"request":{{"values":[{}{{}}]}}}}"#, "{},".repeat(80_000)),
+            format!(r#"e={{"request":{}{}}}"#, r#"{"values":["#.repeat(40), "]}".repeat(40)),
+        ];
+        assert_eq!(read(&[&wide]).endpoints[0].request.as_ref().unwrap().values.len(), 50_001);
+        let found = read(&[&wider, &deep, r#"e={"name":"a"}"#]);
+        assert_eq!(found.endpoints, [Endpoint::new("a")]);
+        assert_eq!(found.complaints, [TOO_MANY_VALUES, TOO_DEEP].map(|reason| complaint("an endpoint", reason)));
+
+        let pairs = |from: usize| (from..from + 600).map(|n| format!(r#""{n}":"""#)).collect::<Vec<_>>().join(",");
+        let found = read(&[&format!("t={{{}}}", pairs(0)), &format!("t={{{}}}", pairs(600)), r#"t={"5":"again"}"#]);
+        let metadata = found.metadata.unwrap();
+        assert_eq!((metadata.len(), &*metadata["5"]), (METADATA_COUNT_MAX, "again"));
+        assert_eq!(found.complaints, [complaint("metadata", TOO_MUCH_METADATA)]);
+        let long = |name: &str| format!(r#"t={{"{name}":"{}"}}"#, "x".repeat(200_000));
+        let found = read(&[&long("a"), &long("b"), &long("c"), r#"t={"d":"1"}"#]);
+        assert_eq!(found.metadata.unwrap().into_keys().collect::<String>(), "abd");
+        assert_eq!(found.complaints, [complaint("metadata", TOO_MUCH_METADATA)]);
     }
 }

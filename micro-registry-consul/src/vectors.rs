@@ -8,10 +8,9 @@ use serde_json::{Value, json};
 use crate::{
     CheckKind, ConsulConfig,
     encoding::{ServiceRegistration, check_id, instances},
+    limits::Left,
     tags,
 };
-
-const MUCH: usize = 16 << 20;
 
 fn vector(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
@@ -122,7 +121,7 @@ fn the_services_of_an_agent_are_read_and_written_again() {
 /// What the tags hold, sorted: go-micro writes metadata in an order of chance.
 fn said(tags: Value) -> Vec<String> {
     let tags: Vec<String> = serde_json::from_value(tags).unwrap();
-    let read = tags::decode(&tags, true, &mut { MUCH });
+    let read = tags::decode(&tags, true, &mut Left::default());
     assert_eq!(read.complaints, [] as [String; 0]);
     let metadata = read.metadata.into_iter().flatten().map(|(name, value)| json!({name: value}).to_string());
     let endpoints = read.endpoints.iter().map(|endpoint| serde_json::to_string(endpoint).unwrap());

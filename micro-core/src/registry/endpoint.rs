@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::bounded::Pairs;
+
 /// One thing that an instance answers: a method, or a topic that it is subscribed to.
 ///
 /// Its JSON is go-micro's, members in that order: `request`, `response`, `metadata`, `name`. What is
-/// missing or `null` when read is empty.
+/// missing or `null` when read is empty, as Go reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Endpoint {
@@ -20,7 +22,7 @@ pub struct Endpoint {
     pub response: Option<EndpointValue>,
     /// Names and values beside it: `stream` = `true` of a streaming method, `subscriber` = `true` and
     /// `topic` of a subscriber.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "pairs")]
     pub metadata: BTreeMap<String, String>,
     /// `Handler.Method`, for instance `Greeter.Hello`.
     #[serde(default, deserialize_with = "or_default")]
@@ -66,7 +68,7 @@ pub struct EndpointValue {
     #[serde(rename = "type", default, deserialize_with = "or_default")]
     pub type_name: String,
     /// The fields of a message, in their order; empty, and `null` in JSON, for what has none.
-    #[serde(default, deserialize_with = "or_default", serialize_with = "null_where_empty")]
+    #[serde(default, deserialize_with = "list", serialize_with = "null_where_empty")]
     pub values: Vec<EndpointValue>,
 }
 
@@ -87,6 +89,15 @@ impl EndpointValue {
 /// Go writes what is empty as `null`.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<EndpointValue>, D::Error> {
+    let values = <Option<Vec<Option<EndpointValue>>>>::deserialize(deserializer)?;
+    Ok(values.into_iter().flatten().map(Option::unwrap_or_default).collect())
+}
+
+fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    Pairs::<{ usize::MAX }, { usize::MAX }>::deserialize(deserializer).map(|pairs| pairs.kept)
 }
 
 fn null_where_empty<S: serde::Serializer>(values: &[EndpointValue], serializer: S) -> Result<S::Ok, S::Error> {
@@ -131,6 +142,17 @@ mod tests {
         let text = r#"{"name":"a","request":{"name":null,"type":null,"values":[{"values":null,"more":1}]}}"#;
         let nested = EndpointValue::default().with_values([EndpointValue::default()]);
         assert_eq!(serde_json::from_str::<Endpoint>(text).unwrap(), Endpoint::new("a").with_request(nested));
+    }
+
+    #[test]
+    fn null_in_lists_and_maps_is_the_empty_value_that_it_is_in_go() {
+        let text = r#"{"metadata":{"a":null,"b":"1"},"response":{"name":"R","values":[null,{"name":"f"},null]}}"#;
+        let fields = [EndpointValue::default(), EndpointValue::new("f", ""), EndpointValue::default()];
+        let expected = Endpoint::default()
+            .with_response(EndpointValue::new("R", "").with_values(fields))
+            .with_metadata("a", "")
+            .with_metadata("b", "1");
+        assert_eq!(serde_json::from_str::<Endpoint>(text).unwrap(), expected);
     }
 
     #[test]

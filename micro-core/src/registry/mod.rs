@@ -1,5 +1,6 @@
 //! The registry port: where the instances of a service are.
 
+pub mod bounded;
 mod cached;
 mod endpoint;
 mod memory;

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use flate2::{Compression, write::ZlibEncoder};
-use micro_registry_consul::reading::{decode, instances};
+use micro_registry_consul::reading::{Left, decode, instances};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -73,13 +73,14 @@ fn entries() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn tags_of_any_text_are_read_within_the_limit(tags in prop::collection::vec(tag(), 0..12)) {
-        let mut left = LIMIT;
+        let limits = Left { bytes: LIMIT, values: 100 };
+        let mut left = limits;
         let read = decode(&tags, true, &mut left);
         let metadata = read.metadata.iter().flatten().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        prop_assert!(left <= LIMIT && metadata + read.version.len() <= LIMIT - left);
+        prop_assert!(left.bytes <= LIMIT && metadata + read.version.len() <= LIMIT - left.bytes);
         prop_assert!(read.endpoints.len() + read.complaints.len() <= tags.len());
-        let mut nothing = 0;
-        let read = decode(&tags, true, &mut nothing);
+        prop_assert!(read.endpoints.len() + read.metadata.map_or(0, |pairs| pairs.len()) <= limits.values - left.values);
+        let read = decode(&tags, true, &mut Left { bytes: 0, values: 0 });
         prop_assert!(read.version.is_empty() && read.endpoints.is_empty());
     }
 
