@@ -1,44 +1,25 @@
 //! Keeps one registered instance alive: its lease, and registering again what etcd lost.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use micro_core::{
     Error, ErrorKind, Result,
     registry::{Instance, RegisterOptions},
 };
-use tokio::{sync::Mutex, task::AbortHandle, time::sleep};
+use tokio::time::sleep;
 
 use crate::{
     client::{Client, Held},
     outage::Outage,
+    places::{Claim, Places},
 };
 
 const OPERATION: &str = "registry.heartbeat";
 
-/// Who keeps which key in this process. Whoever changes what etcd has of an instance holds the lock,
-/// so that nobody registers again what another one just replaced or withdrew.
-pub(crate) type Keepers = Arc<Mutex<HashMap<(String, String), Kept>>>;
-
-/// One registration of an id; a later one of the same id has another generation.
-pub(crate) struct Kept {
-    pub(crate) generation: u64,
-    pub(crate) claim: Claim,
-    pub(crate) task: AbortHandle,
-}
-
-/// What an instance has in etcd.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Claim {
-    pub(crate) key: String,
-    pub(crate) lease: i64,
-    /// Whether the lease was there before; then others may have keys of it.
-    pub(crate) is_adopted: bool,
-}
-
 /// One registration's task.
 pub(crate) struct Keeper {
     pub(crate) client: Client,
-    pub(crate) keepers: Keepers,
+    pub(crate) places: Places,
     pub(crate) generation: u64,
     pub(crate) instance: Instance,
     pub(crate) options: RegisterOptions,
@@ -83,15 +64,13 @@ impl Keeper {
     }
 
     async fn claim(&self) -> Option<Claim> {
-        let keepers = self.keepers.lock().await;
-        let kept = keepers.get(&place(&self.instance))?;
-        (kept.generation == self.generation).then(|| kept.claim.clone())
+        let mut place = self.places.of(&self.instance).await;
+        place.of_generation(self.generation).map(|kept| kept.claim.clone())
     }
 
     async fn restore(&self) -> Result<()> {
-        let mut keepers = self.keepers.lock().await;
-        let kept = keepers.get_mut(&place(&self.instance)).filter(|kept| kept.generation == self.generation);
-        let Some(kept) = kept else { return Ok(()) };
+        let mut place = self.places.of(&self.instance).await;
+        let Some(kept) = place.of_generation(self.generation) else { return Ok(()) };
         let held = self.client.held(OPERATION, &kept.claim.key).await?;
         if held.is_some_and(|held| held.value != self.client.config.value(&self.instance)) {
             let message = "another process has registered this id: give each instance an id of its own";
@@ -107,11 +86,6 @@ impl Keeper {
         }
         Ok(())
     }
-}
-
-/// What is kept for an instance is found by its service and id.
-pub(crate) fn place(instance: &Instance) -> (String, String) {
-    (instance.service.clone(), instance.id.clone())
 }
 
 /// Registers the instance, or replaces what etcd has of it. What it has already, kept by a lease of the

@@ -37,6 +37,7 @@ mod keeper;
 mod layout;
 mod limits;
 mod outage;
+mod places;
 mod record;
 mod servers;
 mod watch;

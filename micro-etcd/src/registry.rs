@@ -19,7 +19,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     EtcdConfig, Layout,
     client::Client,
-    keeper::{Keeper, Keepers, Kept, announce, give_up, place},
+    keeper::{Keeper, announce, give_up},
+    places::{Kept, Places},
     record,
     watch::{self, Listing},
 };
@@ -38,7 +39,7 @@ use crate::{
 #[derive(Clone)]
 pub struct EtcdRegistry {
     client: Client,
-    keepers: Keepers,
+    places: Places,
     generations: Arc<AtomicU64>,
 }
 
@@ -52,7 +53,7 @@ impl EtcdRegistry {
     /// `connect_timeout`; `Unauthenticated` where there is no such user, or one is needed;
     /// `PermissionDenied` where its roles do not reach the registry's keys.
     pub async fn connect(config: EtcdConfig) -> Result<Self> {
-        Ok(Self { client: Client::connect(config).await?, keepers: Keepers::default(), generations: Arc::default() })
+        Ok(Self { client: Client::connect(config).await?, places: Places::default(), generations: Arc::default() })
     }
 }
 
@@ -78,12 +79,12 @@ impl Registry for EtcdRegistry {
         instance.validate()?;
         validate(&options)?;
         record::check(&instance)?;
-        let mut keepers = self.keepers.lock().await;
+        let mut place = self.places.of(&instance).await;
         let claim = announce(&self.client, "registry.register", &instance, &options).await?;
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
         let keeper = Keeper {
             client: self.client.clone(),
-            keepers: self.keepers.clone(),
+            places: self.places.clone(),
             generation,
             instance: instance.clone(),
             options,
@@ -91,13 +92,13 @@ impl Registry for EtcdRegistry {
         // Owned by the registration: if nobody can close it any more, the TTL ends the instance.
         let task = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
         let kept = Kept { generation, claim: claim.clone(), task: task.abort_handle() };
-        if let Some(replaced) = keepers.insert(place(&instance), kept) {
+        if let Some(replaced) = place.replace(kept) {
             replaced.task.abort();
             if replaced.claim.lease != claim.lease {
                 give_up(&self.client, &replaced.claim).await;
             }
         }
-        drop(keepers);
+        drop(place);
         let (registry, registered) = (self.clone(), instance.clone());
         Ok(Registration::new(instance, move || async move {
             let closed = registry.close(registered, generation).await;
@@ -108,9 +109,8 @@ impl Registry for EtcdRegistry {
 
     async fn deregister(&self, service: &str, id: &str) -> Result<()> {
         let operation = "registry.deregister";
-        let mut keepers = self.keepers.lock().await;
-        let kept = keepers.remove(&(service.to_owned(), id.to_owned()));
-        if let Some(kept) = kept {
+        let mut place = self.places.named(service, id).await;
+        if let Some(kept) = place.take() {
             kept.task.abort();
             self.client.delete(operation, &kept.claim.key).await?;
             give_up(&self.client, &kept.claim).await;
@@ -142,11 +142,8 @@ impl Registry for EtcdRegistry {
 
 impl EtcdRegistry {
     async fn close(&self, instance: Instance, generation: u64) -> Result<()> {
-        let mut keepers = self.keepers.lock().await;
-        if keepers.get(&place(&instance)).is_none_or(|kept| kept.generation != generation) {
-            return Ok(());
-        }
-        let kept = keepers.remove(&place(&instance)).expect("it was just there");
+        let mut place = self.places.of(&instance).await;
+        let Some(kept) = place.take_if(|kept| kept.generation == generation) else { return Ok(()) };
         kept.task.abort();
         // Another process may have taken the id over: what it registered is its own.
         self.client.delete_of("registry.deregister", &kept.claim.key, kept.claim.lease).await?;
@@ -163,4 +160,54 @@ fn validate(options: &RegisterOptions) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidArgument, "registry.register", message)
         .with_context("heartbeat", format!("{:?}", options.heartbeat))
         .with_context("ttl", format!("{:?}", options.ttl)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dev_servers::Kind;
+    use micro_testkit::{Fixture, Missing, eventually, ready, unique};
+
+    use super::*;
+
+    struct Shared(EtcdRegistry);
+
+    impl Fixture for Shared {
+        async fn start() -> std::result::Result<Self, Missing> {
+            let shared = tokio::task::spawn_blocking(|| dev_servers::shared(Kind::Etcd));
+            let url = shared.await.expect("it does not panic").map_err(Missing::new)?;
+            let registry = EtcdRegistry::connect(EtcdConfig::from_url(&url).expect("a URL")).await;
+            registry.map(Self).map_err(|error| Missing::new(error.report()))
+        }
+
+        fn patience(&self) -> Duration {
+            Duration::from_secs(30)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_request_of_one_instance_holds_up_no_heartbeat_of_another() {
+        let Some(Shared(registry)) = ready::<Shared>().await else { return };
+        let (slow, quick) = (unique("slow"), unique("quick"));
+        // Whoever waits for etcd holds the place; here it waits as long as the test goes on.
+        let _held = registry.places.named(&slow, "1").await;
+        let blocked =
+            registry.register(Instance::new(&*slow, "127.0.0.1:9000").with_id("1"), RegisterOptions::default());
+        assert!(tokio::time::timeout(Duration::from_millis(200), blocked).await.is_err());
+
+        let mut options = RegisterOptions::default();
+        (options.ttl, options.heartbeat) = (Duration::from_secs(2), Duration::from_millis(500));
+        let instance = Instance::new(&*quick, "127.0.0.1:9000");
+        let registration = registry.register(instance.clone(), options.clone()).await.unwrap();
+        let lives_until = std::time::Instant::now() + 2 * options.ttl;
+        eventually(Duration::from_secs(30), "it lives for two TTLs", || async {
+            let found = registry.instances(&quick).await.unwrap();
+            assert_eq!(found, std::slice::from_ref(&instance));
+            std::time::Instant::now() > lives_until
+        })
+        .await;
+        registration.close().await.unwrap();
+        assert_eq!(registry.instances(&quick).await.unwrap(), []);
+    }
 }
