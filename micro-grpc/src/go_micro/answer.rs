@@ -7,6 +7,7 @@ use super::{
     GoMicroError, StatusCompat,
     error::{details_of, in_detail, in_text},
     status_text::flattened,
+    undecoded::as_go_refuses,
 };
 use crate::body::drop_malformed_details;
 
@@ -82,6 +83,9 @@ impl ErrorForm {
 }
 
 fn as_v4_sends(status: &Status) -> Status {
+    if let Some(refusal) = as_go_refuses(status) {
+        return refusal;
+    }
     match status.code() {
         // What Go's errors of a context and plain ones become.
         code @ (Code::Cancelled | Code::DeadlineExceeded | Code::Unknown) => Status::new(code, status.message()),

@@ -30,7 +30,7 @@ pub enum StatusCompat {
     /// `UNKNOWN` stay what they are, as Go's own errors of context and plain ones do.
     ///
     /// For callers that look at that text. A [`GoMicroError`](crate::GoMicroError) and what the
-    /// server itself refuses keep their code, as in Go.
+    /// server itself refuses keep their code, as in Go; a body that cannot be decoded is among that.
     V4,
 }
 

@@ -11,6 +11,7 @@ mod json;
 pub(crate) mod mucp;
 mod receive;
 mod status_text;
+mod undecoded;
 
 pub use config::{GoMicroConfig, StatusCompat};
 pub use error::GoMicroError;

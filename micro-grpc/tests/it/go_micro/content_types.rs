@@ -215,3 +215,36 @@ async fn json_in_any_pieces_is_put_together() {
     let expected = ["Hello a", "Hello ", "Hello b"].map(|text| frame(json!({"greeting": text}).to_string().as_bytes()));
     assert_eq!((answer.status().code(), answer.data), (Code::Ok, expected.concat()));
 }
+
+#[tokio::test]
+async fn what_cannot_be_decoded_is_refused_as_gos_server_refuses_it() {
+    let Some(go) = GoServer::start().await else { return };
+    let (_running, rust) = serve(StatusCompat::V4).await;
+    let proto = ("content-type", "application/grpc+proto");
+    let too_long = [0, 0xff, 0xff, 0xff, 0xff].to_vec();
+    for (path, content_type, data, said) in [
+        ("/x.Greeter/Hello", proto, frame(b"\x0a\xff"), "grpc: failed to unmarshal the received message: "),
+        ("/x.Greeter/Hello", proto, frame(b"\x0a\x01\xff"), "grpc: failed to unmarshal the received message: "),
+        ("/x.Greeter/Count", proto, frame(b"\x0a\xff"), "grpc: failed to unmarshal the received message: "),
+        ("/x.Greeter/Sum", proto, frame(b"\x0a\xff"), "grpc: failed to unmarshal the received message: "),
+        ("/x.Greeter/Hello", JSON[0], frame(b"nonsense"), "grpc: failed to unmarshal the received message: "),
+        ("/x.Greeter/Count", JSON[0], frame(b"nonsense"), "grpc: failed to unmarshal the received message: "),
+        ("/x.Greeter/Hello", proto, too_long.clone(), "grpc: received message larger than max (4294967295 vs. "),
+        ("/x.Greeter/Count", proto, too_long, "grpc: received message larger than max (4294967295 vs. "),
+        ("/x.Greeter/Hello", proto, vec![], "EOF"),
+        // Of frames that are none, each has words of its own.
+        ("/x.Greeter/Hello", proto, vec![1, 0, 0, 0, 2, 0, 0], ""),
+        ("/x.Greeter/Hello", proto, vec![7, 0, 0, 0, 2, 0, 0], ""),
+        ("/x.Greeter/Hello", proto, vec![0, 0, 0, 0, 9, 0, 0], ""),
+        ("/x.Greeter/Hello", JSON[0], vec![0, 0, 0, 0, 9, 0, 0], ""),
+    ] {
+        let asked = async |address: &str| {
+            let headers = [("te", "trailers"), content_type];
+            exchange(address, path, &headers, std::slice::from_ref(&data), true).await.status()
+        };
+        let (ours, theirs) = (asked(&rust).await, asked(&go.address).await);
+        assert_eq!(ours.code(), theirs.code(), "{path} {data:?}: {ours:?} {theirs:?}");
+        assert!(ours.message().starts_with(said) && theirs.message().starts_with(said), "{ours:?} {theirs:?}");
+        assert!(ours.details().is_empty());
+    }
+}
