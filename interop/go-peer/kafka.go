@@ -52,13 +52,15 @@ func (keyed) OnSend(record *sarama.ProducerMessage) {
 	}
 }
 
-// publish sends bodies 0, 1, … with the keys in turn, one after the other: "key-0", "key-1", …
+// publish sends bodies 0, 1, … with the keys in turn, one after the other: "key-0", "key-1", … or
+// another prefix.
 func publish(arguments []string) error {
 	flags := newFlags("publish")
 	addresses := flags.String("kafka", "127.0.0.1:9092", "addresses of Kafka brokers, with commas between")
 	topic := flags.String("topic", "", "the topic")
 	count := flags.Int("count", 1, "how many messages")
 	keys := flags.Int("keys", 1, "how many keys; 0: messages without a key")
+	keyPrefix := flags.String("key-prefix", "key-", "what a key begins with")
 	prefix := flags.String("prefix", "", "what a body begins with")
 	header := pairs{}
 	flags.Var(header, "header", "NAME=VALUE of each message's headers; may be repeated")
@@ -75,7 +77,7 @@ func publish(arguments []string) error {
 		}
 		message.Header["Micro-Topic"] = *topic
 		if *keys > 0 {
-			message.Header[keyHeader] = fmt.Sprintf("key-%d", number%*keys)
+			message.Header[keyHeader] = fmt.Sprintf("%s%d", *keyPrefix, number%*keys)
 		}
 		if err := kafka.Publish(*topic, message); err != nil {
 			return err

@@ -171,6 +171,19 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn without_a_ttl_where_go_micro_ends_in_a_panic_a_registration_is_refused() {
+        let (_, panicked) = crate::vectors::WITHOUT_TTL.split_once("\npanic: ").expect("the process ended in one");
+        assert!(panicked.contains("registry/etcd.(*etcdRegistry).Register("), "{panicked}");
+        let mut options = RegisterOptions::default();
+        (options.ttl, options.heartbeat) = (Duration::ZERO, Duration::ZERO);
+        let error = validate(&options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.report().contains("ttl=0ns"), "{}", error.report());
+        options.heartbeat = Duration::from_secs(5);
+        assert!(validate(&options).is_err());
+    }
+
     struct Shared(EtcdRegistry);
 
     impl Fixture for Shared {

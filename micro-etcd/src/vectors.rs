@@ -1,4 +1,4 @@
-//! What go-micro 4.11 wrote to etcd, as it was captured: the file of `tests/vectors`.
+//! What go-micro 4.11 wrote to etcd, as it was captured: the files of `tests/vectors`.
 
 use serde_json::Value;
 
@@ -11,6 +11,9 @@ pub(crate) fn captured() -> (String, String) {
     };
     (text("key"), text("value"))
 }
+
+/// What a Go service said that registered without a TTL.
+pub(crate) const WITHOUT_TTL: &str = include_str!("../tests/vectors/etcd-ttl0-panic.txt");
 
 fn from_base64(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -209,6 +209,31 @@ async fn we_read_what_go_publishes_and_a_key_has_one_partition_for_both() {
     reader.close().await;
 }
 
+/// As the order services have it: the decimal id of the order, in a topic of four partitions.
+#[tokio::test]
+async fn sixteen_order_ids_have_the_partitions_that_sarama_gives_them() {
+    let fixture = ready!(KafkaFixture);
+    let fleet = fleet_broker(&fixture).await;
+    let topic = new_topic(&fleet, 4).await;
+    // Order 10 to 19, and 110 to 115.
+    let arguments = ["--topic", &topic, "--count", "16", "--keys", "16", "--key-prefix", "1"];
+    assert!(GoPeer::start("publish", &fixture.config, &arguments).line().await.contains("16"));
+    let reader = Reader::join(&fixture.broker, &unique("g"), &topic).await;
+    let by_go = offsets_by_key(&reader.take(16).await);
+    reader.close().await;
+    assert_eq!(by_go.len(), 16, "{by_go:?}");
+    let partitions: BTreeSet<_> = by_go.values().map(|places| places[0].0).collect();
+    assert_eq!(partitions.len(), 4, "they are spread");
+    for (key, places) in by_go {
+        let key = String::from_utf8(key.to_vec()).unwrap();
+        assert_eq!(u32::try_from(places[0].0), Ok(fnv1a_partition(key.as_bytes(), 4)), "{key}");
+        for broker in [&fleet, &fixture.broker] {
+            let receipt = broker.publish(vec![event(&topic, &key, "ours".to_owned())]).await.remove(0).unwrap();
+            assert_eq!(receipt.partition, places[0].0, "{key}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn go_and_rust_members_share_a_group_by_range_and_take_over_from_each_other() {
     let fixture = ready!(KafkaFixture);

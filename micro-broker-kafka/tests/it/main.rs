@@ -1,5 +1,6 @@
 //! The Kafka broker against real servers.
 
+mod captured;
 #[cfg(feature = "tls")]
 mod certificates;
 mod conformance;

@@ -3,9 +3,9 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpStream,
+    net::{Shutdown, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -67,14 +67,21 @@ async fn the_program_runs_by_the_document_in_consul_until_sigterm() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.lines().count() == 1 && said.contains("no such topic") && said.contains("topic="), "{said}");
 
-    let mut program = Program(program(&servers, &prefix, &["--create-topics", "2"]).spawn().unwrap());
+    let recorder = Recorder::before(&servers.consul);
+    let mut command = program(&servers, &prefix, &["--create-topics", "2"]);
+    command.env("CONSUL_HOST", &recorder.address);
+    let mut program = Program(command.spawn().unwrap());
     let log = log_of(&mut program);
     let registry = Arc::new(ConsulRegistry::connect(ConsulConfig::from_url(&servers.consul).unwrap()).await.unwrap());
     eventually(WAIT, "the instance in Consul", || async {
         registry.instances(&service).await.is_ok_and(|instances| instances.len() == 1)
     })
     .await;
-    assert_is_announced_as_gos(&servers, &service);
+    let id = assert_is_announced_as_gos(&servers, &service);
+    // As the document says it, 30 s; and go-micro's rule of when a critical instance is given up.
+    let check = r#""Check":{"TTL":"30s","DeregisterCriticalServiceAfter":"1m5s","#;
+    recorder.hears(&[&format!(r#""ID":"{id}""#), check]).await;
+    recorder.hears(&[&format!("PUT /v1/agent/check/pass/service:{id}")]).await;
     let client = GrpcClient::builder(registry.clone()).service(service.as_str()).connect().await.unwrap();
     let unknown = OrderClient::new(client).get_order_by_id(OrderId { order_id: 1 }).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound, "{}", unknown.message());
@@ -88,14 +95,15 @@ async fn the_program_runs_by_the_document_in_consul_until_sigterm() {
         registry.instances(&service).await.is_ok_and(|instances| instances.is_empty())
     })
     .await;
+    recorder.hears(&[&format!("PUT /v1/agent/service/deregister/{id} ")]).await;
     let log = log.join().unwrap();
     let unused: Vec<&String> = log.iter().filter(|line| line.contains("say nothing here")).collect();
     assert!(unused.len() == 1 && unused[0].contains("service.qps"), "{log:#?}");
     assert!(!log.iter().any(|line| line.contains("memory:")), "{log:#?}");
 }
 
-/// The registration and its check, as the agent has them.
-fn assert_is_announced_as_gos(servers: &Servers, service: &str) {
+/// The registration and its check, as the agent has them; the instance's id.
+fn assert_is_announced_as_gos(servers: &Servers, service: &str) -> String {
     let instance = &ask_agent(servers, &format!("/v1/health/service/{service}"))[0];
     let id = instance["Service"]["ID"].as_str().unwrap();
     let uuid = id.strip_prefix(&format!("{service}-")).expect("the name stands before");
@@ -109,6 +117,54 @@ fn assert_is_announced_as_gos(servers: &Servers, service: &str) {
     let check = checks.iter().find(|check| check["ServiceID"] == id).expect("a check of its own");
     assert_eq!(check["CheckID"], format!("service:{id}"));
     assert_eq!(check["Status"], "passing");
+    id.to_owned()
+}
+
+/// Stands before Consul and keeps what it is sent: the agent shows of a TTL check neither the TTL nor
+/// when it is given up.
+struct Recorder {
+    address: String,
+    heard: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Recorder {
+    fn before(consul: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (consul, heard) = (consul.trim_start_matches("consul://").to_owned(), Arc::<Mutex<Vec<u8>>>::default());
+        let keeps = heard.clone();
+        // Threads of the test's process, which ends with them.
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(server) = TcpStream::connect(&consul) else { return };
+                let (mut answers, mut back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut answers, &mut back));
+                let keeps = keeps.clone();
+                std::thread::spawn(move || pass_on(client, server, &keeps));
+            }
+        });
+        Self { address, heard }
+    }
+
+    /// Waits until all of these stood in requests.
+    async fn hears(&self, texts: &[&str]) {
+        eventually(WAIT, &format!("Consul is told {texts:?}"), || async {
+            let heard = String::from_utf8_lossy(&self.heard.lock().unwrap()).into_owned();
+            if texts.iter().all(|text| heard.contains(text)) { Ok(()) } else { Err(heard) }
+        })
+        .await;
+    }
+}
+
+fn pass_on(mut client: TcpStream, mut server: TcpStream, keeps: &Mutex<Vec<u8>>) {
+    let mut part = [0; 4096];
+    while let Ok(count @ 1..) = client.read(&mut part) {
+        keeps.lock().unwrap().extend_from_slice(&part[..count]);
+        if server.write_all(&part[..count]).is_err() {
+            return;
+        }
+    }
+    let _ = server.shutdown(Shutdown::Both);
 }
 
 fn ask_agent(servers: &Servers, path: &str) -> Value {
