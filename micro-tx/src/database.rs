@@ -10,6 +10,7 @@ use micro_core::{
     inbox::InboxStore,
     outbox::{CommitSignal, OutboxStore, SHARD_COUNT, ShardSet},
     parked::{DeadLetterStore, ParkedStore},
+    saga::SagaLog,
     transaction::ManagerId,
 };
 
@@ -27,7 +28,7 @@ use crate::{
     migrate,
     ping::SqlPing,
     row::Row,
-    stores::{self, Owner, SqlBarrier, SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked},
+    stores::{self, Owner, SqlBarrier, SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked, SqlSagaLog},
     transaction::{SqlTx, SqlTxExt as _},
     value::Value,
 };
@@ -212,6 +213,11 @@ impl SqlDatabase {
     /// The dead letters.
     pub fn dead_letters(&self) -> Arc<dyn DeadLetterStore> {
         Arc::new(SqlDeadLetters::new(self.clone()))
+    }
+
+    /// The sagas of an embedded coordinator.
+    pub fn saga_log(&self) -> Arc<dyn SagaLog> {
+        Arc::new(SqlSagaLog::new(self.clone()))
     }
 
     /// What an inbox service works on, without an outbox for copies of dead letters.

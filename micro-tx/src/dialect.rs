@@ -35,11 +35,16 @@ impl Dialect {
             Self::Sqlite => &[
                 (1, "messaging", include_str!("../migrations/sqlite/0001_messaging.sql")),
                 (2, "claims", include_str!("../migrations/sqlite/0002_claims.sql")),
+                (4, "sagas", include_str!("../migrations/sqlite/0004_sagas.sql")),
             ],
-            Self::MySql => &[(1, "messaging", include_str!("../migrations/mysql/0001_messaging.sql"))],
+            Self::MySql => &[
+                (1, "messaging", include_str!("../migrations/mysql/0001_messaging.sql")),
+                (3, "sagas", include_str!("../migrations/mysql/0003_sagas.sql")),
+            ],
             Self::Postgres => &[
                 (1, "messaging", include_str!("../migrations/postgres/0001_messaging.sql")),
                 (2, "parked_keys", include_str!("../migrations/postgres/0002_parked_keys.sql")),
+                (4, "sagas", include_str!("../migrations/postgres/0004_sagas.sql")),
             ],
         }
     }
@@ -78,6 +83,25 @@ impl Dialect {
             Self::Sqlite => Some("SELECT value FROM json_each(?)"),
             Self::MySql => None,
             Self::Postgres => Some("SELECT value::bigint FROM json_array_elements_text(?::json)"),
+        }
+    }
+
+    /// Rows in parentheses as what stands in `IN (…)`.
+    pub(crate) fn row_list(self, rows: &str) -> String {
+        match self {
+            Self::Sqlite => format!("VALUES {rows}"),
+            Self::MySql | Self::Postgres => rows.to_owned(),
+        }
+    }
+
+    /// The database's own clock: milliseconds since the epoch, the same throughout a statement, so that an
+    /// index can be searched by it.
+    pub(crate) const fn now_millis(self) -> &'static str {
+        match self {
+            Self::Sqlite => "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)",
+            // UNIX_TIMESTAMP(NOW(3)) would be an hour off where a clock is set back for the winter.
+            Self::MySql => "(UNIX_TIMESTAMP() * 1000 + MICROSECOND(NOW(3)) DIV 1000)",
+            Self::Postgres => "CAST(round(extract(epoch FROM statement_timestamp()) * 1000) AS BIGINT)",
         }
     }
 

@@ -12,5 +12,6 @@ mod probe;
 mod registry;
 mod relay;
 mod run_is_spawnable;
+mod saga;
 mod selector;
 mod world;

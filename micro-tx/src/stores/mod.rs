@@ -1,4 +1,4 @@
-//! The stores of outbox, inbox, barrier, parked deliveries and dead letters on SQL tables.
+//! The stores of outbox, inbox, barrier, parked deliveries, dead letters and sagas on SQL tables.
 
 mod barrier;
 mod dead_letters;
@@ -7,6 +7,7 @@ mod inbox;
 mod outbox;
 mod owner;
 mod parked;
+mod sagas;
 mod widths;
 
 pub use barrier::SqlBarrier;
@@ -15,6 +16,7 @@ pub(crate) use inbox::SqlInbox;
 pub(crate) use outbox::{SqlOutbox, release};
 pub(crate) use owner::Owner;
 pub(crate) use parked::SqlParked;
+pub(crate) use sagas::SqlSagaLog;
 
 /// A limit as the database takes it.
 fn limit(limit: usize) -> crate::value::Value {

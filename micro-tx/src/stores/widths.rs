@@ -5,6 +5,9 @@
 /// a moderate load, go in one statement.
 const WIDTHS: [usize; 22] = [256, 128, 64, 48, 32, 24, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1];
 
+/// How many rows the widest statement takes.
+pub(crate) const PART_COUNT_MAX: usize = WIDTHS[0];
+
 /// One statement text a width.
 pub(crate) struct Widths([String; WIDTHS.len()]);
 
@@ -32,13 +35,15 @@ impl Widths {
     /// As [`cut`](Self::cut) in as few parts as can be, the last one filled up by repeating its
     /// last item: for statements to which a repeated item makes no difference.
     pub(crate) fn filled<'a, T>(&'a self, items: &'a [T]) -> impl Iterator<Item = (&'a str, Vec<&'a T>)> {
-        items.chunks(WIDTHS[0]).map(|part| {
-            let fitting =
-                WIDTHS.iter().rposition(|width| *width >= part.len()).expect("no part is wider than the widest");
-            let last = part.last().expect("chunks are never empty");
-            let filling = std::iter::repeat_n(last, WIDTHS[fitting] - part.len());
-            (self.0[fitting].as_str(), part.iter().chain(filling).collect())
-        })
+        items.chunks(PART_COUNT_MAX).map(|part| self.part(part))
+    }
+
+    /// As [`filled`](Self::filled), of 1 to [`PART_COUNT_MAX`] items.
+    pub(crate) fn part<'s, 'a, T>(&'s self, part: &'a [T]) -> (&'s str, Vec<&'a T>) {
+        let fitting = WIDTHS.iter().rposition(|width| *width >= part.len()).expect("no part is wider than the widest");
+        let last = part.last().expect("no part is empty");
+        let filling = std::iter::repeat_n(last, WIDTHS[fitting] - part.len());
+        (self.0[fitting].as_str(), part.iter().chain(filling).collect())
     }
 }
 

@@ -1,4 +1,5 @@
-//! The suites of transactions, outbox, inbox, barrier, parked deliveries and dead letters on every database.
+//! The suites of transactions, outbox, inbox, barrier, parked deliveries, dead letters and sagas on
+//! every database.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,8 +9,9 @@ use micro_core::{
     inbox::InboxStore,
     outbox::OutboxStore,
     parked::{DeadLetterStore, ParkedStore},
+    saga::SagaLog,
 };
-use micro_testkit::{Fixture, Missing, transaction::DatabaseFixture};
+use micro_testkit::{Fixture, Missing, saga::SagaLogFixture, transaction::DatabaseFixture};
 use micro_tx::{SqlDatabase, SqlTxExt as _};
 
 use crate::{
@@ -119,6 +121,12 @@ impl<B: Backend> DatabaseFixture for On<B> {
     }
 }
 
+impl<B: Backend> SagaLogFixture for On<B> {
+    fn saga_log(&self) -> Arc<dyn SagaLog> {
+        self.database.saga_log()
+    }
+}
+
 macro_rules! suites {
     ($name:ident, $backend:ident) => {
         mod $name {
@@ -140,6 +148,10 @@ macro_rules! suites {
 
             mod parked {
                 micro_testkit::parked_conformance!(super::super::On<super::super::$backend>);
+            }
+
+            mod saga {
+                micro_testkit::saga_log_conformance!(super::super::On<super::super::$backend>);
             }
         }
     };
