@@ -200,7 +200,7 @@ impl<C: Carrier> Worker<C> {
         shared.writer.inner().watch.begin(board.clone(), "saga log writes");
         shared.take_watch.begin(board, "saga log reads");
         let begun = [
-            tokio::spawn(shared.clone().take_until_stopped()),
+            tokio::spawn(shared.clone().take_until_abandoned()),
             tokio::spawn(shared.clone().renew_until_abandoned()),
         ];
         *loops = Some(begun.into());
@@ -235,7 +235,11 @@ impl<C: Carrier> Worker<C> {
 }
 
 impl<C: Carrier> Shared<C> {
-    async fn take_until_stopped(self: Arc<Self>) {
+    async fn take_until_abandoned(self: Arc<Self>) {
+        self.abandoned.run_until_cancelled(self.take_until_stopped()).await;
+    }
+
+    async fn take_until_stopped(self: &Arc<Self>) {
         let mut poll_interval = POLL_INTERVAL_MIN;
         let mut purge_at = Instant::now() + PURGE_INTERVAL;
         while !self.stop.is_cancelled() {
