@@ -154,6 +154,15 @@ fn tags_hold_to_the_byte_what_was_decoded_of_them_elsewhere() {
 }
 
 #[test]
+fn the_subscriptions_of_the_go_services_are_told_as_they_told_them() {
+    let text = vector("order-product-tags-decoded.txt");
+    let endpoints = text.lines().filter_map(|line| line.trim_start().strip_prefix("e- ")?.rsplit_once("  rawlen "));
+    let told: Vec<&str> = endpoints.map(|(json, _)| json).filter(|json| json.contains("subscriber")).collect();
+    let ours = ["ProductEventDLQ", "ProductEvent", "OrderEventDLQ", "OrderEvent"].map(Endpoint::subscriber);
+    assert_eq!(told, ours.map(|endpoint| serde_json::to_string(&endpoint).unwrap()));
+}
+
+#[test]
 fn the_checks_of_an_agent_say_that_their_instances_live_and_by_which_check() {
     let mut count = 0;
     for name in ["consul-checks-ttl.json", "consul-checks-tcp.json", "order-product-agent-checks.json"] {

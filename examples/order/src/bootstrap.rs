@@ -92,7 +92,7 @@ pub async fn assemble(config: &OrderConfig, plugged: &Plugged) -> Result<OrderSe
         Arc::new(consumer(config, plugged, &inbox)),
     ];
     components.extend(audit.iter().map(|audit| Arc::new(consumer(config, plugged, audit)) as Arc<dyn Component>));
-    components.push(Arc::new(server(config, database, events)?));
+    components.push(Arc::new(server(config, database, events, &inbox)?));
     Ok(OrderService { components, inbox, audit, config: config.clone() })
 }
 
@@ -133,7 +133,12 @@ fn consumer(config: &OrderConfig, plugged: &Plugged, inbox: &InboxService) -> im
         .build()
 }
 
-fn server(config: &OrderConfig, database: &SqlDatabase, events: OutboxOrderEvents) -> Result<GrpcServer> {
+fn server(
+    config: &OrderConfig,
+    database: &SqlDatabase,
+    events: OutboxOrderEvents,
+    inbox: &InboxService,
+) -> Result<GrpcServer> {
     let orders = SqlOrders::new(database);
     let pay_notify = PayNotify::new(database.transactions(), orders.clone(), config.callback_retry);
     let calls = OrderGrpc::new(pay_notify, FindOrder::new(orders), events, config.callback_batches);
@@ -144,5 +149,6 @@ fn server(config: &OrderConfig, database: &SqlDatabase, events: OutboxOrderEvent
         .go_micro(config.go_micro.clone())
         .add_service(OrderServer::new(calls))
         .reflection(DESCRIPTORS)
+        .subscribed(inbox.topics().iter().map(|topic| &**topic))
         .build()
 }

@@ -93,7 +93,7 @@ pub async fn assemble(config: &ProductConfig, plugged: &Plugged) -> Result<Produ
         // Before the others starts and behind them stops what sends what they write.
         Arc::new(relay(plugged)),
         Arc::new(consumer),
-        Arc::new(server(config, database)?),
+        Arc::new(server(config, database, &inbox)?),
     ];
     Ok(ProductService { components, inbox, config: config.clone() })
 }
@@ -112,7 +112,7 @@ fn router(database: &SqlDatabase, outbox: &Outbox) -> Router {
         .on(ReturnOnLostConfirmation(ReturnStock::new(stocks, SqlLedger)))
 }
 
-fn server(config: &ProductConfig, database: &SqlDatabase) -> Result<GrpcServer> {
+fn server(config: &ProductConfig, database: &SqlDatabase, inbox: &InboxService) -> Result<GrpcServer> {
     let (transactions, queries) = (database.transactions(), SqlQueries::new(database.clone()));
     let calls = ProductGrpc {
         add_product: AddProduct::new(transactions.clone(), SqlCatalogue::new(database)),
@@ -129,5 +129,6 @@ fn server(config: &ProductConfig, database: &SqlDatabase) -> Result<GrpcServer> 
         .go_micro(config.go_micro.clone())
         .add_service(ProductServer::new(calls))
         .reflection(DESCRIPTORS)
+        .subscribed(inbox.topics().iter().map(|topic| &**topic))
         .build()
 }

@@ -35,6 +35,18 @@ impl Endpoint {
         Self { name: name.into(), ..Self::default() }
     }
 
+    /// A subscription to a topic as go-micro tells of one: `Func`, the name of any function, with the
+    /// topic and `subscriber` = `true` in its metadata and no answer. Events come in the
+    /// [`BaseEvent`](crate::event::BaseEvent) envelope, whose shape it has.
+    pub fn subscriber(topic: impl Into<String>) -> Self {
+        let fields = [("timestamp", "int64"), ("event_type", "string"), ("payload", "[]uint8")];
+        let fields = fields.map(|(name, type_name)| EndpointValue::new(name, type_name));
+        Self::new("Func")
+            .with_request(EndpointValue::new("BaseEvent", "BaseEvent").with_values(fields))
+            .with_metadata("subscriber", "true")
+            .with_metadata("topic", topic)
+    }
+
     /// Sets the shape of what is sent to it.
     #[must_use]
     pub fn with_request(mut self, request: EndpointValue) -> Self {

@@ -9,6 +9,7 @@ mod methods;
 mod routes;
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -89,6 +90,7 @@ impl GrpcServer {
             descriptors: Vec::new(),
             reflected: Vec::new(),
             go_micro: None,
+            topics: BTreeSet::new(),
             layer: rpc_server_stack(),
         }
     }
@@ -252,6 +254,7 @@ pub struct GrpcServerBuilder<L = RpcServerStack> {
     descriptors: Vec<Vec<u8>>,
     reflected: Vec<Vec<u8>>,
     go_micro: Option<GoMicroConfig>,
+    topics: BTreeSet<String>,
     layer: L,
 }
 
@@ -322,6 +325,14 @@ impl<L> GrpcServerBuilder<L> {
         self
     }
 
+    /// Tells the registry which topics the service is subscribed to, where go-micro's clients are
+    /// answered: an endpoint for each, [`Endpoint::subscriber`], behind those of the methods, as
+    /// go-micro's servers do. It subscribes to nothing.
+    pub fn subscribed<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.topics.extend(topics.into_iter().map(Into::into));
+        self
+    }
+
     /// Replaces the layers around the handlers, [`rpc_server_stack`] where nothing is said:
     /// trace, metrics, recover, deadline. `tower::layer::util::Identity` is none at all.
     pub fn stack<M>(self, stack: M) -> GrpcServerBuilder<M> {
@@ -333,6 +344,7 @@ impl<L> GrpcServerBuilder<L> {
             descriptors: self.descriptors,
             reflected: self.reflected,
             go_micro: self.go_micro,
+            topics: self.topics,
             layer: stack,
         }
     }
@@ -350,6 +362,7 @@ impl<L> GrpcServerBuilder<L> {
             descriptors: self.descriptors,
             reflected: self.reflected,
             go_micro: self.go_micro,
+            topics: self.topics,
             layer: Stack::new(layer, self.layer),
         }
     }
@@ -421,7 +434,10 @@ impl<L> GrpcServerBuilder<L> {
             return Ok(Vec::new());
         }
         let services: Vec<&str> = self.handlers.names().collect();
-        endpoints_of(self.descriptors.iter().map(Vec::as_slice), &services)
+        let mut endpoints = endpoints_of(self.descriptors.iter().map(Vec::as_slice), &services)?;
+        // As go-micro has them: the last topic first.
+        endpoints.extend(self.topics.iter().rev().map(Endpoint::subscriber));
+        Ok(endpoints)
     }
 
     fn add_reflection(&mut self) -> Result<()> {

@@ -78,6 +78,9 @@ async fn the_program_runs_by_the_document_in_consul_until_sigterm() {
     })
     .await;
     let id = assert_is_announced_as_gos(&servers, &service);
+    let instance = registry.instances(&service).await.unwrap().remove(0);
+    let topics = instance.endpoints.iter().filter_map(|endpoint| endpoint.metadata.get("topic"));
+    assert_eq!(topics.collect::<Vec<_>>(), ["ProductEventDLQ", "ProductEvent", "OrderEventDLQ"]);
     // As the document says it, 30 s; and go-micro's rule of when a critical instance is given up.
     let check = r#""Check":{"TTL":"30s","DeregisterCriticalServiceAfter":"1m5s","#;
     recorder.hears(&[&format!(r#""ID":"{id}""#), check]).await;
@@ -112,7 +115,8 @@ fn assert_is_announced_as_gos(servers: &Servers, service: &str) -> String {
     assert_eq!(instance["Service"]["Meta"], serde_json::from_str::<Value>(expected).unwrap());
     let tags: Vec<_> = instance["Service"]["Tags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     let count = |kind: &str| tags.iter().filter(|tag| tag.starts_with(kind)).count();
-    assert_eq!([count("t-"), count("e-"), count("v-")], [5, 2, 1], "{tags:?}");
+    // Two methods, and three topics.
+    assert_eq!([count("t-"), count("e-"), count("v-")], [5, 5, 1], "{tags:?}");
     let checks = instance["Checks"].as_array().unwrap();
     let check = checks.iter().find(|check| check["ServiceID"] == id).expect("a check of its own");
     assert_eq!(check["CheckID"], format!("service:{id}"));

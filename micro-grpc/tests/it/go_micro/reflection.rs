@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use micro_core::app::Component as _;
+use micro_core::{app::Component as _, registry::Endpoint};
 use micro_grpc::{GoMicroConfig, GrpcServerBuilder, StatusCompat};
 use serde_json::{Value, json};
 
@@ -77,4 +77,20 @@ async fn a_server_for_go_micro_tells_the_registry_of_its_methods_and_another_doe
     assert_eq!(instance.endpoints[1].metadata["stream"], "true");
     let hello = instance.endpoints[4].request.as_ref().unwrap();
     assert_eq!((&*hello.name, &*hello.values[0].name, &*hello.values[0].type_name), ("HelloRequest", "name", "string"));
+}
+
+#[tokio::test]
+async fn the_topics_that_a_service_is_subscribed_to_are_told_behind_its_methods() {
+    let topics = ["OrderEventDLQ", "ProductEvent", "OrderEventDLQ"];
+    // Who does not answer go-micro's clients tells nothing of them.
+    let plain = builder().descriptors(DESCRIPTORS.clone()).subscribed(topics);
+    let (other, _) = started(plain).await;
+    assert_eq!(other.server.instances()[0].endpoints.len(), 0);
+
+    let server = builder().descriptors(DESCRIPTORS.clone()).go_micro(GoMicroConfig::default()).subscribed(topics);
+    let (running, _) = started(server).await;
+    let instance = running.server.instances().remove(0);
+    let endpoints = &instance.endpoints;
+    assert_eq!((endpoints.len(), &*endpoints[7].name), (10, "Greeter.Wait"));
+    assert_eq!(endpoints[8..], ["ProductEvent", "OrderEventDLQ"].map(Endpoint::subscriber));
 }
