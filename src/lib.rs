@@ -50,3 +50,8 @@ pub mod prelude {
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/handling-failures.md")]
 pub struct Guide;
+
+/// The Rust in the guide compiles and runs.
+#[cfg(all(doctest, feature = "grpc", feature = "tx-sqlite"))]
+#[doc = include_str!("../docs/guide/distributed-transactions.md")]
+pub struct GuideToTransactions;

@@ -7,8 +7,12 @@
 //! their failures always. Those that speak mucp, go-micro's own RPC over HTTP/1.1, are taken with
 //! [`GoMicroConfig::with_mucp`] and called where the registry says so; unary calls alone.
 //!
+//! A coordinator of global transactions, DTM's server say, calls its methods as branches: [`BranchCall`]
+//! reads which, and answers in the coordinator's terms.
+//!
 //! This is the only crate of micro-rs whose public types may be tonic's.
 
+pub mod branch;
 pub mod client;
 pub mod raw;
 pub mod server;
@@ -18,6 +22,7 @@ mod body;
 mod go_micro;
 mod metadata;
 
+pub use branch::BranchCall;
 pub use client::{GrpcClient, GrpcClientBuilder, GrpcClientConfig};
 pub use go_micro::{GoMicroConfig, GoMicroError, StatusCompat};
 pub use metadata::{metadata_of, request};

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 
 use crate::{
     Error, ErrorKind, Result, TransactionManager, TransactionManagerExt as _, Tx,
-    branch::{Branch, Op},
+    branch::{Branch, BranchError, Op},
 };
 
 /// The k-th barrier of a branch's call, as a row of the barrier's table is named.
@@ -51,6 +51,20 @@ pub enum Prepared {
     Committed,
     /// It did not, and never will.
     RolledBack,
+}
+
+impl Prepared {
+    /// What a coordinator that asks is answered: success, or a failure for good.
+    ///
+    /// # Errors
+    ///
+    /// [`BranchError::Failed`] for what was rolled back.
+    pub fn answer(self) -> Result<(), BranchError> {
+        match self {
+            Self::Committed => Ok(()),
+            Self::RolledBack => Err(BranchError::failed("the local transaction did not commit")),
+        }
+    }
 }
 
 /// Remembers which branches took effect, in the database where they do.

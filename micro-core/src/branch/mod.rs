@@ -1,5 +1,9 @@
 //! A branch of a global transaction: which call of which transaction a participant is asked for.
 
+mod answer;
+
+pub use answer::{BranchError, FAILURE_CHARS_MAX, HttpAnswer};
+
 use std::{fmt, str::FromStr};
 
 use crate::{Error, ErrorKind, Metadata, Result};
@@ -99,7 +103,7 @@ impl Op {
         }
     }
 
-    /// Whether a coordinator takes "failed" for an answer. Of everything else it asks again for ever.
+    /// Whether a coordinator takes "failed" for an answer, in most modes: [`Branch::may_fail`] knows all.
     pub fn may_fail(&self) -> bool {
         matches!(self, Self::Action | Self::Try | Self::Msg)
     }
@@ -194,6 +198,19 @@ impl Branch {
         branch.coordinator = part("dtm").filter(|address| !address.is_empty());
         branch.phase2_url = part("phase2_url").filter(|url| !url.is_empty());
         Ok(Some(branch))
+    }
+
+    /// Whether the coordinator takes "failed" for an answer. Of every other branch it asks again for ever:
+    /// of what undoes, confirms or commits, and of the calls of a two-phase message.
+    ///
+    /// Source: DTM 1.19, which takes a failure of those for an unknown error.
+    pub fn may_fail(&self) -> bool {
+        match (self.mode, &self.op) {
+            (Mode::Msg, Op::Action) => false,
+            // A workflow is called by its own name, and its failure is its outcome.
+            (Mode::Workflow, Op::Other(_)) => true,
+            (_, op) => op.may_fail(),
+        }
     }
 
     /// As metadata of a gRPC call. `dtm-dtm` is there also when it is empty, as DTM sends it.

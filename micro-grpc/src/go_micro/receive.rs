@@ -7,7 +7,10 @@ use micro_middleware::deadline::grpc_timeout;
 use tonic::Status;
 
 use super::{ErrorForm, GoMicroConfig, GoMicroError};
-use crate::server::{Method, Methods, Named, Refusal};
+use crate::{
+    branch,
+    server::{Method, Methods, Named, Refusal},
+};
 
 /// The time limit in nanoseconds, in decimal.
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("timeout");
@@ -57,7 +60,9 @@ impl Receiver {
         }
         let content_type = request.headers().get(CONTENT_TYPE).cloned().or(x_content_type);
         let echoed = content_type.filter(|name| name.as_bytes() != GRPC.as_bytes());
-        let mut received = Received { form: Some(self.form.clone()), content_type: echoed, ..Received::default() };
+        // A coordinator reads the code and the text of gRPC's own status, and none of go-micro's.
+        let form = (!branch::is_branch(request.headers())).then(|| self.form.clone());
+        let mut received = Received { form, content_type: echoed, ..Received::default() };
         match self.method(path) {
             Ok(method) => {
                 let encoding = self.encoding(received.content_type.as_ref());

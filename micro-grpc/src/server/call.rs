@@ -19,6 +19,7 @@ use tower::{BoxError, ServiceExt as _};
 use super::{BoxedStack, GrpcServerConfig, methods::Methods};
 use crate::{
     body::{Answered, Received},
+    branch,
     go_micro::{self, FromJson, Receiver, ToJson},
     status::status_of,
 };
@@ -112,6 +113,7 @@ impl Shared {
             Some(receiver) => receiver.receive(request),
             None => go_micro::Received {
                 takes_one_message: self.methods.takes_one_message(request.uri().path()),
+                content_type: branch::echoed_content_type(request.headers()),
                 ..go_micro::Received::default()
             },
         }

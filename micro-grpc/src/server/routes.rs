@@ -16,7 +16,7 @@ use tonic::{Status, body::Body};
 use tower::{Service, util::BoxCloneSyncService};
 
 use super::methods::service_of;
-use crate::go_micro::AsItIs;
+use crate::{branch, go_micro::AsItIs};
 
 type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
@@ -56,6 +56,10 @@ impl Service<Request<Body>> for Handlers {
     fn call(&mut self, mut request: Request<Body>) -> HandlersFuture {
         if let Some(Refusal(status)) = request.extensions_mut().remove() {
             return HandlersFuture(Err(Some(as_it_is(status))));
+        }
+        if branch::is_branch(request.headers()) {
+            let called = request.uri().path().trim_start_matches('/').to_owned();
+            request.extensions_mut().insert(branch::Called(called.into()));
         }
         let handler = service_of(request.uri().path()).and_then(|service| self.by_service.get(service));
         HandlersFuture(match handler {

@@ -1,7 +1,8 @@
-//! Servers and clients over loopback: found through a registry, cut short, overloaded, ended; and
-//! beside go-micro v4.
+//! Servers and clients over loopback: found through a registry, cut short, overloaded, ended;
+//! beside go-micro v4; and called by DTM.
 
 mod calls;
+mod dtm;
 mod faults;
 mod fixture;
 mod go_micro;

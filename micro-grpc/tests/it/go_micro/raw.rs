@@ -20,32 +20,32 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a server answered.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) head: HeaderMap,
+pub(crate) struct Answer {
+    pub(crate) head: HeaderMap,
     /// The frames of gRPC messages, one after the other.
-    pub(super) data: Vec<u8>,
-    pub(super) trailers: Option<HeaderMap>,
+    pub(crate) data: Vec<u8>,
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
 impl Answer {
     /// The status, wherever it stands.
-    pub(super) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let headers = self.trailers.as_ref().unwrap_or(&self.head);
         Status::from_header_map(headers).expect("an answer has a status")
     }
 
-    pub(super) fn content_type(&self) -> &str {
+    pub(crate) fn content_type(&self) -> &str {
         self.head["content-type"].to_str().unwrap()
     }
 
     /// The one message of the answer.
-    pub(super) fn message(&self) -> &[u8] {
+    pub(crate) fn message(&self) -> &[u8] {
         assert_eq!(&self.data[..5], frame_head(self.data.len() - 5), "{:?}", self.status());
         &self.data[5..]
     }
 }
 
-pub(super) fn frame(message: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(message: &[u8]) -> Vec<u8> {
     [&frame_head(message.len()), message].concat()
 }
 
@@ -56,7 +56,7 @@ fn frame_head(length: usize) -> [u8; 5] {
 
 /// Sends the frames of one call and reads the whole answer; the client's side ends only where
 /// `is_ended` says so.
-pub(super) async fn exchange(
+pub(crate) async fn exchange(
     address: &str,
     path: &str,
     headers: &[(&str, &str)],
@@ -91,7 +91,7 @@ async fn exchanging(address: &str, path: &str, headers: &[(&str, &str)], data: &
 }
 
 /// A call of one message and plain gRPC headers beside those given.
-pub(super) async fn unary(address: &str, path: &str, headers: &[(&str, &str)], message: &[u8]) -> Answer {
+pub(crate) async fn unary(address: &str, path: &str, headers: &[(&str, &str)], message: &[u8]) -> Answer {
     let has_content_type = headers.iter().any(|(name, _)| *name == "content-type");
     let mut all = vec![("te", "trailers")];
     if !has_content_type {
@@ -102,14 +102,14 @@ pub(super) async fn unary(address: &str, path: &str, headers: &[(&str, &str)], m
 }
 
 /// What the Rust client makes of an answer with these headers, as its only ones or as trailers.
-pub(super) async fn status_from_a_server_that_says(headers: HeaderMap, in_trailers: bool) -> Status {
+pub(crate) async fn status_from_a_server_that_says(headers: HeaderMap, in_trailers: bool) -> Status {
     let (address, _requests) = server_that_says(headers, in_trailers).await;
     let mut client = GreeterClient::new(client_of(&address).connect().await.unwrap());
     client.hello(HelloRequest::default()).await.unwrap_err()
 }
 
 /// A server that answers each call with these headers; where it is, and the calls it got.
-pub(super) async fn server_that_says(
+pub(crate) async fn server_that_says(
     headers: HeaderMap,
     in_trailers: bool,
 ) -> (String, mpsc::UnboundedReceiver<request::Parts>) {
