@@ -13,5 +13,6 @@ mod registry;
 mod relay;
 mod run_is_spawnable;
 mod saga;
+mod saga_model;
 mod selector;
 mod world;

@@ -1,6 +1,7 @@
 //! The suite of the saga log.
 
 mod broken;
+pub mod model;
 
 pub use broken::{BrokenSagaLog, SagaLogFault};
 
