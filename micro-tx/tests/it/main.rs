@@ -15,6 +15,7 @@ mod on_servers;
 mod probe;
 mod proxy;
 mod relays;
+mod saga_kill;
 mod server;
 mod spoiled;
 mod sqlite;
