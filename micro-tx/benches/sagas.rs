@@ -68,8 +68,8 @@ async fn compare() -> Result<()> {
         // The first round warms up and does not count.
         for round in 0..=ROUNDS {
             let pair = [
-                rate(caller_count, async || embedded(&coordinator).await).await?,
-                rate(caller_count, async || by_hand(&database).await).await?,
+                rate(caller_count, &Way::Embedded(coordinator.clone())).await?,
+                rate(caller_count, &Way::ByHand(database.clone())).await?,
             ];
             if round > 0 {
                 measured.iter_mut().zip(pair).for_each(|(all, one)| all.push(one));
@@ -80,6 +80,20 @@ async fn compare() -> Result<()> {
     coordinator.stop(Duration::from_secs(5)).await?;
     database.close().await;
     Ok(())
+}
+
+enum Way {
+    Embedded(EmbeddedCoordinator),
+    ByHand(SqlDatabase),
+}
+
+impl Way {
+    async fn go(&self) -> Result<()> {
+        match self {
+            Self::Embedded(coordinator) => embedded(coordinator).await,
+            Self::ByHand(database) => by_hand(database).await,
+        }
+    }
 }
 
 async fn embedded(coordinator: &EmbeddedCoordinator) -> Result<()> {
@@ -107,13 +121,13 @@ struct Measured {
     slowest_percent: Duration,
 }
 
-async fn rate(caller_count: usize, work: impl AsyncFn() -> Result<()>) -> Result<Measured> {
+async fn rate(caller_count: usize, way: &Way) -> Result<Measured> {
     let (began, done_count) = (Instant::now(), AtomicUsize::new(0));
     let callers = (0..caller_count).map(|_| async {
         let mut took = Vec::new();
         while began.elapsed() < ROUND {
             let call = Instant::now();
-            work().await?;
+            way.go().await?;
             took.push(call.elapsed());
             done_count.fetch_add(1, Ordering::Relaxed);
         }
