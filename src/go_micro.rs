@@ -13,7 +13,8 @@
 //! | `register_ttl`, `register_interval` (seconds) | [`register`](GoMicroSettings::register) |
 //! | `client_request_timeout` (`5s`, `500ms`), `client_retries` | [`request_timeout`](GoMicroSettings::request_timeout), [`retries`](GoMicroSettings::retries) |
 //! | `MICRO_LOG_LEVEL` | [`log_level`](GoMicroSettings::log_level) |
-//! | `client`, `server`, `transport`, `selector` | nothing: accepted where they name what is here (`grpc`, `registry`) |
+//! | `server` (`grpc`, `mucp`) | [`is_mucp`](GoMicroSettings::is_mucp): what callers speak; where nothing is said, gRPC |
+//! | `client`, `transport`, `selector` | nothing: accepted where they name what is here (`grpc`, `mucp` and its `http`, `registry`) |
 //!
 //! What go-micro has and is not here (`store`, `auth`, `tracer`, `profile`, `runtime`, a proxy, …) is
 //! listed in [`unused`](GoMicroSettings::unused), so that a program can say so.
@@ -37,6 +38,9 @@ pub struct GoMicroSettings {
     pub version: Option<String>,
     /// What makes the instance's id of the service's name: `<name>-<id>`.
     pub id: Option<String>,
+    /// Whether its callers speak mucp, go-micro's own RPC. go-micro speaks it where nothing is said;
+    /// here that is gRPC, which services with these settings have compiled in.
+    pub is_mucp: bool,
     /// Where calls are taken, `host:port`; go-micro's `:8080` is `0.0.0.0:8080` here.
     pub listen: Option<String>,
     /// What callers are told, `host:port`.
@@ -64,6 +68,7 @@ impl fmt::Debug for GoMicroSettings {
             name,
             version,
             id,
+            is_mucp,
             listen,
             advertise,
             metadata,
@@ -79,6 +84,7 @@ impl fmt::Debug for GoMicroSettings {
             .field("name", name)
             .field("version", version)
             .field("id", id)
+            .field("is_mucp", is_mucp)
             .field("listen", listen)
             .field("advertise", advertise)
             .field("metadata", metadata)
@@ -132,6 +138,8 @@ const FLAGS: [&str; 38] = [
     "config",
     "debug_profile",
 ];
+/// Flags that a program may well have of its own: they are left to it.
+const LEFT: [&str; 2] = ["config", "profile"];
 /// Variables without a flag.
 const VARIABLES: [&str; 4] = ["log_level", "proxy", "network", "network_address"];
 const PREFIX: &str = "MICRO_";
@@ -162,8 +170,11 @@ impl GoMicroSettings {
 
     /// What a command line and these variables say, and the arguments that are none of go-micro's, in
     /// their order: those are for the program's own parser. `arguments` begins after the program's
-    /// name; flags are `--name value` or `--name=value`, with one dash or two. A `--registry` or `--broker` whose value is a
-    /// URL is the program's own.
+    /// name; flags are `--name value` or `--name=value`, with one dash or two.
+    ///
+    /// The program's own are also a `--registry` or `--broker` whose value is a URL, and `--config` and
+    /// `--profile`, which mean something else in go-micro, and nothing here. Its other flags are taken,
+    /// those that have no meaning here too: a program must not have one of that name.
     ///
     /// # Errors
     ///
@@ -182,13 +193,15 @@ impl GoMicroSettings {
 impl GoMicroSettings {
     /// A server's settings as they are said: where it listens, by default at a free port of
     /// 127.0.0.1; what callers are told, at every address the one towards the registry; version, id
-    /// and metadata.
+    /// and metadata. Where callers speak mucp, what is said of the address is
+    /// [`go_micro`](Self::go_micro)'s.
     pub fn server(&self) -> micro_grpc::GrpcServerConfig {
         let mut config = micro_grpc::GrpcServerConfig::default();
-        if let Some(listen) = &self.listen {
+        if let Some(listen) = self.listen.as_ref().filter(|_| !self.is_mucp) {
             config.address.clone_from(listen);
         }
-        let towards = || crate::backends::advertised(&config.address, self.registry.as_deref()?);
+        let listen = self.listen.as_ref().unwrap_or(&config.address);
+        let towards = || crate::backends::advertised(listen, self.registry.as_deref()?);
         config.advertise = self.advertise.clone().or_else(towards);
         if let Some(version) = &self.version {
             config.version.clone_from(version);
@@ -201,6 +214,16 @@ impl GoMicroSettings {
             }
         }
         config
+    }
+
+    /// How it answers go-micro's clients: in gRPC, or in mucp at the address that is said.
+    pub fn go_micro(&self) -> micro_grpc::GoMicroConfig {
+        let config = micro_grpc::GoMicroConfig::default();
+        match (self.is_mucp, &self.listen) {
+            (false, _) => config,
+            (true, Some(listen)) => config.with_mucp(listen),
+            (true, None) => config.with_mucp("127.0.0.1:0"),
+        }
     }
 }
 
@@ -234,7 +257,8 @@ impl Said {
             // Go takes one dash as well; a letter alone is somebody else's.
             let flag = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'));
             let name = flag.map(|flag| flag.split_once('=').map_or(flag, |(name, _)| name));
-            let Some(known) = FLAGS.into_iter().find(|flag| Some(*flag) == name) else {
+            let known = FLAGS.into_iter().find(|flag| Some(*flag) == name && !LEFT.contains(flag));
+            let Some(known) = known else {
                 rest.push(argument);
                 continue;
             };
@@ -264,8 +288,14 @@ impl Said {
     }
 
     fn settings(mut self) -> Result<GoMicroSettings> {
-        for name in ["client", "server", "transport", "selector"] {
-            if self.0.get(name).is_some_and(|(_, value)| matches!(value.as_str(), "grpc" | "registry")) {
+        let is_mucp = self.0.get("server").is_some_and(|(_, value)| value == "mucp");
+        for (name, known) in [
+            ("client", &["grpc", "mucp"][..]),
+            ("server", &["grpc", "mucp"]),
+            ("transport", if is_mucp { &["http"] } else { &["grpc"] }),
+            ("selector", &["registry"]),
+        ] {
+            if self.0.get(name).is_some_and(|(_, value)| known.contains(&&**value)) {
                 self.0.remove(name);
             }
         }
@@ -290,6 +320,7 @@ impl Said {
             name: self.value("server_name"),
             version: self.value("server_version"),
             id: self.value("server_id"),
+            is_mucp,
             listen: self.value("server_address").map(with_host),
             advertise: self.value("server_advertise"),
             metadata: self.metadata()?,
@@ -468,6 +499,28 @@ mod tests {
         assert_eq!(config.metadata, metadata.map(|(name, value)| (name.into(), value.into())).into());
     }
 
+    #[cfg(feature = "grpc")]
+    #[test]
+    fn a_server_of_mucp_takes_its_calls_at_the_address_that_is_said() {
+        let said = settings(&[
+            ("MICRO_SERVER", "mucp"),
+            ("MICRO_CLIENT", "mucp"),
+            ("MICRO_TRANSPORT", "http"),
+            ("MICRO_SERVER_ADDRESS", ":9000"),
+            ("MICRO_REGISTRY_ADDRESS", "127.0.0.1:8500"),
+        ]);
+        assert!(said.is_mucp && said.unused.is_empty(), "{said:?}");
+        assert_eq!(said.go_micro().mucp_address.as_deref(), Some("0.0.0.0:9000"));
+        let server = said.server();
+        assert_eq!((&*server.address, server.advertise.as_deref()), ("127.0.0.1:0", Some("127.0.0.1:9000")));
+        let (flags, _) = GoMicroSettings::from_arguments(["--server".to_owned(), "mucp".to_owned()], []).unwrap();
+        assert_eq!(flags.go_micro().mucp_address.as_deref(), Some("127.0.0.1:0"));
+        let grpc = settings(&[("MICRO_SERVER", "grpc"), ("MICRO_TRANSPORT", "http")]);
+        assert_eq!((grpc.go_micro().mucp_address, grpc.unused), (None, vec!["MICRO_TRANSPORT".to_owned()]));
+        let other = settings(&[("MICRO_SERVER", "http"), ("MICRO_CLIENT", "http")]);
+        assert_eq!((other.is_mucp, other.unused), (false, vec!["MICRO_CLIENT".to_owned(), "MICRO_SERVER".to_owned()]));
+    }
+
     #[test]
     fn an_address_alone_is_that_of_the_usual_plugin_and_a_url_is_taken_as_it_is() {
         let alone = settings(&[("MICRO_REGISTRY_ADDRESS", "c:8500"), ("MICRO_BROKER_ADDRESS", "k:9092")]);
@@ -491,6 +544,10 @@ mod tests {
             "--broker",
             "memory:",
             "--database=sqlite:a.db",
+            "--config",
+            "own.json",
+            "-profile=release",
+            "--store=mysql",
             "-server_name=b",
             "--server_id=",
             "--",
@@ -504,8 +561,9 @@ mod tests {
         assert_eq!((settings.name.as_deref(), settings.version.as_deref()), (Some("b"), Some("1")));
         assert_eq!(settings.broker, None, "a URL is the program's own");
         assert_eq!(settings.id, None, "nothing is said");
-        let expected = ["--workers", "2", "--broker", "memory:", "--database=sqlite:a.db", "--", "--server_name"];
-        assert_eq!(rest, expected);
+        assert_eq!(settings.unused, ["--store"]);
+        let own = ["--workers", "2", "--broker", "memory:", "--database=sqlite:a.db", "--config", "own.json"];
+        assert_eq!(rest, [&own[..], &["-profile=release", "--", "--server_name"]].concat());
     }
 
     #[test]

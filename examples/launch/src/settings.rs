@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use micro_core::{Result, consume::ConsumerConfig, registry::RegisterOptions};
-use micro_grpc::GrpcServerConfig;
+use micro_grpc::{GoMicroConfig, GrpcServerConfig};
 use micro_rs::backends::{advertised, scheme};
 use micro_tx::SqlConfig;
 
@@ -72,6 +72,7 @@ impl Settings {
         service: &mut String,
         version: &mut String,
         grpc: &mut GrpcServerConfig,
+        go_micro: &mut GoMicroConfig,
         consumer: &mut ConsumerConfig,
     ) {
         let (options, document) = (&self.options, &self.document);
@@ -93,6 +94,11 @@ impl Settings {
         grpc.advertise = advertise.or_else(|| grpc.advertise.take());
         if grpc.advertise.is_none() {
             grpc.advertise = advertised(&grpc.address, &self.registry);
+        }
+        if options.go_micro.is_mucp {
+            // Where calls are taken is mucp's then, and what callers are told of.
+            let own = GrpcServerConfig::default().address;
+            go_micro.mucp_address = Some(std::mem::replace(&mut grpc.address, own));
         }
         grpc.id = options.go_micro.id.clone().or_else(|| grpc.id.take());
         // As go-micro's servers say of themselves.
@@ -196,7 +202,8 @@ mod tests {
         assert_eq!(settings.register_options().heartbeat, Duration::from_secs(10));
         let (mut service, mut version) = ("go.micro.service.Order".to_owned(), "1".to_owned());
         let (mut grpc, mut consumer) = (GrpcServerConfig::default(), ConsumerConfig::default());
-        settings.apply(&mut service, &mut version, &mut grpc, &mut consumer);
+        let mut go_micro = GoMicroConfig::default();
+        settings.apply(&mut service, &mut version, &mut grpc, &mut go_micro, &mut consumer);
         assert_eq!((service.as_str(), version.as_str(), grpc.address.as_str()), ("shop.Order", "1", "0.0.0.0:9000"));
         assert_eq!(grpc.message_bytes_max, 1000);
 
@@ -212,7 +219,8 @@ mod tests {
         assert_eq!((settings.registry.as_str(), settings.broker.as_str()), ("consul://b:2", "memory:"));
         assert_eq!(settings.database.url, "sqlite:x.db");
         let (mut grpc, mut consumer) = (GrpcServerConfig::default(), ConsumerConfig::default());
-        settings.apply(&mut service, &mut version, &mut grpc, &mut consumer);
+        let mut go_micro = GoMicroConfig::default();
+        settings.apply(&mut service, &mut version, &mut grpc, &mut go_micro, &mut consumer);
         assert_eq!((grpc.address.as_str(), grpc.advertise.as_deref()), ("127.0.0.1:1", Some("me:1")));
         assert_eq!(consumer.lane_count, 9);
     }
@@ -243,13 +251,28 @@ mod tests {
         assert_eq!(settings.register_options().heartbeat, Duration::from_secs(30));
         let (mut service, mut version) = (String::new(), "1".to_owned());
         let (mut grpc, mut consumer) = (GrpcServerConfig::default(), ConsumerConfig::default());
-        settings.apply(&mut service, &mut version, &mut grpc, &mut consumer);
+        let mut go_micro = GoMicroConfig::default();
+        settings.apply(&mut service, &mut version, &mut grpc, &mut go_micro, &mut consumer);
         assert_eq!((service.as_str(), version.as_str(), grpc.address.as_str()), ("mine", "1", "0.0.0.0:7000"));
         assert_eq!(grpc.id.as_deref(), Some("a-1"));
         let metadata = [("broker", "kafka"), ("region", "north"), ("registry", "consul")];
         assert_eq!(grpc.metadata, metadata.map(|(name, value)| (name.into(), value.into())).into());
         let options = Options { listen: Some("127.0.0.1:1".into()), ..options };
-        Settings::laid(PROGRAM, &options, None, document()).apply(&mut service, &mut version, &mut grpc, &mut consumer);
-        assert_eq!(grpc.address, "127.0.0.1:1");
+        let settings = Settings::laid(PROGRAM, &options, None, document());
+        settings.apply(&mut service, &mut version, &mut grpc, &mut go_micro, &mut consumer);
+        assert_eq!((grpc.address.as_str(), go_micro.mucp_address.as_deref()), ("127.0.0.1:1", None));
+    }
+
+    #[test]
+    fn a_service_in_mucp_takes_its_calls_where_it_listens() {
+        let said = [("MICRO_SERVER", "mucp"), ("MICRO_SERVER_ADDRESS", "127.0.0.1:7000")];
+        let said = said.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let go_micro = micro_rs::go_micro::GoMicroSettings::from_variables(said).unwrap();
+        let settings = Settings::laid(PROGRAM, &Options { go_micro, ..Options::default() }, None, Document::default());
+        let (mut service, mut version) = (String::new(), String::new());
+        let (mut grpc, mut consumer) = (GrpcServerConfig::default(), ConsumerConfig::default());
+        let mut go_micro = GoMicroConfig::default();
+        settings.apply(&mut service, &mut version, &mut grpc, &mut go_micro, &mut consumer);
+        assert_eq!((grpc.address.as_str(), go_micro.mucp_address.as_deref()), ("127.0.0.1:0", Some("127.0.0.1:7000")));
     }
 }

@@ -33,7 +33,8 @@ async fn serve(settings: Settings, no_audit: bool) -> Result<()> {
     let stopped = signals::termination()?;
     let mut config = OrderConfig::default();
     config.has_audit = !no_audit;
-    settings.apply(&mut config.service, &mut config.version, &mut config.grpc, &mut config.consumer);
+    let OrderConfig { service, version, grpc, go_micro, consumer, .. } = &mut config;
+    settings.apply(service, version, grpc, go_micro, consumer);
     config.register = settings.register_options();
     let backends = launch::connect(&settings, &order::TOPICS).await?;
     let plugged = Plugged { registry: backends.registry, broker: backends.broker, database: backends.database };

@@ -29,7 +29,8 @@ fn main() -> ExitCode {
 async fn serve(settings: Settings) -> Result<()> {
     let stopped = signals::termination()?;
     let mut config = ProductConfig::default();
-    settings.apply(&mut config.service, &mut config.version, &mut config.grpc, &mut config.consumer);
+    let ProductConfig { service, version, grpc, go_micro, consumer, .. } = &mut config;
+    settings.apply(service, version, grpc, go_micro, consumer);
     config.register = settings.register_options();
     let backends = launch::connect(&settings, &product::TOPICS).await?;
     let plugged = Plugged { registry: backends.registry, broker: backends.broker, database: backends.database };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use micro_rs::{core::registry::Registry, grpc::GoMicroConfig};
+use micro_rs::{core::registry::Registry, go_micro::GoMicroSettings, grpc::GoMicroConfig};
 use serde_json::{Value, json};
 
 use super::{blocking, greeter::serve};
@@ -23,7 +23,10 @@ async fn a_go_client_finds_and_calls_a_rust_service(registry: &Arc<dyn Registry>
 }
 
 async fn a_go_client_finds_and_calls_a_rust_service_in_mucp(registry: &Arc<dyn Registry>, url: &str) {
-    finds_and_calls(registry, url, "mucp", GoMicroConfig::default().with_mucp("127.0.0.1:0")).await;
+    // As a Go service is told to.
+    let said = [("MICRO_SERVER", "mucp"), ("MICRO_SERVER_ADDRESS", "127.0.0.1:0")];
+    let said = said.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    finds_and_calls(registry, url, "mucp", GoMicroSettings::from_variables(said).unwrap().go_micro()).await;
 }
 
 async fn finds_and_calls(registry: &Arc<dyn Registry>, url: &str, protocol: &str, config: GoMicroConfig) {
