@@ -14,7 +14,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Violation> {
 
 fn violations(files: &[SourceFile]) -> Vec<Violation> {
     let places = places(files);
-    let functions = functions(files);
+    let tests = tests_of(files);
     let roots: BTreeSet<&str> = files.iter().filter_map(|file| Some(file.path.split_once('/')?.0)).collect();
     let mut found = Vec::new();
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
@@ -23,8 +23,8 @@ fn violations(files: &[SourceFile]) -> Vec<Violation> {
             let lost_paths = quoted(line)
                 .filter(|path| path.split_once('/').is_some_and(|(root, _)| roots.contains(root)) && is_path(path))
                 .filter(|path| !places.contains(path.trim_end_matches('/')));
-            let lost_tests = quoted(line)
-                .filter(|name| PROOFS.contains(&&*file.path) && is_sentence(name) && !functions.contains(name));
+            let lost_tests =
+                quoted(line).filter(|name| PROOFS.contains(&&*file.path) && is_sentence(name) && !tests.contains(name));
             found.extend(
                 broken_links
                     .chain(lost_paths)
@@ -47,10 +47,47 @@ fn places(files: &[SourceFile]) -> BTreeSet<String> {
         .collect()
 }
 
-/// The names of all functions.
-fn functions(files: &[SourceFile]) -> BTreeSet<&str> {
+/// The names of all tests: functions with a test's attribute, and those that a macro is handed by name,
+/// on the same line or on lines of their own, to make tests of them.
+fn tests_of(files: &[SourceFile]) -> BTreeSet<&str> {
     let rust = files.iter().filter(|file| file.path.ends_with(".rs"));
-    rust.flat_map(|file| file.text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next())).collect()
+    let (mut tests, mut listed, mut functions) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for file in rust {
+        let (mut is_test, mut is_list) = (false, false);
+        for line in file.text.lines().map(str::trim) {
+            is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            if let Some(name) = function(line) {
+                functions.insert(name);
+                if std::mem::take(&mut is_test) {
+                    tests.insert(name);
+                }
+            }
+            is_test &= !line.is_empty();
+            is_list = if is_list { !line.starts_with(['}', ')']) } else { begins_list(line) };
+            let names = if is_list { line } else { arguments(line) };
+            listed.extend(names.split(',').map(str::trim).filter(|name| is_sentence(name)));
+        }
+    }
+    tests.extend(listed.intersection(&functions));
+    tests
+}
+
+/// The name of the function that a line begins.
+fn function(line: &str) -> Option<&str> {
+    let words = line.trim_start_matches("pub ").trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ");
+    words.trim_start_matches("async ").strip_prefix("fn ")?.split(['(', '<']).next()
+}
+
+/// What a macro is handed on the line that calls it; nothing for any other line.
+fn arguments(line: &str) -> &str {
+    let handed = line.split_once("!(").and_then(|(_, rest)| rest.strip_suffix(");"));
+    handed.unwrap_or_default()
+}
+
+/// Whether a line begins what a macro is handed on lines of its own.
+fn begins_list(line: &str) -> bool {
+    let begin = line.trim_end_matches(['{', '(', ' ']);
+    begin.len() < line.len() && begin.ends_with('!')
 }
 
 /// What the names of metrics and of a server's settings begin with.
@@ -107,19 +144,27 @@ mod tests {
         let text = "[a](adr/0001.md) [b](../README.md#top) [c](https://example.org/x) [d](#here)\n\
                     [gone](adr/0002.md)\n\
                     `src/lib.rs` `src/` `a/b` `cargo run src/x` `src/gone.rs`\n\
-                    `one_test_is_there` `retry_count_max` `one_test_is_gone`\n";
-        let files = [
-            ("docs/reliability.md", text),
-            ("docs/adr/0001.md", ""),
-            ("README.md", ""),
-            ("src/lib.rs", "fn one_test_is_there() {}"),
-        ]
-        .map(|(path, text)| SourceFile { path: path.to_owned(), text: text.to_owned() });
+                    `one_test_is_there` `retry_count_max` `one_test_is_gone`\n\
+                    `a_test_of_a_runtime` `a_function_of_four_words` `a_listed_suite_function` `a_listed_name_alone`\n\
+                    `a_function_on_one_line` `a_name_in_some_call` `the_next_function_is_none`\n";
+        let code = "#[test]\n#[should_panic(\n  expected = \"x\"\n)]\nfn one_test_is_there() {}\n\
+                    #[tokio::test(start_paused = true)]\nasync fn a_test_of_a_runtime() {}\n\
+                    fn the_next_function_is_none() {}\n\
+                    fn a_function_of_four_words() {}\npub async fn a_listed_suite_function<T>(t: T) {}\n\
+                    on_each! {\n    a_listed_suite_function,\n    a_listed_name_alone\n}\n\
+                    fn a_function_on_one_line() {}\non_one!(Mariadb, a_function_on_one_line);\n\
+                    call(\n    a_name_in_some_call\n);\nfn a_name_in_some_call() {}\n";
+        let files = [("docs/reliability.md", text), ("docs/adr/0001.md", ""), ("README.md", ""), ("src/lib.rs", code)]
+            .map(|(path, text)| SourceFile { path: path.to_owned(), text: text.to_owned() });
         let found: Vec<String> = violations(&files).iter().map(Violation::to_string).collect();
         let expected = [
             "docs/reliability.md:2: there is no `adr/0002.md`",
             "docs/reliability.md:3: there is no `src/gone.rs`",
             "docs/reliability.md:4: there is no `one_test_is_gone`",
+            "docs/reliability.md:5: there is no `a_function_of_four_words`",
+            "docs/reliability.md:5: there is no `a_listed_name_alone`",
+            "docs/reliability.md:6: there is no `a_name_in_some_call`",
+            "docs/reliability.md:6: there is no `the_next_function_is_none`",
         ];
         assert_eq!(found, expected);
     }
