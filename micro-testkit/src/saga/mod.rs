@@ -95,8 +95,8 @@ pub async fn a_gid_is_added_once(fixture: &impl SagaLogFixture) {
     let mut tx = begin(fixture).await;
     log.add(&mut tx, std::slice::from_ref(&once)).await.expect("a saga is added");
     tx.rollback().await.expect("a transaction rolls back");
-    add(fixture, &[once.clone()]).await;
-    refused(&[once.clone()]).await;
+    add(fixture, std::slice::from_ref(&once)).await;
+    refused(std::slice::from_ref(&once)).await;
     refused(&[twice.clone(), once.clone()]).await;
     refused(&[twice.clone(), twice.clone()]).await;
     assert_eq!(counts(fixture).await.unfinished, 1, "one of a refused addition was added");
