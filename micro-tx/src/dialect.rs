@@ -35,16 +35,16 @@ impl Dialect {
             Self::Sqlite => &[
                 (1, "messaging", include_str!("../migrations/sqlite/0001_messaging.sql")),
                 (2, "claims", include_str!("../migrations/sqlite/0002_claims.sql")),
-                (4, "sagas", include_str!("../migrations/sqlite/0004_sagas.sql")),
+                (3, "sagas", include_str!("../migrations/sqlite/0003_sagas.sql")),
             ],
             Self::MySql => &[
                 (1, "messaging", include_str!("../migrations/mysql/0001_messaging.sql")),
-                (3, "sagas", include_str!("../migrations/mysql/0003_sagas.sql")),
+                (2, "sagas", include_str!("../migrations/mysql/0002_sagas.sql")),
             ],
             Self::Postgres => &[
                 (1, "messaging", include_str!("../migrations/postgres/0001_messaging.sql")),
                 (2, "parked_keys", include_str!("../migrations/postgres/0002_parked_keys.sql")),
-                (4, "sagas", include_str!("../migrations/postgres/0004_sagas.sql")),
+                (3, "sagas", include_str!("../migrations/postgres/0003_sagas.sql")),
             ],
         }
     }

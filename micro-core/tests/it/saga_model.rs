@@ -14,7 +14,7 @@ use micro_core::{
     },
     transaction::MemoryDatabase,
 };
-use micro_testkit::saga::model::{ModelBarrier, SagaCase, SagaWorld, ends_as_the_model_says};
+use micro_testkit::saga::model::{SagaCase, SagaWorld, ends_as_the_model_says};
 
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
@@ -40,7 +40,8 @@ struct Stage {
 impl Stage {
     fn new(is_concurrent: bool) -> Self {
         let participants = MemoryDatabase::with_acquire_timeout(PATIENCE);
-        let world = Arc::new(SagaWorld::new(participants, Arc::new(ModelBarrier)));
+        let barrier = participants.barrier();
+        let world = Arc::new(SagaWorld::new(participants, barrier));
         let cases: Vec<_> = SagaCase::all(is_concurrent).into_iter().enumerate().collect();
         let cases: Vec<_> = cases.into_iter().map(|(number, case)| (format!("case-{number:04}"), case)).collect();
         assert_eq!(cases.len(), 1_296);

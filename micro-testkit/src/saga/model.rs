@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use micro_core::{
     Error, ErrorKind, Result, Tx,
-    barrier::{Barrier, BarrierCall, BarrierExt as _, BarrierStore, Passage, Prepared},
+    barrier::{Barrier, BarrierExt as _, BarrierStore},
     branch::{Branch, BranchAnswer, Op},
     saga::{BranchCaller, BranchRequest, Outcome, Saga, SagaCoordinator, SagaOptions, Step},
     transaction::{MemoryDatabase, MemoryTxExt as _},
@@ -314,37 +314,4 @@ fn effect_of(gid: &str, step: usize) -> String {
 
 fn lost(what: &'static str) -> Error {
     Error::new(ErrorKind::Unavailable, "world.call", what)
-}
-
-/// DTM's barrier on rows of a [`MemoryDatabase`]: what the model runs behind.
-pub struct ModelBarrier;
-
-#[async_trait]
-impl BarrierStore for ModelBarrier {
-    async fn enter(&self, tx: &mut Tx, call: &BarrierCall<'_>) -> Result<Passage> {
-        let Branch { gid, id, op, .. } = call.branch;
-        let mut note = |noted: &Op| -> Result<Option<String>> {
-            let row = format!("{gid}/{id}/{noted}/{}", call.barrier_id);
-            let before = tx.get("barriers", &row)?;
-            if before.is_none() {
-                tx.put("barriers", &row, op.as_str().to_owned())?;
-            }
-            Ok(before.map(|reason| String::from_utf8_lossy(&reason).into_owned()))
-        };
-        let origin = op.origin().map(|origin| note(&origin)).transpose()?;
-        Ok(match (origin, note(op)?) {
-            (_, Some(reason)) if reason == op.as_str() => Passage::Duplicate,
-            (_, Some(_)) => Passage::Overtaken,
-            (Some(None), None) => Passage::Empty,
-            (_, None) => Passage::Proceed,
-        })
-    }
-
-    async fn prepared(&self, _gid: &str) -> Result<Prepared> {
-        Err(Error::new(ErrorKind::Unimplemented, "barrier.prepared", "the model has no messages"))
-    }
-
-    async fn purge(&self, _older_than: Duration, _limit: usize) -> Result<u64> {
-        Ok(0)
-    }
 }

@@ -6,6 +6,8 @@ mod conflicts;
 mod conformance;
 mod connections;
 mod database;
+#[cfg(feature = "dtm")]
+mod dtm_model;
 mod faults;
 mod full_disk;
 mod go_barrier;
@@ -16,6 +18,7 @@ mod probe;
 mod proxy;
 mod relays;
 mod saga_kill;
+mod sagas;
 mod server;
 mod spoiled;
 mod sqlite;

@@ -12,14 +12,14 @@ use async_trait::async_trait;
 use micro_core::{
     Error, ErrorKind, Health, Result, TransactionManagerExt as _, Tx,
     app::{Component as _, ComponentExt as _},
-    barrier::{Barrier, BarrierCall, BarrierExt as _, BarrierStore, Passage, Prepared},
+    barrier::{Barrier, BarrierExt as _},
     branch::{BranchAnswer, Op},
     saga::{
         BranchCaller, BranchRequest, EmbeddedCoordinator, EmbeddedCoordinatorConfig, Outcome, Saga,
         SagaOutbox as _, Step,
     },
 };
-use micro_tx::{SqlConfig, SqlDatabase, SqlTxExt as _, Synchronous};
+use micro_tx::{SqlBarrier, SqlConfig, SqlDatabase, SqlTxExt as _, Synchronous};
 
 use crate::{
     on_servers::{INSERT, site},
@@ -33,8 +33,8 @@ const KILL_COUNT: usize = 20;
 const URL: &str = "MICRO_TEST_SAGA_URL";
 const IS_LAST: &str = "MICRO_TEST_SAGA_IS_LAST";
 
-const TABLES: &str = "CREATE TABLE IF NOT EXISTS effects (gid VARCHAR(64) NOT NULL, step INT NOT NULL, PRIMARY KEY (gid, step)); \
-    CREATE TABLE IF NOT EXISTS barriers (call_id VARCHAR(128) PRIMARY KEY, reason VARCHAR(32) NOT NULL)";
+const TABLES: &str =
+    "CREATE TABLE IF NOT EXISTS effects (gid VARCHAR(64) NOT NULL, step INT NOT NULL, PRIMARY KEY (gid, step))";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_saga_is_half_done_on_sqlite() {
@@ -59,6 +59,7 @@ async fn no_saga_is_half_done_on_postgres() {
 
 async fn survives_kills(url: &str, database: SqlDatabase) {
     database.execute_script(TABLES).await.unwrap();
+    barrier_of(&database).create_table().await.unwrap();
     let mut caught_count = 0;
     for _ in 0..KILL_COUNT {
         let mut process = Process::started(url, false);
@@ -145,7 +146,7 @@ async fn the_process_that_is_killed() {
     let mut config = EmbeddedCoordinatorConfig::default();
     config.lease = Duration::from_secs(1);
     config.retry_interval = Duration::from_millis(100);
-    let participant = Arc::new(Participant(database.clone()));
+    let participant = Arc::new(Participant(database.clone(), barrier_of(&database)));
     let coordinator = EmbeddedCoordinator::builder(database.transactions(), database.saga_log(), participant);
     let coordinator = coordinator.config(config).build();
     coordinator.start(&Health::new()).await.unwrap();
@@ -170,7 +171,7 @@ async fn the_process_that_is_killed() {
 }
 
 /// The services that take part, with tables of their own in the same database.
-struct Participant(SqlDatabase);
+struct Participant(SqlDatabase, SqlBarrier);
 
 #[async_trait]
 impl BranchCaller for Participant {
@@ -193,7 +194,7 @@ impl BranchCaller for Participant {
             Ok(())
         };
         let mut barrier = Barrier::new(branch.clone());
-        match self.0.run_with_barrier(&Rows(self.0.clone()), &mut barrier, body).await {
+        match self.0.run_with_barrier(&self.1, &mut barrier, body).await {
             Ok(_) => Ok(BranchAnswer::Succeeded),
             Err(error) if error.kind() == ErrorKind::FailedPrecondition => {
                 Ok(BranchAnswer::Failed(error.message().to_owned()))
@@ -203,37 +204,6 @@ impl BranchCaller for Participant {
     }
 }
 
-/// DTM's barrier on a table of this test.
-struct Rows(SqlDatabase);
-
-#[async_trait]
-impl BarrierStore for Rows {
-    async fn enter(&self, tx: &mut Tx, call: &BarrierCall<'_>) -> Result<Passage> {
-        let sql = tx.sql()?;
-        let branch = call.branch;
-        let mut is_new = [true; 2];
-        for (is_new, op) in is_new.iter_mut().zip([branch.op.origin(), Some(branch.op.clone())]) {
-            let Some(op) = op else { continue };
-            let row = "INTO barriers (call_id, reason) VALUES (?, ?)";
-            let insert = match self.0.dialect_name() {
-                "mysql" => format!("INSERT IGNORE {row}"),
-                _ => format!("INSERT {row} ON CONFLICT DO NOTHING"),
-            };
-            let id = format!("{}/{}/{op}/{}", branch.gid, branch.id, call.barrier_id);
-            *is_new = sql.execute(&insert, &[id.into(), branch.op.as_str().into()]).await? == 1;
-        }
-        Ok(match (branch.op.origin().is_some(), is_new) {
-            (_, [_, false]) => Passage::Duplicate,
-            (true, [true, true]) => Passage::Empty,
-            _ => Passage::Proceed,
-        })
-    }
-
-    async fn prepared(&self, _gid: &str) -> Result<Prepared> {
-        Ok(Prepared::RolledBack)
-    }
-
-    async fn purge(&self, _older_than: Duration, _limit: usize) -> Result<u64> {
-        Ok(0)
-    }
+fn barrier_of(database: &SqlDatabase) -> SqlBarrier {
+    database.barrier_with("barrier").unwrap()
 }

@@ -1,0 +1,163 @@
+//! The saga log on each database: rows that somebody spoiled, several coordinators on one log, a large
+//! table.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use micro_core::{
+    Health, Result, TransactionManagerExt as _,
+    app::{Component as _, ComponentExt as _},
+    branch::BranchAnswer,
+    saga::{
+        BranchCaller, BranchRequest, EmbeddedCoordinator, Outcome, Saga, SagaChange, SagaCounts, SagaEntry, SagaLease,
+        SagaWrite, Step,
+    },
+};
+use micro_testkit::eventually;
+use micro_tx::SqlDatabase;
+
+use crate::{
+    indexes::read_count,
+    on_servers::{PATIENCE, on_each_server, site},
+    server::{Server, Site},
+    sqlite::File,
+};
+
+const LONG: Duration = Duration::from_secs(600);
+
+on_each_server!(
+    a_saga_that_somebody_spoiled_hides_no_other_one
+    several_coordinators_share_a_log_and_call_each_branch_once
+);
+
+mod on_a_file {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_saga_that_somebody_spoiled_hides_no_other_one() {
+        let file = File::new();
+        one_of_three_is_spoiled(&file.database().await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn several_coordinators_share_a_log_and_call_each_branch_once() {
+        let file = File::new();
+        each_branch_is_called_once([file.database().await, file.database().await]).await;
+    }
+}
+
+async fn a_saga_that_somebody_spoiled_hides_no_other_one(site: Site) {
+    one_of_three_is_spoiled(&site.database().await).await;
+}
+
+async fn several_coordinators_share_a_log_and_call_each_branch_once(site: Site) {
+    each_branch_is_called_once([site.database().await, site.database().await]).await;
+}
+
+fn saga(number: usize) -> Saga {
+    let step = |step: usize| Step::new(format!("p:1/p.P/Do{step}"));
+    Saga::with_gid(format!("saga-{number:04}")).step(step(1)).step(step(2))
+}
+
+async fn add(database: &SqlDatabase, count: usize) {
+    let entries: Vec<_> = (0..count).map(|number| SagaEntry::new(Arc::new(saga(number)))).collect();
+    database.run(async |tx| database.saga_log().add(tx, &entries).await).await.unwrap();
+}
+
+async fn one_of_three_is_spoiled(database: &SqlDatabase) {
+    add(database, 4).await;
+    let spoil = "UPDATE micro_sagas SET saga = ? WHERE gid = 'saga-0001'";
+    assert_eq!(database.execute(spoil, &[vec![0xff_u8, 0xff].into()]).await.unwrap(), 1);
+    let spoil = "UPDATE micro_sagas SET progress = 'no json' WHERE gid = 'saga-0002'";
+    assert_eq!(database.execute(spoil, &[]).await.unwrap(), 1);
+
+    let log = database.saga_log();
+    let lease = SagaLease::new(LONG);
+    let due = log.take(lease, 10).await.unwrap();
+    assert_eq!(due.iter().map(|due| due.saga.gid.as_str()).collect::<Vec<_>>(), ["saga-0000", "saga-0003"]);
+    let writes = ["saga-0000", "saga-0003"].map(|gid| SagaWrite::new(gid, lease.id, SagaChange::Succeeded));
+    assert_eq!(log.write(&writes).await.unwrap(), [true, true]);
+    // The spoiled ones are there to be looked at, and nobody tries them again and again.
+    assert_eq!(log.counts().await.unwrap(), counts(2, 0));
+    assert!(log.take(lease, 10).await.unwrap().is_empty());
+}
+
+fn counts(unfinished: u64, due: u64) -> SagaCounts {
+    let mut counts = SagaCounts::default();
+    (counts.unfinished, counts.due) = (unfinished, due);
+    counts
+}
+
+/// Counts the calls of each branch.
+#[derive(Default)]
+struct Counting(Mutex<BTreeMap<String, usize>>);
+
+#[async_trait]
+impl BranchCaller for Counting {
+    async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
+        let call = format!("{}/{}", request.branch.gid, request.branch.id);
+        *self.0.lock().unwrap().entry(call).or_default() += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(BranchAnswer::Succeeded)
+    }
+}
+
+async fn each_branch_is_called_once(databases: [SqlDatabase; 2]) {
+    const SAGA_COUNT: usize = 300;
+    add(&databases[0], SAGA_COUNT).await;
+    let calls = Arc::new(Counting::default());
+    let coordinators = databases.each_ref().map(|database| {
+        EmbeddedCoordinator::builder(database.transactions(), database.saga_log(), calls.clone()).build()
+    });
+    for coordinator in &coordinators {
+        coordinator.start(&Health::new()).await.unwrap();
+    }
+    let log = databases[0].saga_log();
+    eventually(PATIENCE, "every saga ends", || async { log.counts().await.unwrap().unfinished == 0 }).await;
+    for coordinator in &coordinators {
+        coordinator.stop(Duration::from_secs(5)).await.unwrap();
+    }
+    for number in 0..SAGA_COUNT {
+        assert_eq!(log.outcome(&saga(number).gid).await.unwrap(), Some(Outcome::Succeeded));
+    }
+    let calls = calls.0.lock().unwrap();
+    assert_eq!(calls.len(), 2 * SAGA_COUNT);
+    assert!(calls.values().all(|count| *count == 1), "a branch was called by both");
+}
+
+/// Fifty thousand that are finished and as many that wait: a look, a taking, a write, a purge read few.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_saga_log_reads_few_of_a_hundred_thousand_rows_on_postgres() {
+    let Some(site) = site(Server::Postgres).await else { return };
+    let database = site.database().await;
+    let fill = "INSERT INTO micro_sagas (gid, is_finished, due_at, lease_id, saga, progress, created_at) \
+                SELECT 'old-' || n, n % 2, CASE WHEN n % 2 = 1 THEN n ELSE 4000000000000 + n END, n, '', '', n \
+                FROM generate_series(0, 99999) AS n";
+    database.execute_script(fill).await.unwrap();
+    database.execute_script("ANALYZE micro_sagas").await.unwrap();
+    database.close().await;
+    for (what, count_max) in [("nothing", 1), ("all of it", 120), ("purge", 220)] {
+        let before = read_count(&site, "micro_sagas").await;
+        let database = site.database().await;
+        let log = database.saga_log();
+        match what {
+            "nothing" => assert!(log.take(SagaLease::new(LONG), 100).await.unwrap().is_empty()),
+            "purge" => assert_eq!(log.purge(Duration::from_secs(1), 100).await.unwrap(), 100),
+            _ => {
+                add(&database, 20).await;
+                let lease = SagaLease::new(LONG);
+                let due = log.take(lease, 100).await.unwrap();
+                let writes = due.iter().map(|due| SagaWrite::new(&due.saga.gid, lease.id, SagaChange::Succeeded));
+                let answers = log.write(&writes.collect::<Vec<_>>()).await.unwrap();
+                assert_eq!(answers, [true; 20]);
+            }
+        }
+        database.close().await;
+        let count = read_count(&site, "micro_sagas").await - before;
+        assert!(count <= count_max, "{what}: {count} rows were read");
+    }
+}
