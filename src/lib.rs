@@ -51,7 +51,7 @@ pub mod prelude {
 #[doc = include_str!("../docs/guide/handling-failures.md")]
 pub struct Guide;
 
-/// The Rust in the guide compiles and runs.
-#[cfg(all(doctest, feature = "grpc", feature = "tx-sqlite"))]
+/// The Rust in the guide's part on distributed transactions compiles and runs.
+#[cfg(all(doctest, feature = "grpc", feature = "tx-sqlite", feature = "tx-dtm"))]
 #[doc = include_str!("../docs/guide/distributed-transactions.md")]
 pub struct GuideToTransactions;

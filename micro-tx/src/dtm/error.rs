@@ -97,7 +97,8 @@ fn classify(code: Code, text: &str) -> (ErrorKind, &'static str) {
     if has("status: prepared found") {
         return (FailedPrecondition, "DTM knows no transaction of this id that is still prepared");
     }
-    if has("topic not found") || has("this topic is empty") || has("no such an url") || has("storage: NotFound") {
+    let topics = ["topic not found", "no such a topic", "this topic is empty", "no such an url"];
+    if topics.into_iter().any(has) || has("storage: NotFound") {
         return (NotFound, "DTM knows no such topic, subscriber or transaction");
     }
     if has("empty topic") || has("empty url") || has("key required") || has("no gid specified") {
@@ -180,6 +181,8 @@ mod tests {
             (Code::Grpc(12), "unknown service dtmgimp.Dtm", ErrorKind::Unimplemented),
             (Code::Http(500), "empty url", InvalidArgument),
             (Code::Http(500), "this topic is empty", NotFound),
+            (Code::Grpc(2), "no such a topic", NotFound),
+            (Code::Grpc(2), "no such an url", NotFound),
             (Code::Http(502), "Bad Gateway", Unavailable),
             (Code::Http(404), "404 page not found", Unknown),
         ] {

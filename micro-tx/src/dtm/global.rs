@@ -55,7 +55,8 @@ pub struct TransactionOptions {
     pub request_timeout: Option<Duration>,
     /// Sent with each call of a branch; at most some 900 characters together on SQL stores.
     pub headers: BTreeMap<String, String>,
-    /// Whether all branches of a message are called at the same time; over HTTP only.
+    /// Whether all branches of a message are called at the same time; over HTTP only. Of a saga the custom
+    /// data says it.
     pub is_concurrent: bool,
 }
 
@@ -181,7 +182,7 @@ impl TryFrom<Saga> for GlobalTransaction {
                 retry_count_max: options.retry_count_max,
                 request_timeout: options.request_timeout,
                 headers: options.headers,
-                is_concurrent: false,
+                is_concurrent: options.is_concurrent,
             },
             custom_data,
             steps,

@@ -7,6 +7,7 @@ mod conformance;
 mod connections;
 mod database;
 #[cfg(feature = "dtm")]
+mod dtm;
 mod dtm_model;
 mod faults;
 mod full_disk;

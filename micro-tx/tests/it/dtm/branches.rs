@@ -1,0 +1,194 @@
+//! Participants that answer as a test tells them: one server of gRPC, one of HTTP, which remember how
+//! they were called.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::{Request as HttpRequest, State},
+    http::StatusCode,
+    response::{IntoResponse, Response as HttpResponse},
+};
+use micro_core::{Health, app::Component as _, branch::Branch};
+use micro_grpc::{GrpcServer, metadata_of};
+use tokio::net::TcpListener;
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    server::{Grpc, NamedService, UnaryService},
+};
+use tonic_prost::ProstCodec;
+use tower_service::Service;
+
+/// What a branch answers.
+#[derive(Clone, Debug)]
+pub(crate) enum Say {
+    Done,
+    Failure(String),
+    Ongoing,
+    /// Something that is none of the three.
+    Oops,
+    /// Done, in these words; over gRPC without words.
+    Text(String),
+    /// Done, so much later.
+    Late(Duration),
+}
+
+/// A call as a branch saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) branch: Branch,
+    pub(crate) method: String,
+    pub(crate) payload: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) at: Instant,
+}
+
+impl Seen {
+    /// `01/action`.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.branch.id, self.branch.op)
+    }
+}
+
+type Script = Arc<Mutex<HashMap<(String, String), Vec<Say>>>>;
+
+/// The two servers. Calls of which a test said nothing are done.
+pub(crate) struct Branches {
+    pub(crate) grpc: String,
+    pub(crate) http: String,
+    memory: Memory,
+    _server: GrpcServer,
+    _health: Health,
+}
+
+#[derive(Clone, Default)]
+struct Memory {
+    script: Script,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Branches {
+    pub(crate) async fn serve() -> Self {
+        let memory = Memory::default();
+        let server = GrpcServer::builder("busi").add_service(Busi(memory.clone())).build().unwrap();
+        let health = Health::new();
+        server.start(&health).await.unwrap();
+        let grpc = server.instances().remove(0).address;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = listener.local_addr().unwrap().to_string();
+        let router = axum::Router::new().fallback(over_http).with_state(memory.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { grpc, http, memory, _server: server, _health: health }
+    }
+
+    /// What a branch of a transaction answers, call by call; afterwards it is done.
+    pub(crate) fn script(&self, gid: &str, name: &str, says: impl IntoIterator<Item = Say>) {
+        let mut says: Vec<Say> = says.into_iter().collect();
+        says.reverse();
+        self.memory.script.lock().unwrap().insert((gid.to_owned(), name.to_owned()), says);
+    }
+
+    /// The calls that a transaction made, in the order in which they came.
+    pub(crate) fn seen(&self, gid: &str) -> Vec<Seen> {
+        self.memory.seen.lock().unwrap().iter().filter(|seen| seen.branch.gid == gid).cloned().collect()
+    }
+
+    /// Their names: `01/action`.
+    pub(crate) fn calls(&self, gid: &str) -> Vec<String> {
+        self.seen(gid).iter().map(Seen::name).collect()
+    }
+}
+
+impl Memory {
+    fn say(&self, seen: Seen) -> Say {
+        let key = (seen.branch.gid.clone(), seen.name());
+        self.seen.lock().unwrap().push(seen);
+        self.script.lock().unwrap().get_mut(&key).and_then(Vec::pop).unwrap_or(Say::Done)
+    }
+}
+
+async fn over_http(State(memory): State<Memory>, request: HttpRequest) -> HttpResponse {
+    let method = format!("{} {}", request.method(), request.uri().path());
+    let url = reqwest::Url::parse(&format!("http://h{}", request.uri())).unwrap();
+    let parts: HashMap<String, String> = url.query_pairs().into_owned().collect();
+    let branch = Branch::read(|name| parts.get(name).cloned()).unwrap().unwrap();
+    let headers = text_headers(request.headers());
+    let payload = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+    let payload = String::from_utf8(payload.to_vec()).unwrap();
+    match memory.say(Seen { branch, method, payload, headers, at: Instant::now() }) {
+        Say::Done => r#"{"dtm_result":"SUCCESS"}"#.into_response(),
+        Say::Failure(text) => (StatusCode::CONFLICT, text).into_response(),
+        Say::Ongoing => (StatusCode::TOO_EARLY, "").into_response(),
+        Say::Oops => (StatusCode::INTERNAL_SERVER_ERROR, "oops").into_response(),
+        Say::Text(text) => text.into_response(),
+        Say::Late(pause) => {
+            tokio::time::sleep(pause).await;
+            "{}".into_response()
+        }
+    }
+}
+
+fn text_headers(headers: &http::HeaderMap) -> BTreeMap<String, String> {
+    headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned())).collect()
+}
+
+/// `busi.Busi`, with whatever method; the message is the first field's text.
+#[derive(Clone)]
+struct Busi(Memory);
+
+impl NamedService for Busi {
+    const NAME: &'static str = "busi.Busi";
+}
+
+impl Service<http::Request<Body>> for Busi {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let method = Method { memory: self.0.clone(), path: request.uri().path().to_owned() };
+        Box::pin(async move { Ok(Grpc::new(ProstCodec::default()).unary(method, request).await) })
+    }
+}
+
+struct Method {
+    memory: Memory,
+    path: String,
+}
+
+impl UnaryService<String> for Method {
+    type Response = ();
+    type Future = Pin<Box<dyn Future<Output = Result<Response<()>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        let (memory, method) = (self.memory.clone(), self.path.clone());
+        Box::pin(async move {
+            let branch = Branch::from_metadata(&metadata_of(&request));
+            let branch = branch.map_err(micro_grpc::to_status)?.ok_or_else(|| Status::invalid_argument("no branch"))?;
+            let headers = text_headers(&request.metadata().clone().into_headers());
+            let payload = request.into_inner();
+            match memory.say(Seen { branch, method, payload, headers, at: Instant::now() }) {
+                Say::Done | Say::Text(_) => Ok(Response::new(())),
+                Say::Failure(text) => Err(Status::aborted(text)),
+                Say::Ongoing => Err(Status::failed_precondition("")),
+                Say::Oops => Err(Status::internal("oops")),
+                Say::Late(pause) => {
+                    tokio::time::sleep(pause).await;
+                    Ok(Response::new(()))
+                }
+            }
+        })
+    }
+}

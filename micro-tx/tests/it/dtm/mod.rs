@@ -1,0 +1,14 @@
+//! The client of DTM beside the real server: the numbered cases of DTM's own tests that a client should
+//! pass, and our own.
+
+mod added;
+mod base;
+mod branches;
+mod local;
+mod msg;
+mod restarts;
+mod saga;
+mod stage;
+mod topics;
+mod unreachable;
+mod vectors;
