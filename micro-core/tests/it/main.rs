@@ -1,6 +1,7 @@
 //! The integration tests of micro-core, in one binary.
 
 mod app;
+mod barrier;
 mod broker;
 mod codec;
 mod consumer;

@@ -25,7 +25,7 @@ impl Table {
             (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_allowed)
         };
         let names: Vec<&str> = table.split('.').collect();
-        if names.len() > 2 || !names.iter().all(|name| is_name(name)) {
+        if names.len() > 2 || !names.iter().all(is_name) {
             let message = "a barrier's table is TABLE or SCHEMA.TABLE, each of letters, digits, _, - and $, at most 63";
             return Err(Error::new(ErrorKind::InvalidArgument, "barrier.table", message)
                 .with_context("table", table.escape_debug()));
