@@ -120,7 +120,9 @@ pub fn scheme(url: &str) -> &str {
 pub fn advertised(listen: &str, registry: &str) -> Option<String> {
     let listen: SocketAddr = listen.parse().ok().filter(|listen: &SocketAddr| listen.port() != 0)?;
     let (_, rest) = registry.split_once("://").filter(|_| listen.ip().is_unspecified())?;
-    let server = rest.split(['/', '?']).next()?;
+    let servers = rest.split(['/', '?']).next()?;
+    // The first of several, without who asks it.
+    let server = servers.rsplit('@').next()?.split(',').next()?;
     // Nothing is sent: the system only looks up its route.
     let socket = UdpSocket::bind(SocketAddr::new(listen.ip(), 0)).ok()?;
     socket.connect(server).ok()?;
@@ -162,8 +164,12 @@ mod tests {
 
     #[test]
     fn a_service_at_every_address_is_found_where_its_registry_sees_it() {
-        for registry in ["consul://127.0.0.1:8500", "consul://127.0.0.1:8500/?dc=a", "consul://127.0.0.1:8500?token=x"]
-        {
+        for registry in [
+            "consul://127.0.0.1:8500",
+            "consul://127.0.0.1:8500/?dc=a",
+            "consul://127.0.0.1:8500?token=x",
+            "etcd://user:secret@127.0.0.1:2379,10.0.0.1:2379?layout=go-zero",
+        ] {
             assert_eq!(advertised("0.0.0.0:9000", registry).as_deref(), Some("127.0.0.1:9000"));
         }
         for (listen, registry) in [

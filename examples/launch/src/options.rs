@@ -10,7 +10,7 @@ use micro_rs::go_micro::GoMicroSettings;
 #[derive(Args, Clone, Debug, Default)]
 pub struct Options {
     /// Where the instance is announced: `memory:` (this process only), `static:NAME=HOST:PORT`,
-    /// `consul://HOST:PORT?token=…&dc=…`. Default: the Consul of CONSUL_HOST, or else `memory:`.
+    /// `consul://HOST:PORT?token=…&dc=…`, `etcd://HOST:PORT,…` (feature `registry-etcd`). Default: the Consul of CONSUL_HOST, or else `memory:`.
     #[arg(long, value_name = "URL")]
     pub registry: Option<String>,
     /// Where events go: `memory:` (this process only), `kafka://HOST:PORT,…?option=value`.

@@ -105,6 +105,52 @@ async fn the_program_runs_by_the_document_in_consul_until_sigterm() {
     assert!(!log.iter().any(|line| line.contains("memory:")), "{log:#?}");
 }
 
+/// As a Go service stands there that is told so by its variables.
+#[cfg(feature = "registry-etcd")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_stands_in_etcd_until_sigterm() {
+    let Some(etcd) = micro_testkit::ready::<Etcd>().await else { return };
+    let service = unique("shop.Order");
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().join("orders.db").display());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_order"));
+    command.args(["--broker", "memory:", "--database", &database]).env_remove("CONSUL_HOST");
+    command.env("MICRO_REGISTRY", "etcd").env("MICRO_REGISTRY_ADDRESS", etcd.0.trim_start_matches("etcd://"));
+    command.env("MICRO_SERVER_NAME", &service).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut program = Program(command.spawn().unwrap());
+    let registry = micro_rs::backends::registry(&etcd.0).await.unwrap();
+    let found = async || registry.instances(&service).await.map_err(|error| error.report());
+    let instance =
+        eventually(WAIT, "the instance in etcd", || async { found().await?.pop().ok_or("none".to_owned()) }).await;
+    assert_eq!((&*instance.metadata["registry"], &*instance.metadata["protocol"]), ("etcd", "grpc"));
+    let names: Vec<_> = instance.endpoints.iter().map(|endpoint| &*endpoint.name).collect();
+    assert_eq!(names, ["Order.GetOrderById", "Order.PayNotify", "Func", "Func", "Func"]);
+    let client = GrpcClient::builder(registry.clone()).service(service.as_str()).connect().await.unwrap();
+    let unknown = OrderClient::new(client).get_order_by_id(OrderId { order_id: 1 }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound, "{}", unknown.message());
+
+    assert!(Command::new("kill").args(["-TERM", &program.0.id().to_string()]).status().unwrap().success());
+    let status = tokio::task::spawn_blocking(move || program.0.wait()).await.unwrap().unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(found().await.unwrap(), []);
+}
+
+/// The shared server's URL.
+#[cfg(feature = "registry-etcd")]
+struct Etcd(String);
+
+#[cfg(feature = "registry-etcd")]
+impl Fixture for Etcd {
+    async fn start() -> Result<Self, Missing> {
+        let shared = tokio::task::spawn_blocking(|| dev_servers::shared(Kind::Etcd));
+        shared.await.expect("no panic").map(Self).map_err(Missing::new)
+    }
+
+    fn patience(&self) -> Duration {
+        WAIT
+    }
+}
+
 /// The registration and its check, as the agent has them; the instance's id.
 fn assert_is_announced_as_gos(servers: &Servers, service: &str) -> String {
     let instance = &ask_agent(servers, &format!("/v1/health/service/{service}"))[0];
