@@ -44,13 +44,13 @@ enum Program {
     Raw,
 }
 
-/// Where the servers are, `host:port` each.
+/// Where the servers are, `host:port` where nothing else is said.
 #[derive(Clone, Debug)]
 pub struct Servers {
     /// Kafka.
     pub kafka: String,
-    /// Consul.
-    pub consul: String,
+    /// Where services are announced, `consul://host:port` or `etcd://host:port`.
+    pub registry: String,
     /// MariaDB.
     pub mariadb: String,
 }
@@ -153,7 +153,7 @@ impl Contestant {
     }
 
     fn command(self, service: Service, servers: &Servers, files: &Files, database: &str) -> Command {
-        let Servers { kafka, consul, mariadb } = servers;
+        let Servers { kafka, registry, mariadb } = servers;
         let mut command;
         match self.program(service) {
             Program::Ours => {
@@ -162,7 +162,7 @@ impl Contestant {
                 command = binary(&files.binaries, service.name());
                 command.args([
                     "--registry",
-                    &format!("consul://{consul}"),
+                    registry,
                     "--broker",
                     &format!("kafka://{kafka}?linger_ms={}{fleet}", files.linger_ms),
                 ]);
@@ -179,7 +179,7 @@ impl Contestant {
             }
             Program::Go => {
                 command = Command::new(&files.go_chain);
-                command.args([service.name(), "--consul", consul, "--kafka", kafka, "--topic", TOPIC]);
+                command.args([service.name(), "--registry", registry, "--kafka", kafka, "--topic", TOPIC]);
                 command.args(["--mysql", &format!("root@tcp({mariadb})/{database}"), "--group", service.group()]);
                 command.args(["--linger", &format!("{}ms", files.linger_ms)]);
                 if self.is_mixed() {

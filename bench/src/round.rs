@@ -142,7 +142,7 @@ struct Processes {
     product: u32,
     kafka: u32,
     mariadb: u32,
-    consul: u32,
+    registry: u32,
 }
 
 impl Processes {
@@ -152,7 +152,7 @@ impl Processes {
             product: services.product.id(),
             kafka: listening_on(port(&servers.kafka)?)?,
             mariadb: listening_on(port(&servers.mariadb)?)?,
-            consul: listening_on(port(&servers.consul)?)?,
+            registry: listening_on(port(&servers.registry)?)?,
         })
     }
 
@@ -162,7 +162,7 @@ impl Processes {
             product: cpu_time(self.product)?,
             kafka: cpu_time(self.kafka)?,
             mariadb: cpu_time(self.mariadb)?,
-            consul: cpu_time(self.consul)?,
+            consul: cpu_time(self.registry)?,
             generator: cpu_time(std::process::id())?,
         })
     }

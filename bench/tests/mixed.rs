@@ -1,7 +1,7 @@
 //! A Go service is replaced by ours, or ours by a Go one, and nobody notices: the same topics, names
 //! and groups, every order settled, stock exact.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 use bench::{
     contestant::{Contestant, Files, Servers},
@@ -19,8 +19,11 @@ fn address(kind: Kind) -> Result<String, String> {
 }
 
 fn world() -> Result<(Servers, Files), String> {
-    let servers =
-        Servers { kafka: address(Kind::Kafka)?, consul: address(Kind::Consul)?, mariadb: address(Kind::Mariadb)? };
+    let servers = Servers {
+        kafka: address(Kind::Kafka)?,
+        registry: dev_servers::shared(Kind::Consul)?,
+        mariadb: address(Kind::Mariadb)?,
+    };
     // target/<profile>/deps/<this test>
     let here = std::env::current_exe().map_err(|error| error.to_string())?;
     let binaries: PathBuf = here.parent().and_then(|deps| deps.parent()).ok_or("no target folder")?.into();
@@ -34,17 +37,36 @@ fn world() -> Result<(Servers, Files), String> {
     Ok((servers, Files { binaries, go_chain: dev_servers::go_chain()?, logs, linger_ms: 5 }))
 }
 
-/// Both in turn, for the topics are the same.
+/// etcd, where the programs are built with it.
+fn etcd(files: &Files) -> Result<String, String> {
+    let mut order = Command::new(files.binaries.join("order"));
+    let said = order.args(["--registry", "etcd://127.0.0.1:1"]).output().map_err(|error| error.to_string())?;
+    if String::from_utf8_lossy(&said.stderr).contains("not compiled in") {
+        return Err("order is built without etcd: cargo build --workspace --all-features".to_owned());
+    }
+    dev_servers::shared(Kind::Etcd)
+}
+
+fn skipped(missing: &str) {
+    assert!(std::env::var_os("MICRO_TEST_REQUIRE").is_none(), "{missing}");
+    eprintln!("skipped: {missing}");
+}
+
+/// One after the other, for the topics are the same: either service in Go, on Consul and on etcd.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_go_service_in_the_place_of_either_of_ours_settles_every_order_and_keeps_stock_exact() {
     let (servers, files) = match world() {
         Ok(world) => world,
-        Err(missing) => {
-            assert!(std::env::var_os("MICRO_TEST_REQUIRE").is_none(), "{missing}");
-            eprintln!("skipped: {missing}");
-            return;
-        }
+        Err(missing) => return skipped(&missing),
     };
+    settle(&servers, &files).await;
+    match etcd(&files) {
+        Ok(registry) => settle(&Servers { registry, ..servers }, &files).await,
+        Err(missing) => skipped(&missing),
+    }
+}
+
+async fn settle(servers: &Servers, files: &Files) {
     let order_count = std::env::var("MICRO_TEST_ORDERS").map_or(ORDER_COUNT, |count| count.parse().expect("a number"));
     let plan = Plan {
         order_count,
@@ -55,8 +77,9 @@ async fn a_go_service_in_the_place_of_either_of_ours_settles_every_order_and_kee
     };
     for contestant in [Contestant::GoOrder, Contestant::GoProduct] {
         // The round fails unless each order is paid, has its row and took exactly its unit.
-        let outcome = round::run(contestant, &servers, &files, plan).await.unwrap_or_else(|error| panic!("{error}"));
+        let outcome = round::run(contestant, servers, files, plan).await.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(outcome.order_count, order_count);
-        println!("{}: {:.0} settled orders a second", contestant.name(), outcome.settled_per_second);
+        let (name, rate) = (contestant.name(), outcome.settled_per_second);
+        println!("{name} on {}: {rate:.0} settled orders a second", servers.registry);
     }
 }

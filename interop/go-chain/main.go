@@ -1,7 +1,7 @@
 // Command go-chain is the payment chain on go-micro v4: what the Rust services are measured against.
 //
-//	go-chain order   --consul ADDR --kafka ADDR --mysql DSN --listen ADDR --topic NAME
-//	go-chain product --consul ADDR --kafka ADDR --mysql DSN --topic NAME --group NAME
+//	go-chain order   --registry URL --kafka ADDR --mysql DSN --listen ADDR --topic NAME
+//	go-chain product --registry URL --kafka ADDR --mysql DSN --topic NAME --group NAME
 //
 // It has the shape of the Go order and product services with events through an asynchronous
 // producer: no outbox, no confirmation, the event published inside the transaction. With --confirm
@@ -18,8 +18,8 @@ import (
 
 // settings are what both services are told.
 type settings struct {
-	consul, kafka, mysql, listen, topic, group, confirm string
-	linger                                              time.Duration
+	registry, kafka, mysql, listen, topic, group, confirm string
+	linger                                                time.Duration
 }
 
 func main() {
@@ -28,7 +28,7 @@ func main() {
 	}
 	var s settings
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
-	flags.StringVar(&s.consul, "consul", "127.0.0.1:8500", "address of the Consul agent")
+	flags.StringVar(&s.registry, "registry", "consul://127.0.0.1:8500", "consul://HOST:PORT or etcd://HOST:PORT")
 	flags.StringVar(&s.kafka, "kafka", "127.0.0.1:9092", "address of a Kafka broker")
 	flags.StringVar(&s.mysql, "mysql", "", "data source name, user:password@tcp(host:port)/database")
 	flags.StringVar(&s.listen, "listen", "127.0.0.1:0", "where calls are taken")

@@ -11,6 +11,7 @@ import (
 	kafkabroker "github.com/go-micro/plugins/v4/broker/kafka"
 	grpcclient "github.com/go-micro/plugins/v4/client/grpc"
 	"github.com/go-micro/plugins/v4/registry/consul"
+	"github.com/go-micro/plugins/v4/registry/etcd"
 	grpcserver "github.com/go-micro/plugins/v4/server/grpc"
 	_ "github.com/go-sql-driver/mysql"
 	"github.com/google/uuid"
@@ -38,13 +39,22 @@ func newService(name string, s settings) micro.Service {
 	return micro.NewService(
 		micro.Server(grpcserver.NewServer()),
 		micro.Client(grpcclient.NewClient()),
-		micro.Registry(consul.NewRegistry(registry.Addrs(s.consul))),
+		micro.Registry(newRegistry(s.registry)),
 		micro.Broker(newBroker(s)),
 		micro.Name(name),
 		micro.Address(s.listen),
 		micro.RegisterTTL(registerTTL),
 		micro.RegisterInterval(registerEvery),
 	)
+}
+
+// newRegistry is the registry that a URL names, Consul's where it names no other.
+func newRegistry(url string) registry.Registry {
+	scheme, address, _ := strings.Cut(url, "://")
+	if scheme == "etcd" {
+		return etcd.NewRegistry(registry.Addrs(address))
+	}
+	return consul.NewRegistry(registry.Addrs(address))
 }
 
 func newBroker(s settings) broker.Broker {

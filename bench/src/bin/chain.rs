@@ -62,8 +62,11 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<()> {
-    let servers =
-        Servers { kafka: address(Kind::Kafka)?, consul: address(Kind::Consul)?, mariadb: address(Kind::Mariadb)? };
+    let servers = Servers {
+        kafka: address(Kind::Kafka)?,
+        registry: dev_servers::shared(Kind::Consul)?,
+        mariadb: address(Kind::Mariadb)?,
+    };
     let files = files(arguments)?;
     let plan = Plan {
         order_count: arguments.orders,
