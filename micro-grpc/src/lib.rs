@@ -19,6 +19,7 @@ pub mod server;
 pub mod status;
 
 mod body;
+mod gathered;
 mod go_micro;
 mod metadata;
 

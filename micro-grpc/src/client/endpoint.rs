@@ -23,7 +23,10 @@ use super::{
     GrpcClientConfig,
     mucp::{MucpEndpoint, is_mucp},
 };
-use crate::body::{ResponseBody, broken};
+use crate::{
+    body::{ResponseBody, broken},
+    gathered::Gathered,
+};
 
 type Sender = http2::SendRequest<Body>;
 
@@ -89,6 +92,8 @@ struct Target {
 #[derive(Default)]
 struct Connection {
     current: ArcSwapOption<Sender>,
+    /// Its calls without an answer.
+    calls_in_hand: Arc<AtomicUsize>,
     connecting: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -121,6 +126,7 @@ impl GrpcEndpoint {
             return Err(Failure::NotSent(request, error));
         }
         let connection = &self.connections[self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len()];
+        let _call = InHand::new(&connection.calls_in_hand);
         // A connection may end between the look at it and its use; then there is one more, a new one.
         for _ in 0..2 {
             let mut sender = match connection.sender(&self.target).await {
@@ -142,6 +148,22 @@ impl GrpcEndpoint {
     }
 }
 
+/// A call without an answer, which the connection counts.
+struct InHand<'a>(&'a AtomicUsize);
+
+impl<'a> InHand<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Connection {
     async fn sender(self: &Arc<Self>, target: &Arc<Target>) -> Result<Sender> {
         if let Some(sender) = self.live() {
@@ -156,7 +178,7 @@ impl Connection {
         let (this, target) = (self.clone(), target.clone());
         let connecting = tokio::spawn(async move {
             let _attempt = attempt;
-            let connected = target.connect().await;
+            let connected = target.connect(this.calls_in_hand.clone()).await;
             match &connected {
                 Ok(sender) => {
                     target.backoff.reset();
@@ -178,14 +200,14 @@ impl Connection {
 }
 
 impl Target {
-    async fn connect(&self) -> Result<Sender> {
+    async fn connect(&self, calls_in_hand: Arc<AtomicUsize>) -> Result<Sender> {
         let refuse = |message: &'static str| {
             Error::new(ErrorKind::Unavailable, "grpc.connect", message).with_context("address", &self.address)
         };
         let connecting = async {
             let stream = TcpStream::connect(&self.address).await?;
             stream.set_nodelay(true)?;
-            self.protocol.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
+            self.protocol.handshake(TokioIo::new(Gathered::new(stream, calls_in_hand))).await.map_err(io::Error::other)
         };
         let (sender, connection) = match timeout(self.connect_timeout, connecting).await {
             Ok(Ok(connected)) => connected,

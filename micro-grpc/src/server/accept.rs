@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{GrpcServerConfig, call::Calls};
-use crate::go_micro::mucp::MucpCalls;
+use crate::{gathered::Gathered, go_micro::mucp::MucpCalls};
 
 /// How every HTTP/2 connection begins. Source: RFC 9113 §3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -194,7 +194,10 @@ impl Connection {
         if !self.begins(read_preface(&mut stream)).await {
             return;
         }
-        let connection = protocol.serve_connection(TokioIo::new(Begun { stream, given: 0 }), self.calls.clone());
+        let connection = protocol.serve_connection(
+            TokioIo::new(Gathered::new(Begun { stream, given: 0 }, self.calls.in_hand())),
+            self.calls.clone(),
+        );
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

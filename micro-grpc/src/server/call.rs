@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
-use tower::{BoxError, ServiceExt as _};
+use tower::BoxError;
 
 use super::{BoxedStack, GrpcServerConfig, methods::Methods};
 use crate::{
@@ -72,6 +72,11 @@ impl Calls {
         Self { shared: self.shared.clone(), peer: TcpConnectInfo { local_addr, remote_addr: Some(remote_addr) } }
     }
 
+    /// How many calls are in hand, as a count that goes on.
+    pub(crate) fn in_hand(&self) -> Arc<AtomicUsize> {
+        self.shared.in_flight_count.clone()
+    }
+
     pub(crate) fn in_flight_count(&self) -> usize {
         self.shared.in_flight_count.load(Ordering::Acquire)
     }
@@ -94,7 +99,7 @@ impl Calls {
         }
         let mut request = request.map(|body| shared.opened(body, &received));
         request.extensions_mut().insert(self.peer.clone());
-        let response = match shared.stack.clone().oneshot(request).await {
+        let response = match shared.stack.answer(request).await {
             Ok(response) => response,
             Err(error) => of_the_server(status_of(error)),
         };

@@ -7,6 +7,7 @@ mod endpoints;
 mod health;
 mod methods;
 mod routes;
+mod shared;
 
 use std::{
     collections::BTreeSet,
@@ -26,11 +27,12 @@ use micro_core::{
 use micro_middleware::stack::{RpcServerStack, rpc_server_stack};
 use tokio::net::TcpListener;
 use tonic::{body::Body, server::NamedService};
-use tower::{BoxError, Layer, Service, layer::util::Stack, util::BoxCloneSyncService};
+use tower::{BoxError, Layer, Service, layer::util::Stack};
 
 use self::{
     accept::{Acceptor, Protocol},
     health::HealthService,
+    shared::Shared,
 };
 use crate::go_micro::{GoMicroConfig, Receiver, mucp};
 
@@ -46,7 +48,7 @@ pub use self::{
 };
 
 /// The server's stack of layers over its handlers, boxed once.
-type BoxedStack = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+type BoxedStack = Arc<dyn Shared<Request<Body>, Response<Body>, BoxError>>;
 
 /// A gRPC server as a component of an [`App`](micro_core::app::App).
 ///
@@ -402,7 +404,7 @@ impl<L> GrpcServerBuilder<L> {
             name: format!("grpc {}", self.service),
             service: self.service,
             config: self.config,
-            stack: BoxCloneSyncService::new(stack),
+            stack: Arc::new(stack),
             health,
             methods: Arc::new(methods),
             go_micro: self.go_micro,

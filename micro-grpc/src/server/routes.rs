@@ -13,12 +13,15 @@ use std::{
 use http::{Request, Response};
 use micro_core::Error;
 use tonic::{Status, body::Body};
-use tower::{Service, util::BoxCloneSyncService};
+use tower::Service;
 
-use super::methods::service_of;
+use super::{
+    methods::service_of,
+    shared::{Answering, Shared},
+};
 use crate::{branch, go_micro::AsItIs};
 
-type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+type Handler = Arc<dyn Shared<Request<Body>, Response<Body>, Infallible>>;
 
 /// The innermost service of a server's stack: the generated servers, by name.
 ///
@@ -35,7 +38,7 @@ impl Handlers {
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
     {
-        Arc::make_mut(&mut self.by_service).insert(name, BoxCloneSyncService::new(service));
+        Arc::make_mut(&mut self.by_service).insert(name, Arc::new(service));
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
@@ -63,7 +66,7 @@ impl Service<Request<Body>> for Handlers {
         }
         let handler = service_of(request.uri().path()).and_then(|service| self.by_service.get(service));
         HandlersFuture(match handler {
-            Some(handler) => Ok(handler.clone().call(request)),
+            Some(handler) => Ok(handler.answer(request)),
             None => Err(Some(unknown(request.uri().path()))),
         })
     }
@@ -72,8 +75,6 @@ impl Service<Request<Body>> for Handlers {
 fn unknown(path: &str) -> Response<Body> {
     Status::unimplemented(format!("grpc.route: no such service here (path={path})")).into_http()
 }
-
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 /// Stands among the extensions of a call that was refused before the layers saw it: the status that
 /// it is answered in its handler's place, in this form.
@@ -87,7 +88,7 @@ fn as_it_is(status: Status) -> Response<Body> {
 }
 
 /// The future of [`Handlers`].
-pub struct HandlersFuture(Result<Answering, Option<Response<Body>>>);
+pub struct HandlersFuture(Result<Answering<Response<Body>, Infallible>, Option<Response<Body>>>);
 
 impl Future for HandlersFuture {
     type Output = Result<Response<Body>, Error>;

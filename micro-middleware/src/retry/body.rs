@@ -19,17 +19,46 @@ const PREFIX_BYTES: usize = 5;
 /// The body that a retry layer sends.
 #[derive(Debug)]
 pub struct RetryBody<B: Body> {
-    /// What was read already, in order.
-    read: VecDeque<Result<Frame<Bytes>, B::Error>>,
+    /// What was read already.
+    read: Frames<B::Error>,
     /// The rest; `None` where everything was read.
     rest: Option<B>,
+}
+
+/// Frames in order. A message is nearly always one, which allocates nothing here.
+#[derive(Debug)]
+struct Frames<E> {
+    first: Option<Result<Frame<Bytes>, E>>,
+    more: VecDeque<Result<Frame<Bytes>, E>>,
+}
+
+impl<E> Frames<E> {
+    fn new() -> Self {
+        Self { first: None, more: VecDeque::new() }
+    }
+
+    fn push(&mut self, frame: Result<Frame<Bytes>, E>) {
+        match &self.first {
+            None if self.more.is_empty() => self.first = Some(frame),
+            _ => self.more.push_back(frame),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Result<Frame<Bytes>, E>> {
+        self.first.take().or_else(|| self.more.pop_front())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Result<Frame<Bytes>, E>> {
+        self.first.iter().chain(&self.more)
+    }
 }
 
 /// A body that was read whole: one message.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    data: Vec<Bytes>,
-    trailers: Option<HeaderMap>,
+    first: Bytes,
+    more: Vec<Bytes>,
+    trailers: Option<Box<HeaderMap>>,
 }
 
 impl<B> RetryBody<B>
@@ -40,22 +69,17 @@ where
     /// as it is. It never waits: what is not there at once may be a stream whose next message
     /// depends on an answer.
     pub(super) async fn buffer(mut body: B, bytes_max: usize) -> Result<Replay, Self> {
-        let mut read = Vec::new();
+        let mut read = Frames::new();
         let is_whole = poll_fn(|context| Poll::Ready(read_at_once(&mut body, context, &mut read, bytes_max))).await;
         match Replay::of(is_whole, &read) {
             Some(replay) => Ok(replay),
-            None => Err(Self { read: read.into(), rest: (!is_whole).then_some(body) }),
+            None => Err(Self { read, rest: (!is_whole).then_some(body) }),
         }
     }
 }
 
 /// Reads until the body's end (true), until it waits, fails or is too large (false).
-fn read_at_once<B>(
-    body: &mut B,
-    context: &mut Context<'_>,
-    read: &mut Vec<Result<Frame<Bytes>, B::Error>>,
-    bytes_max: usize,
-) -> bool
+fn read_at_once<B>(body: &mut B, context: &mut Context<'_>, read: &mut Frames<B::Error>, bytes_max: usize) -> bool
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -79,35 +103,41 @@ where
 
 impl Replay {
     /// `None` where the frames are not exactly one message.
-    fn of<E>(is_whole: bool, frames: &[Result<Frame<Bytes>, E>]) -> Option<Self> {
-        let mut replay = Self { data: Vec::new(), trailers: None };
-        for frame in frames {
+    fn of<E>(is_whole: bool, frames: &Frames<E>) -> Option<Self> {
+        let mut replay = Self { first: Bytes::new(), more: Vec::new(), trailers: None };
+        for frame in frames.iter() {
             let frame = frame.as_ref().ok()?;
             match frame.data_ref() {
-                Some(data) => replay.data.push(data.clone()),
-                None => replay.trailers = frame.trailers_ref().cloned(),
+                Some(data) if replay.first.is_empty() => replay.first = data.clone(),
+                Some(data) => replay.more.push(data.clone()),
+                None => replay.trailers = frame.trailers_ref().cloned().map(Box::new),
             }
         }
-        (is_whole && is_one_message(&replay.data)).then_some(replay)
+        (is_whole && replay.is_one_message()).then_some(replay)
     }
-}
 
-fn is_one_message(data: &[Bytes]) -> bool {
-    let byte_count: usize = data.iter().map(Bytes::len).sum();
-    if byte_count < PREFIX_BYTES {
-        return false;
+    fn is_one_message(&self) -> bool {
+        let data = || std::iter::once(&self.first).chain(&self.more);
+        let byte_count: usize = data().map(Bytes::len).sum();
+        if byte_count < PREFIX_BYTES {
+            return false;
+        }
+        let mut prefix = [0; PREFIX_BYTES];
+        prefix.iter_mut().zip(data().flatten()).for_each(|(to, from)| *to = *from);
+        let [_compressed, length @ ..] = prefix;
+        byte_count - PREFIX_BYTES == u32::from_be_bytes(length) as usize
     }
-    let mut prefix = [0; PREFIX_BYTES];
-    prefix.iter_mut().zip(data.iter().flatten()).for_each(|(to, from)| *to = *from);
-    let [_compressed, length @ ..] = prefix;
-    byte_count - PREFIX_BYTES == u32::from_be_bytes(length) as usize
 }
 
 impl<B: Body<Data = Bytes>> From<Replay> for RetryBody<B> {
     fn from(replay: Replay) -> Self {
-        let data = replay.data.into_iter().map(|data| Ok(Frame::data(data)));
-        let trailers = replay.trailers.into_iter().map(|trailers| Ok(Frame::trailers(trailers)));
-        Self { read: data.chain(trailers).collect(), rest: None }
+        let mut read = Frames::new();
+        read.push(Ok(Frame::data(replay.first)));
+        replay.more.into_iter().for_each(|data| read.push(Ok(Frame::data(data))));
+        if let Some(trailers) = replay.trailers {
+            read.push(Ok(Frame::trailers(*trailers)));
+        }
+        Self { read, rest: None }
     }
 }
 
@@ -121,7 +151,7 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
-        match (this.read.pop_front(), &mut this.rest) {
+        match (this.read.pop(), &mut this.rest) {
             (Some(frame), _) => Poll::Ready(Some(frame)),
             (None, Some(rest)) => Pin::new(rest).poll_frame(context),
             (None, None) => Poll::Ready(None),
@@ -129,7 +159,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.read.iter().next().is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -17,7 +17,7 @@ use crate::Direction;
 /// - `a_valid_traceparent_is_continued`: same trace, a new span id, the sampled flag kept.
 /// - `a_malformed_traceparent_starts_a_new_trace`.
 /// - `a_traceparent_is_forwarded_when_nobody_listens`: unchanged, for without a span of ours there
-///   is no id of ours to name.
+///   is no id of ours to name; and where none came none is made up.
 /// - `an_outgoing_call_carries_the_trace_of_its_metadata`.
 /// - `messages_with_a_traceparent_keep_it`: those of a batch without one get the batch's.
 /// - `a_call_is_recorded_once_after_its_body`.

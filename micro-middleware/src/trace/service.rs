@@ -54,6 +54,17 @@ where
     }
 }
 
+/// Without a span of ours our id would name nothing: the parent's goes on, as the specification wants
+/// it of those who take no part in the trace, and where there is none nobody begins one.
+fn forward<Request: Operation>(request: &mut Request, parent: Option<TraceContext>, direction: Direction) {
+    match parent {
+        // It came in the place where its receiver looks for it.
+        Some(_) if direction == Direction::In => {}
+        Some(parent) => request.set_metadata(TRACEPARENT, &parent.to_string()),
+        None => {}
+    }
+}
+
 fn open_span<Request: Operation>(request: &Request, direction: Direction) -> Span {
     tracing::info_span!(
         "request",
@@ -70,23 +81,14 @@ fn open_span<Request: Operation>(request: &Request, direction: Direction) -> Spa
 /// Writes the request's own context where its receiver looks for it.
 fn hand_on<Request: Operation>(request: &mut Request, span: &Span, direction: Direction) {
     let parent = request.metadata(TRACEPARENT).and_then(|text| text.parse::<TraceContext>().ok());
-    if span.is_disabled() && direction == Direction::In && parent.is_some() {
-        // It came in the place where its receiver looks for it.
-        return;
+    if span.is_disabled() {
+        return forward(request, parent, direction);
     }
-    let own = match parent {
-        // Without a span of ours our id would name nothing: the parent's goes on, as the
-        // specification wants it of those who take no part in the trace.
-        Some(parent) if span.is_disabled() => parent,
-        Some(parent) => parent.child(),
-        None => TraceContext::new(!span.is_disabled()),
-    };
-    if !span.is_disabled() {
-        span.record("trace_id", field::display(format_args!("{:032x}", own.trace_id())));
-        span.record("span_id", field::display(format_args!("{:016x}", own.span_id())));
-        if let Some(parent) = parent {
-            span.record("parent_span_id", field::display(format_args!("{:016x}", parent.span_id())));
-        }
+    let own = parent.map_or_else(|| TraceContext::new(true), |parent| parent.child());
+    span.record("trace_id", field::display(format_args!("{:032x}", own.trace_id())));
+    span.record("span_id", field::display(format_args!("{:016x}", own.span_id())));
+    if let Some(parent) = parent {
+        span.record("parent_span_id", field::display(format_args!("{:016x}", parent.span_id())));
     }
     request.set_metadata(TRACEPARENT, &own.to_string());
 }
