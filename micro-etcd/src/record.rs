@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::limits::{
-    ENDPOINT_DEPTH_MAX, ENDPOINT_VALUES_MAX, ENDPOINTS_MAX, INSTANCES_MAX, METADATA_BYTES_MAX, METADATA_COUNT_MAX,
-    NODES_MAX, TOGETHER_VALUES_MAX, VALUE_BYTES_MAX, VERSION_BYTES_MAX,
+    ANSWER_BYTES_MAX, ENDPOINT_DEPTH_MAX, ENDPOINT_VALUES_MAX, ENDPOINTS_MAX, INSTANCES_MAX, METADATA_BYTES_MAX,
+    METADATA_COUNT_MAX, NODES_MAX, TOGETHER_VALUES_MAX, VALUE_BYTES_MAX, VERSION_BYTES_MAX,
 };
 
 /// A service, its members in go-micro's order.
@@ -116,6 +116,8 @@ pub struct Reader {
     held: Vec<(Weak<Vec<Endpoint>>, usize)>,
     /// How many those are together.
     values: usize,
+    /// The bytes of the texts.
+    text_bytes: usize,
 }
 
 impl Reader {
@@ -166,6 +168,7 @@ impl Reader {
         let endpoints = Arc::new(endpoints);
         if complaints.0.len() == complaint_count {
             self.whole.insert(text.to_owned(), Arc::downgrade(&endpoints));
+            self.text_bytes += text.len();
         }
         self.held.push((Arc::downgrade(&endpoints), values));
         self.values += values;
@@ -174,10 +177,12 @@ impl Reader {
 
     /// What nobody holds any more costs nothing; it is looked for where there may be much of it.
     fn values_left(&mut self) -> usize {
-        if self.values > TOGETHER_VALUES_MAX / 2 || self.held.len() > 2 * INSTANCES_MAX {
+        let is_much = self.values > TOGETHER_VALUES_MAX / 2 || self.held.len() > 2 * INSTANCES_MAX;
+        if is_much || self.text_bytes > ANSWER_BYTES_MAX {
             self.whole.retain(|_, endpoints| endpoints.strong_count() > 0);
             self.held.retain(|(endpoints, _)| endpoints.strong_count() > 0);
             self.values = self.held.iter().map(|(_, values)| values).sum();
+            self.text_bytes = self.whole.keys().map(String::len).sum();
         }
         TOGETHER_VALUES_MAX.saturating_sub(self.values)
     }
@@ -349,6 +354,20 @@ mod tests {
         let many = vec!["null"; ENDPOINTS_MAX + 10].join(",");
         let (instances, complaints) = value(&format!("[{many}]"), &node(1));
         assert_eq!((instances[0].endpoints.len(), complaints.len()), (ENDPOINTS_MAX, 1), "{complaints:?}");
+    }
+
+    #[test]
+    fn of_endpoints_that_nobody_holds_any_more_the_text_is_forgotten() {
+        let mut reader = Reader::default();
+        let long = "x".repeat(VALUE_BYTES_MAX / 2);
+        for n in 0..2 * ANSWER_BYTES_MAX / long.len() {
+            let text = format!(
+                r#"{{"name":"web","endpoints":[{{"name":"{n}{long}"}}],"nodes":[{{"id":"a","address":"h:1"}}]}}"#
+            );
+            assert_eq!(reader.decode("web", text.as_bytes()).unwrap().0[0].endpoints.len(), 1);
+            assert!(reader.text_bytes <= ANSWER_BYTES_MAX + text.len());
+            assert_eq!(reader.whole.keys().map(String::len).sum::<usize>(), reader.text_bytes);
+        }
     }
 
     #[test]

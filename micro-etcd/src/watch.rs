@@ -1,7 +1,7 @@
 //! Watches a service: a listing, then the changes from its revision on, and a listing again where
 //! changes may have been missed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use etcd_client::{GetResponse, KeyValue};
 use micro_core::{
@@ -13,7 +13,12 @@ use tokio::{
     time::{Duration, Instant, sleep, sleep_until},
 };
 
-use crate::{client::Client, limits::INSTANCES_MAX, outage::Outage, record::Reader};
+use crate::{
+    client::Client,
+    limits::{ANSWER_BYTES_MAX, INSTANCES_MAX},
+    outage::Outage,
+    record::Reader,
+};
 
 /// The longest wait after a failure; at first it is 200 ms.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -30,33 +35,60 @@ const LIVED: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Listing {
     by_key: BTreeMap<Vec<u8>, Vec<Instance>>,
+    /// The bytes of the values that those were read from, and their sum.
+    sizes: HashMap<Vec<u8>, usize>,
+    bytes: usize,
     revision: i64,
     reader: Reader,
 }
 
 impl Listing {
+    fn empty(revision: i64) -> Self {
+        Self { by_key: BTreeMap::new(), sizes: HashMap::new(), bytes: 0, revision, reader: Reader::default() }
+    }
+
     pub(crate) async fn of(client: &Client, operation: &'static str, service: &str) -> Result<Self> {
         let answer = client.list(operation, &client.config.service_prefix(service)).await?;
-        let mut listing = Self { by_key: BTreeMap::new(), revision: revision(&answer), reader: Reader::default() };
+        let mut listing = Self::empty(revision(&answer));
         for held in answer.kvs() {
             let instances = listing.read(client, service, held);
-            if !instances.is_empty() {
+            if instances.is_empty() {
+                listing.forget_size(held.key());
+            } else {
                 listing.by_key.insert(held.key().to_vec(), instances);
             }
         }
         Ok(listing)
     }
 
-    /// The instances of a key; none where there are more keys than are read.
+    /// The instances of a key; none where there is no room for it.
     fn read(&mut self, client: &Client, service: &str, held: &KeyValue) -> Vec<Instance> {
-        if self.by_key.len() >= INSTANCES_MAX && !self.by_key.contains_key(held.key()) {
-            let reason = format!("of more than {INSTANCES_MAX} keys the rest is left out");
+        if let Err(reason) = self.make_room(held.key(), held.value().len()) {
             client.complaints.say(client.config.service_prefix(service).as_bytes(), vec![reason]);
             return Vec::new();
         }
         let (instances, reasons) = client.config.read(&mut self.reader, service, held.key(), held.value());
         client.complaints.say(held.key(), reasons);
         instances
+    }
+
+    /// Counts a key's value, of so many bytes, in place of the one before; or says why there is no room
+    /// for it. A watch adds up what no answer could hold.
+    fn make_room(&mut self, key: &[u8], size: usize) -> std::result::Result<(), String> {
+        self.forget_size(key);
+        if self.sizes.len() >= INSTANCES_MAX {
+            return Err(format!("of more than {INSTANCES_MAX} keys the rest is left out"));
+        }
+        if self.bytes + size > ANSWER_BYTES_MAX {
+            return Err(format!("of more than {ANSWER_BYTES_MAX} bytes the rest is left out"));
+        }
+        self.bytes += size;
+        self.sizes.insert(key.to_vec(), size);
+        Ok(())
+    }
+
+    fn forget_size(&mut self, key: &[u8]) {
+        self.bytes -= self.sizes.remove(key).unwrap_or_default();
     }
 
     /// Sorted by id, each id once.
@@ -70,6 +102,7 @@ impl Listing {
     /// Takes a change of one key in, and says what it means for the instances.
     fn apply(&mut self, key: &[u8], now: Vec<Instance>) -> Vec<InstanceChange> {
         let before = if now.is_empty() {
+            self.forget_size(key);
             self.by_key.remove(key).unwrap_or_default()
         } else {
             self.by_key.insert(key.to_vec(), now.clone()).unwrap_or_default()
@@ -268,7 +301,7 @@ mod tests {
             std::mem::drop(registry.register(other, RegisterOptions::default()).await.unwrap());
         }
         let now = Listing::of(&client, OPERATION, "greeter").await.unwrap().revision;
-        let first = Listing { by_key: BTreeMap::new(), revision: revision_of(now), reader: Reader::default() };
+        let first = Listing::empty(revision_of(now));
         let servers = [own.0.url().trim_start_matches("etcd://")];
         let mut etcd = etcd_client::Client::connect(servers, None).await.unwrap();
         etcd.compact(now, None).await.unwrap();
@@ -319,10 +352,26 @@ mod tests {
         }
     }
 
+    /// A watch tells key after key, for ever.
+    #[test]
+    fn a_listing_has_room_for_only_so_many_keys_and_bytes_and_what_is_gone_makes_room() {
+        let mut listing = Listing::empty(1);
+        for key in 0..INSTANCES_MAX {
+            listing.make_room(&key.to_be_bytes(), 10).unwrap();
+        }
+        assert!(listing.make_room(b"more", 10).unwrap_err().contains("keys"));
+        listing.make_room(&7_usize.to_be_bytes(), 20).unwrap();
+        assert_eq!((listing.sizes.len(), listing.bytes), (INSTANCES_MAX, 10 * INSTANCES_MAX + 10));
+        assert_eq!(listing.apply(&7_usize.to_be_bytes(), Vec::new()), []);
+        assert!(listing.make_room(b"more", ANSWER_BYTES_MAX).unwrap_err().contains("bytes"));
+        listing.make_room(b"more", 10).unwrap();
+        assert_eq!((listing.sizes.len(), listing.bytes), (INSTANCES_MAX, 10 * INSTANCES_MAX));
+    }
+
     #[test]
     fn a_change_of_a_key_says_what_is_new_and_what_is_gone() {
         let [a, b] = ["a", "b"].map(|id| Instance::new("greeter", "h:1").with_id(id));
-        let mut listing = Listing { by_key: BTreeMap::new(), revision: 1, reader: Reader::default() };
+        let mut listing = Listing::empty(1);
         let both = vec![a.clone(), b.clone()];
         assert_eq!(listing.apply(b"1", both), [InstanceChange::Put(a.clone()), InstanceChange::Put(b.clone())]);
         assert_eq!(listing.apply(b"1", vec![a.clone()]), [InstanceChange::Removed("b".to_owned())]);
