@@ -19,9 +19,7 @@ use micro_core::{
     Health, Result, TransactionManagerExt as _,
     app::{Component as _, ComponentExt as _},
     branch::BranchAnswer,
-    saga::{
-        BranchCaller, BranchRequest, EmbeddedCoordinator, Outcome, Saga, SagaCoordinator as _, SagaOptions, Step,
-    },
+    saga::{BranchCaller, BranchRequest, EmbeddedCoordinator, Outcome, Saga, SagaCoordinator as _, SagaOptions, Step},
 };
 use micro_tx::{SqlConfig, SqlDatabase, SqlTxExt as _};
 

@@ -9,9 +9,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{
-    DueSaga, Outcome, Saga, SagaChange, SagaCounts, SagaEntry, SagaLease, SagaLog, SagaProgress, SagaWrite,
-};
+use super::{DueSaga, Outcome, Saga, SagaChange, SagaCounts, SagaEntry, SagaLease, SagaLog, SagaProgress, SagaWrite};
 use crate::{
     Error, ErrorKind, Result, Tx,
     transaction::memory::{MemoryTransaction, Shared},

@@ -13,9 +13,7 @@ mod worker;
 pub use caller::{BranchCaller, BranchRequest};
 pub use check::{SAGA_BYTES_MAX, STEP_COUNT_MAX};
 pub use embedded::{EmbeddedCoordinator, EmbeddedCoordinatorBuilder, EmbeddedCoordinatorConfig};
-pub use log::{
-    DueSaga, SagaChange, SagaCounts, SagaEntry, SagaLease, SagaLog, SagaProgress, SagaWrite,
-};
+pub use log::{DueSaga, SagaChange, SagaCounts, SagaEntry, SagaLease, SagaLog, SagaProgress, SagaWrite};
 pub use memory::MemorySagaLog;
 pub(crate) use memory::{SagaRowChanges, SagaRows};
 pub use relay::{SagaRelay, SagaRelayBuilder, SagaRelayConfig};

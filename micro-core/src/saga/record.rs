@@ -88,7 +88,8 @@ impl Saga {
             Error::new(ErrorKind::DataLoss, "saga.read", message).with_context("gid", &gid).with_source(error)
         })?;
         let step = |StepRecord { action, compensation, payload }| Step { action, compensation, payload };
-        let order = |OrderRecord { step, after }| (step as usize, after.into_iter().map(|step| step as usize).collect());
+        let order =
+            |OrderRecord { step, after }| (step as usize, after.into_iter().map(|step| step as usize).collect());
         let options = SagaOptions {
             is_waited_for: record.is_waited_for,
             timeout_to_fail: record.timeout_to_fail.map(Duration::from_nanos),

@@ -12,8 +12,8 @@ use micro_core::{
     app::{Component as _, ComponentExt as _},
     branch::{BranchAnswer, Op},
     saga::{
-        BranchCaller, BranchRequest, EmbeddedCoordinator, EmbeddedCoordinatorConfig, Outcome, Saga, SagaCoordinator as _,
-        SagaCounts, SagaLease, SagaLog, SagaOptions, SagaOutbox as _, SagaRelay, Step,
+        BranchCaller, BranchRequest, EmbeddedCoordinator, EmbeddedCoordinatorConfig, Outcome, Saga,
+        SagaCoordinator as _, SagaCounts, SagaLease, SagaLog, SagaOptions, SagaOutbox as _, SagaRelay, Step,
     },
     transaction::MemoryDatabase,
 };
@@ -219,7 +219,8 @@ async fn a_call_ends_when_its_time_is_over() {
 #[tokio::test(start_paused = true)]
 async fn retries_have_a_count_and_no_pause() {
     let limited = || options(|options| options.retry_count_max = Some(3));
-    let script = Script::new(&[("a1", &[Does::Wait, Does::Break, Does::Succeed]), ("a2", &[Does::Break, Does::Succeed])]);
+    let script =
+        Script::new(&[("a1", &[Does::Wait, Does::Break, Does::Succeed]), ("a2", &[Does::Break, Does::Succeed])]);
     assert_eq!(run(&script, saga(2).options(limited())).await, Outcome::Succeeded);
     assert_eq!(script.called(), ["a1", "a1", "a1", "a2", "a2"]);
 

@@ -9,9 +9,7 @@ use micro_core::{
     Health, Result,
     app::{Component as _, ComponentExt as _},
     branch::BranchAnswer,
-    saga::{
-        BranchCaller, BranchRequest, EmbeddedCoordinator, EmbeddedCoordinatorConfig, Saga, SagaCoordinator as _,
-    },
+    saga::{BranchCaller, BranchRequest, EmbeddedCoordinator, EmbeddedCoordinatorConfig, Saga, SagaCoordinator as _},
     transaction::MemoryDatabase,
 };
 use micro_testkit::saga::model::{SagaCase, SagaWorld, ends_as_the_model_says};

@@ -106,7 +106,8 @@ impl BrokenSagaLog {
     }
 
     fn change(&self, change: SagaChange) -> SagaChange {
-        let forgotten = |progress| if self.has(SagaLogFault::ForgetsProgress) { SagaProgress::default() } else { progress };
+        let forgotten =
+            |progress| if self.has(SagaLogFault::ForgetsProgress) { SagaProgress::default() } else { progress };
         match change {
             SagaChange::Waiting(progress, _) if self.has(SagaLogFault::SkipsPauses) => {
                 SagaChange::Waiting(progress, Duration::ZERO)
@@ -135,7 +136,9 @@ impl SagaLog for BrokenSagaLog {
         let entries: Vec<_> = entries.iter().map(|entry| self.entry(entry)).collect();
         match self.log.add(tx, &entries).await {
             Err(error) if error.kind() == ErrorKind::AlreadyExists && self.has(SagaLogFault::TakesGidsAgain) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::InvalidArgument && self.has(SagaLogFault::TakesForeignTx) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::InvalidArgument && self.has(SagaLogFault::TakesForeignTx) => {
+                Ok(())
+            }
             added => added,
         }
     }

@@ -178,10 +178,8 @@ pub async fn a_lost_lease_writes_nothing(fixture: &impl SagaLogFixture) {
     ] {
         let kept = unique("kept");
         add(fixture, &[SagaEntry::held(Arc::new(full(&kept)), second)]).await;
-        let writes = [
-            SagaWrite::new(&kept, second.id, change.clone()),
-            SagaWrite::new(&lost, first.id, change.clone()),
-        ];
+        let writes =
+            [SagaWrite::new(&kept, second.id, change.clone()), SagaWrite::new(&lost, first.id, change.clone())];
         let answers = log.write(&writes).await.expect("writes are answered");
         assert_eq!(answers, [true, false], "the lease of the second is lost: {change:?}");
         assert_eq!(write(fixture, &lost, first, change.clone()).await, [false], "it is lost: {change:?}");
@@ -243,8 +241,7 @@ pub async fn a_finished_saga_is_not_due_and_keeps_its_outcome(fixture: &impl Sag
         assert!([0, 1, 2, 4].iter().all(|number| answers[*number]), "ends are written, also again: {answers:?}");
     }
     let rolled_back = |reason: &str| Some(Outcome::RolledBack { reason: reason.to_owned() });
-    let expected =
-        [Some(Outcome::Succeeded), rolled_back(reason), Some(Outcome::Succeeded), None, rolled_back("")];
+    let expected = [Some(Outcome::Succeeded), rolled_back(reason), Some(Outcome::Succeeded), None, rolled_back("")];
     for (gid, expected) in gids.iter().zip(expected) {
         assert_eq!(outcome(fixture, gid).await, expected, "an end is kept");
     }

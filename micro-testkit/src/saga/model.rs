@@ -40,14 +40,8 @@ pub enum Fate {
 
 impl Fate {
     /// Every fate.
-    pub const ALL: [Self; 6] = [
-        Self::Succeeds,
-        Self::Fails,
-        Self::TimesOut,
-        Self::ArrivesTwice,
-        Self::NeverArrives,
-        Self::ArrivesLate,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Succeeds, Self::Fails, Self::TimesOut, Self::ArrivesTwice, Self::NeverArrives, Self::ArrivesLate];
 
     /// Whether the saga goes on behind it.
     const fn goes_on(self) -> bool {
@@ -124,7 +118,8 @@ impl SagaCase {
 
     /// So that a compensation has each fate in a third of the cases.
     fn undoing(&self, step: usize) -> Undoing {
-        let sum: usize = self.fates.iter().map(|fate| Fate::ALL.iter().position(|known| known == fate).unwrap_or(0)).sum();
+        let sum: usize =
+            self.fates.iter().map(|fate| Fate::ALL.iter().position(|known| known == fate).unwrap_or(0)).sum();
         [Undoing::Succeeds, Undoing::TimesOut, Undoing::ArrivesTwice][(sum + step) % 3]
     }
 }
@@ -153,12 +148,8 @@ impl SagaWorld {
 
     /// Plays a case, under this global id.
     pub fn play(&self, gid: &str, case: SagaCase) {
-        let played = Played {
-            case,
-            action_counts: [0; STEP_COUNT],
-            compensation_counts: [0; STEP_COUNT],
-            late: Vec::new(),
-        };
+        let played =
+            Played { case, action_counts: [0; STEP_COUNT], compensation_counts: [0; STEP_COUNT], late: Vec::new() };
         self.cases().insert(gid.to_owned(), played);
     }
 
@@ -258,7 +249,9 @@ impl SagaWorld {
         let body = async |_: &mut Tx| Err(Error::new(ErrorKind::FailedPrecondition, "world.act", "no stock"));
         let mut barrier = Barrier::new(branch.clone());
         match transactions.run_with_barrier::<(), Error, _>(&*self.barrier, &mut barrier, body).await {
-            Err(error) if error.kind() == ErrorKind::FailedPrecondition => Ok(BranchAnswer::Failed("no stock".to_owned())),
+            Err(error) if error.kind() == ErrorKind::FailedPrecondition => {
+                Ok(BranchAnswer::Failed("no stock".to_owned()))
+            }
             // Its undoing came first: it answers as one that is done.
             Ok(_) => Ok(BranchAnswer::Succeeded),
             Err(error) => Err(error),

@@ -7,9 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use micro_core::{
     Error, ErrorKind, Result, TransactionManagerExt as _, Tx,
-    saga::{
-        DueSaga, Outcome, Saga, SagaChange, SagaCounts, SagaEntry, SagaLease, SagaLog, SagaProgress, SagaWrite,
-    },
+    saga::{DueSaga, Outcome, Saga, SagaChange, SagaCounts, SagaEntry, SagaLease, SagaLog, SagaProgress, SagaWrite},
 };
 
 use super::{
@@ -54,9 +52,7 @@ impl SqlSagaLog {
         };
         let of_gids = |set: &str| Widths::new("?", |list| text(&format!("{set} gid IN ({list})")));
         let purge = match database.dialect_name() {
-            "mysql" => {
-                "DELETE FROM micro_sagas WHERE is_finished = 1 AND due_at < {now} - ? ORDER BY due_at LIMIT ?"
-            }
+            "mysql" => "DELETE FROM micro_sagas WHERE is_finished = 1 AND due_at < {now} - ? ORDER BY due_at LIMIT ?",
             _ => {
                 "DELETE FROM micro_sagas WHERE gid IN (SELECT gid FROM micro_sagas \
                  WHERE is_finished = 1 AND due_at < {now} - ? ORDER BY due_at LIMIT ?)"
@@ -251,7 +247,12 @@ impl SagaLog for SqlSagaLog {
             for SagaEntry { saga, lease, .. } in part {
                 let lasts = lease.map_or(0, |lease| millis(lease.duration));
                 let record = saga.to_record();
-                values.extend([saga.gid.as_str().into(), lasts.into(), lease.map(|lease| lease.id).into(), record.into()]);
+                values.extend([
+                    saga.gid.as_str().into(),
+                    lasts.into(),
+                    lease.map(|lease| lease.id).into(),
+                    record.into(),
+                ]);
             }
             sql.execute_as("saga.add", statement, &values).await?;
         }

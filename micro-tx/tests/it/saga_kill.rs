@@ -15,8 +15,8 @@ use micro_core::{
     barrier::{Barrier, BarrierExt as _},
     branch::{BranchAnswer, Op},
     saga::{
-        BranchCaller, BranchRequest, EmbeddedCoordinator, EmbeddedCoordinatorConfig, Outcome, Saga,
-        SagaOutbox as _, Step,
+        BranchCaller, BranchRequest, EmbeddedCoordinator, EmbeddedCoordinatorConfig, Outcome, Saga, SagaOutbox as _,
+        Step,
     },
 };
 use micro_tx::{SqlBarrier, SqlConfig, SqlDatabase, SqlTxExt as _, Synchronous};
@@ -97,8 +97,7 @@ async fn nothing_is_half_done(database: &SqlDatabase) -> usize {
         }
         assert_eq!(effects, if is_refused(&gid) { 0 } else { 3 }, "{gid} is half done: {outcome:?}");
     }
-    let saga_count: i64 =
-        database.fetch_all("SELECT count(*) FROM micro_sagas", &[]).await.unwrap()[0].get(0).unwrap();
+    let saga_count: i64 = database.fetch_all("SELECT count(*) FROM micro_sagas", &[]).await.unwrap()[0].get(0).unwrap();
     assert_eq!(saga_count, i64::try_from(orders.len()).unwrap(), "a saga has no order");
     orders.len()
 }

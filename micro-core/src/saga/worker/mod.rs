@@ -124,8 +124,7 @@ impl<C: Carrier> Worker<C> {
         let writer = LogWriter { log: log.clone(), timeout: config.store_timeout, watch: Watch::default() };
         // One that runs holds a write and a renewal at most.
         let waiting_count_max = config.running_count_max.saturating_mul(2);
-        let batches =
-            BatcherConfig { batch_count_max: WRITE_COUNT_MAX, waiting_count_max, ..BatcherConfig::default() };
+        let batches = BatcherConfig { batch_count_max: WRITE_COUNT_MAX, waiting_count_max, ..BatcherConfig::default() };
         let abandoned = CancellationToken::new();
         let guard = Arc::new(abandoned.clone().drop_guard());
         let shared = Shared {
@@ -199,10 +198,8 @@ impl<C: Carrier> Worker<C> {
         let board = TroubleBoard::new(health, &shared.name);
         shared.writer.inner().watch.begin(board.clone(), "saga log writes");
         shared.take_watch.begin(board, "saga log reads");
-        let begun = [
-            tokio::spawn(shared.clone().take_until_abandoned()),
-            tokio::spawn(shared.clone().renew_until_abandoned()),
-        ];
+        let begun =
+            [tokio::spawn(shared.clone().take_until_abandoned()), tokio::spawn(shared.clone().renew_until_abandoned())];
         *loops = Some(begun.into());
         Ok(())
     }
@@ -212,7 +209,10 @@ impl<C: Carrier> Worker<C> {
         self.shared.stop.cancel();
         self.shared.runs.close();
         if tokio::time::timeout(deadline, self.shared.runs.wait()).await.is_err() {
-            tracing::warn!(component = self.shared.name, "sagas were still called at the deadline: their leases run out");
+            tracing::warn!(
+                component = self.shared.name,
+                "sagas were still called at the deadline: their leases run out"
+            );
         }
         Ok(())
     }
