@@ -48,8 +48,10 @@ const DUE_COUNT_MAX: usize = 1_024;
 /// The most writes in one transaction.
 const WRITE_COUNT_MAX: usize = 256;
 
-/// The wait between two purges, and how many sagas one statement forgets.
+/// The wait between two purges, the one where there is more to forget, and how many sagas one statement
+/// forgets.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+const PURGE_PAUSE: Duration = Duration::from_millis(50);
 const PURGE_COUNT_MAX: usize = 1_000;
 
 /// What is done with a saga.
@@ -254,10 +256,11 @@ impl<C: Carrier> Shared<C> {
                 Some(Err(error)) => self.take_watch.failed(&error),
             }
             if Instant::now() >= purge_at {
-                self.purge().await;
-                purge_at = Instant::now() + PURGE_INTERVAL;
+                // Piece by piece, for sagas that are due must not wait for it.
+                let has_more = self.purge().await;
+                purge_at = Instant::now() + if has_more { PURGE_PAUSE } else { PURGE_INTERVAL };
             }
-            let is_idle = self.wait(Instant::now() + poll_interval).await;
+            let is_idle = self.wait(purge_at.min(Instant::now() + poll_interval)).await;
             poll_interval = if is_idle { (poll_interval * 2).min(POLL_INTERVAL_MAX) } else { POLL_INTERVAL_MIN };
         }
     }
@@ -277,10 +280,11 @@ impl<C: Carrier> Shared<C> {
         }
     }
 
-    /// Takes what is due, as much as there is room for.
+    /// Takes what is due, as much as half of the room is for: the other half is left to what is added
+    /// while the log is asked.
     async fn take(self: &Arc<Self>) -> Result<Taken> {
         self.is_behind.store(true, Ordering::SeqCst);
-        let room = self.permits.available_permits().min(WRITE_COUNT_MAX);
+        let room = self.permits.available_permits().div_ceil(2).min(WRITE_COUNT_MAX);
         let count_max = u32::try_from(room).expect("it is small");
         let permits = (room > 0).then(|| self.permits.clone().try_acquire_many_owned(count_max).ok()).flatten();
         // Whoever ends first wakes the loop.
@@ -362,17 +366,16 @@ impl<C: Carrier> Shared<C> {
         }
     }
 
-    async fn purge(&self) {
-        let Some(retention) = self.config.retention else { return };
-        loop {
-            let purge = unwound("saga.purge", self.log.purge(retention, PURGE_COUNT_MAX));
-            match in_time(self.config.store_timeout, "saga.purge", purge).await {
-                Ok(count) if usize::try_from(count).is_ok_and(|count| count >= PURGE_COUNT_MAX) => {}
-                Ok(_) => return,
-                Err(error) => {
-                    let error = error.report();
-                    return tracing::warn!(component = self.name, error, "finished sagas cannot be purged");
-                }
+    /// Forgets some finished sagas; `true` where there are more.
+    async fn purge(&self) -> bool {
+        let Some(retention) = self.config.retention else { return false };
+        let purge = unwound("saga.purge", self.log.purge(retention, PURGE_COUNT_MAX));
+        match in_time(self.config.store_timeout, "saga.purge", purge).await {
+            Ok(count) => usize::try_from(count).is_ok_and(|count| count >= PURGE_COUNT_MAX),
+            Err(error) => {
+                let error = error.report();
+                tracing::warn!(component = self.name, error, "finished sagas cannot be purged");
+                false
             }
         }
     }
