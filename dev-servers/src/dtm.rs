@@ -50,6 +50,20 @@ pub(crate) fn store_settings(url: &str) -> Result<Vec<(String, String)>, String>
     Ok(settings.map(|(name, value)| (format!("Store.{name}"), value.to_owned())).to_vec())
 }
 
+/// Drops the database that a test's server had in MariaDB, where its client is there to do it.
+pub(crate) fn drop_store(settings: &[(String, String)]) {
+    let setting = |name: &str| settings.iter().rfind(|(found, _)| found == name).map(|(_, value)| value.as_str());
+    let (Some(host), Some(port), Some(user), Some(database)) =
+        (setting("Store.Host"), setting("Store.Port"), setting("Store.User"), setting("Store.Db"))
+    else {
+        return;
+    };
+    let mut client = Command::new("mariadb");
+    client.args(["--no-defaults", "--connect-timeout=2", "-h", host, "-P", port, "-u", user]);
+    client.args(["-e", &format!("DROP DATABASE IF EXISTS `{database}`")]);
+    let _ = install::run(client.env("MYSQL_PWD", setting("Store.Password").unwrap_or_default()));
+}
+
 impl Program for Dtm {
     fn missing(&self, tools: &Path) -> Option<String> {
         (!install::is_finished(&folder(tools), &recipe()))

@@ -45,6 +45,11 @@ pub fn free_port() -> u16 {
         .expect("some of twelve thousand ports are free")
 }
 
+/// As [`free_port`], of which the further ports that the kind takes beside it are free too.
+pub(crate) fn free_port_for(kind: Kind) -> u16 {
+    (0..100).map(|_| free_port()).find(|port| kind.finds_free(*port)).expect("most ports are free")
+}
+
 pub(crate) fn is_free(port: u16) -> bool {
     // Asked again: a program that another thread starts at this moment has copies of this process's
     // sockets until it is loaded, so that a port looks taken that was given back.

@@ -10,9 +10,10 @@ use std::{
 
 use crate::{
     disk::{SmallDisk, unmount},
+    dtm::drop_store,
     install::make_folder,
     kind::Kind,
-    ports::free_port,
+    ports::free_port_for,
     process::{children, is_alive, is_running, kill, signal, wait_until, with_mark},
     servers::{Servers, with_other_ports},
     site::Site,
@@ -57,7 +58,7 @@ impl Server {
     ///
     /// In a value `${port}` stands for the server's port, `${folder}` for its folder and `${other}`
     /// for the port of Kafka's controller. `("format.add-scram", "SCRAM-SHA-256=[name=…,password=…]")`
-    /// gives Kafka a user. DTM on MySQL has a database of its own in the shared MariaDB, which stays there.
+    /// gives Kafka a user. DTM on MySQL has a database of its own in the shared MariaDB.
     ///
     /// # Errors
     ///
@@ -83,7 +84,7 @@ impl Server {
         }
         let folder = own_folder(&servers, kind.name());
         make_folder(&folder)?;
-        let mut site = Site::new(kind, servers.tools(), &folder, free_port(), true)?;
+        let mut site = Site::new(kind, servers.tools(), &folder, free_port_for(kind), true)?;
         site.settings = servers.settings(kind)?;
         if kind.needs().is_some() {
             site.settings.push(("Store.Db".to_owned(), format!("dtm_{}_{}", this::id(), site.port)));
@@ -179,6 +180,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        if self.site.kind == Kind::DtmMysql {
+            drop_store(&self.site.settings);
+        }
         self.disk = None;
         let _ = fs::remove_dir_all(&self.site.folder);
         let _ = fs::remove_dir_all(&self.folder);

@@ -12,7 +12,7 @@ use crate::{
     dtm::store_settings,
     install::{self, lock},
     kind::Kind,
-    ports::{free_port, usual},
+    ports::{free_port_for, usual},
     probe::connect,
     process::{is_running, stop},
     server,
@@ -146,7 +146,7 @@ impl Servers {
     fn start(&self, kind: Kind, is_durable: bool) -> Result<Shared, String> {
         let before = self.record(kind).map(|record| record.port);
         let candidates = [before, Some(usual(kind))].into_iter().flatten();
-        let port = candidates.into_iter().find(|port| kind.finds_free(*port)).unwrap_or_else(free_port);
+        let port = candidates.into_iter().find(|port| kind.finds_free(*port)).unwrap_or_else(|| free_port_for(kind));
         let mut site = Site::new(kind, &self.tools, &self.folder(kind), port, is_durable)?;
         site.settings = self.settings(kind)?;
         let mut record = None;
@@ -239,7 +239,7 @@ pub(crate) fn with_other_ports<T>(
 ) -> Result<T, String> {
     for _ in 1..PORT_TRIES_MAX {
         match launch(site) {
-            Err(_) if !site.kind.finds_free(site.port) => site.port = free_port(),
+            Err(_) if !site.kind.finds_free(site.port) => site.port = free_port_for(site.kind),
             outcome => return outcome,
         }
     }

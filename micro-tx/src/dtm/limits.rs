@@ -3,9 +3,9 @@
 //! Source: `sqls/dtmsvr.storage.mysql.sql` of DTM 1.19. What is longer fails there in the middle of a
 //! transaction, or is cut.
 
-use micro_core::{Error, ErrorKind, Result, branch::GID_BYTES_MAX};
+use micro_core::{Error, ErrorKind, Result, branch::GID_BYTES_MAX, saga::Step};
 
-use super::{StoreLimits, global::GlobalTransaction};
+use super::{BranchRegistration, StoreLimits, global::GlobalTransaction};
 
 /// Columns of `varchar(1024)`.
 const TEXT_CHARS_MAX: usize = 1024;
@@ -71,9 +71,26 @@ pub(crate) fn check(operation: &'static str, transaction: &GlobalTransaction, li
     Ok(())
 }
 
+/// # Errors
+///
+/// `InvalidArgument`, which names what is too long and its limit.
+pub(crate) fn check_branch(operation: &'static str, branch: &BranchRegistration, limits: StoreLimits) -> Result<()> {
+    let mut transaction = GlobalTransaction::new(branch.mode, &branch.gid);
+    // URLs, a workflow's words: each is a column as a step's URL is.
+    let mut step = Step::new("").payload(branch.payload.clone());
+    check(operation, &transaction, limits)?;
+    for value in branch.data.values() {
+        step.action.clone_from(value);
+        transaction.steps = vec![step.clone()];
+        check(operation, &transaction, limits)?;
+    }
+    transaction.steps = vec![step];
+    check(operation, &transaction, limits)
+}
+
 #[cfg(test)]
 mod tests {
-    use micro_core::{branch::Mode, saga::Step};
+    use micro_core::branch::Mode;
 
     use super::*;
 
@@ -142,5 +159,21 @@ mod tests {
         let transaction = transaction(|it| it.steps[0].payload = vec![0; (4 << 20) + 1].into());
         let error = check("saga.submit", &transaction, StoreLimits::None).unwrap_err();
         assert!(error.to_string().contains("payload_bytes_max=4194304"), "{error}");
+    }
+
+    #[test]
+    fn a_registered_branch_has_the_limits_of_a_step() {
+        let branch = BranchRegistration::new(Mode::Tcc, "g", "01").data("confirm", long(1024)).payload(vec![0; 65_535]);
+        check_branch("dtm.register", &branch, StoreLimits::Sql).unwrap();
+        for (over, told) in [
+            (branch.clone().data("cancel", long(1025)), "length_max=1024"),
+            (branch.clone().payload(vec![0; 65_536]), "length_max=65535"),
+            (BranchRegistration::new(Mode::Tcc, "g".repeat(129), "01"), "length_max=128"),
+        ] {
+            let error = check_branch("dtm.register", &over, StoreLimits::Sql).unwrap_err();
+            assert!(error.to_string().contains(told), "{error}");
+        }
+        let over = branch.data("cancel", long(1025));
+        check_branch("dtm.register", &over, StoreLimits::None).unwrap();
     }
 }

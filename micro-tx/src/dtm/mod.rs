@@ -3,8 +3,9 @@
 //!
 //! [`DtmClient`] is the connection; [`DtmClient::coordinator`] carries out core's
 //! [`Saga`](micro_core::saga::Saga)s, [`TwoPhaseMessage`] are calls that come about if and only if a local
-//! transaction commits, [`UrlBranchCaller`] calls branches as DTM does. What both APIs can do is there
-//! by its own name as well; what became of transactions, and their administration, over HTTP alone.
+//! transaction commits, [`DtmClient::tcc`] makes reservations, [`UrlBranchCaller`] calls branches as DTM
+//! does. What both APIs can do is there by its own name as well; what became of transactions, and their
+//! administration, over HTTP alone.
 //!
 //! ```no_run
 //! use micro_core::saga::{Outcome, Saga, SagaCoordinator, SagaOptions, Step};
@@ -43,6 +44,7 @@ mod message;
 mod messages;
 mod saga;
 mod state;
+mod tcc;
 mod tls;
 
 pub use api::{BranchRegistration, WorkflowProgress, WorkflowStep};
@@ -56,10 +58,11 @@ pub use state::{
     BranchState, ResetCount, Subscriber, Topic, TransactionDetails, TransactionFilter, TransactionPage,
     TransactionState, TransactionStatus,
 };
+pub use tcc::{Tcc, TccBranch, TccBranches};
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use micro_core::{Error, ErrorKind, Result, saga::Outcome};
+use micro_core::{Error, ErrorKind, Result, branch::Mode, saga::Outcome};
 use micro_grpc::{GrpcBranchCaller, GrpcClientConfig, RawGrpcClient};
 use serde_json::value::RawValue;
 
@@ -184,8 +187,10 @@ impl DtmClient {
     ///
     /// # Errors
     ///
-    /// `FailedPrecondition` where it is decided or not known; `AlreadyExists`.
+    /// `InvalidArgument` for what is over a limit of the store, before anything is sent;
+    /// `FailedPrecondition` where the transaction is decided or not known; `AlreadyExists`.
     pub async fn register_branch(&self, branch: &BranchRegistration) -> Result<()> {
+        limits::check_branch("dtm.register", branch, self.shared.config.store_limits)?;
         self.shared.api.register(branch).await.map_err(|failed| failed.into_error("dtm.register"))
     }
 
@@ -291,12 +296,38 @@ impl DtmClient {
                 (Some("succeed"), _) => Ok(Outcome::Succeeded),
                 (Some("failed"), _) => Ok(Outcome::RolledBack { reason: "rolled back before".to_owned() }),
                 (Some("aborting"), _) => Ok(Outcome::StillRunning),
-                (None, Some("")) if is_waited_for => Ok(Outcome::StillRunning),
-                (None, Some(reason)) if is_waited_for => Ok(Outcome::RolledBack { reason: reason.to_owned() }),
+                // Of what is not a saga's, what is submitted is not rolled back any more: a branch that
+                // refuses is called again.
+                (None, Some(reason)) if is_waited_for && transaction.mode == Mode::Saga && !reason.is_empty() => {
+                    Ok(Outcome::RolledBack { reason: reason.to_owned() })
+                }
+                (None, Some(_)) if is_waited_for => Ok(Outcome::StillRunning),
                 _ => Err(refusal.into_error(operation)),
             },
             failed => Err(failed.into_error(operation)),
         }
+    }
+
+    /// Submits what was prepared, where the caller has decided for it.
+    pub(crate) async fn submit_decided(&self, operation: &'static str, transaction: &GlobalTransaction) -> Result<()> {
+        let refusal = match self.resent(|| self.send(Verb::Submit, transaction)).await {
+            Ok(()) => return Ok(()),
+            Err(Failed::Refused(refusal)) => refusal,
+            Err(failed) => return Err(failed.into_error(operation)),
+        };
+        let is_waited_for = transaction.options.is_waited_for;
+        let is_done = match refusal.current_status() {
+            Some(status) => status == "succeed",
+            // It was waited for, and a branch did not do its part yet: DTM goes on.
+            None if is_waited_for && refusal.not_succeeded().is_some() => true,
+            None if is_waited_for && self.shared.http.is_some() => {
+                let status =
+                    self.query(&transaction.gid).await.ok().flatten().map(|details| details.transaction.status);
+                matches!(status, Some(TransactionStatus::Submitted | TransactionStatus::Succeeded))
+            }
+            None => false,
+        };
+        if is_done { Ok(()) } else { Err(refusal.into_error(operation)) }
     }
 }
 

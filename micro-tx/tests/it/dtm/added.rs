@@ -42,6 +42,7 @@ async fn wait_result_on_a_slow_saga_is_still_running() {
         stage.branches.script(&saga.gid, "01/action", [Say::Late(Duration::from_secs(7))]);
         assert_eq!(stage.submit(&saga).await, Outcome::StillRunning);
         assert_eq!(stage.status(&saga.gid).await, Submitted);
+        stage.dtm.retry_now(&saga.gid).await.unwrap();
         stage.until(&saga.gid, Succeeded).await;
     };
     tokio::join!(slow(Wire::Grpc), slow(Wire::Http));

@@ -134,7 +134,7 @@ async fn lists_by_pages_and_filters(stage: &Stage, begun: SystemTime) {
     };
     let (gids, pages) = list(|filter| filter.limit = 3).await;
     assert_eq!((gids.len(), pages), (4, 2));
-    assert_eq!(list(|filter| filter.status = Some(Failed)).await.0, [failed.gid.clone()]);
+    assert_eq!(list(|filter| filter.status = Some(Failed)).await.0, std::slice::from_ref(&failed.gid));
     assert_eq!(list(|filter| filter.status = Some(TransactionStatus::Aborting)).await.0.len(), 0);
     assert_eq!(list(|filter| filter.mode = Some(Mode::Saga)).await.0.len(), 4);
     assert_eq!(list(|filter| filter.mode = Some(Mode::Msg)).await.0.len(), 0);

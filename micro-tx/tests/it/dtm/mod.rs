@@ -9,6 +9,7 @@ mod msg;
 mod restarts;
 mod saga;
 mod stage;
+mod tcc;
 mod topics;
 mod unreachable;
 mod vectors;

@@ -1,0 +1,215 @@
+//! Try, confirm, cancel: reservations in several services that become final together, or are given back.
+
+use std::{fmt::Display, time::Duration};
+
+use bytes::Bytes;
+use micro_core::{
+    Error, ErrorKind, Result,
+    branch::{Branch, BranchAnswer, Mode, Op},
+    saga::{BranchCaller as _, BranchRequest},
+};
+use uuid::Uuid;
+
+use super::{BranchIds, BranchRegistration, DtmClient, GlobalTransaction, TransactionOptions};
+
+/// DTM's own limit of a call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// What DTM's store keeps of a reason.
+const REASON_CHARS_MAX: usize = 1000;
+
+/// A TCC transaction: its id, and how patient DTM is. One that is not submitted within
+/// [`timeout_to_fail`](TransactionOptions::timeout_to_fail), 35 s by default, is cancelled by DTM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tcc {
+    /// The global id.
+    pub gid: String,
+    /// How patient DTM is; the limit of a branch's call counts for our calls of `try` as well.
+    pub options: TransactionOptions,
+}
+
+impl Default for Tcc {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Tcc {
+    /// A transaction with an id of its own.
+    pub fn new() -> Self {
+        Self::with_gid(Uuid::now_v7().to_string())
+    }
+
+    /// A transaction with the caller's id.
+    pub fn with_gid(gid: impl Into<String>) -> Self {
+        Self { gid: gid.into(), options: TransactionOptions::default() }
+    }
+
+    /// Sets the options.
+    #[must_use]
+    pub fn options(mut self, options: TransactionOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    fn to_global(&self, reason: &str) -> GlobalTransaction {
+        let mut transaction = GlobalTransaction::new(Mode::Tcc, &self.gid);
+        transaction.options = self.options.clone();
+        transaction.rollback_reason = reason.chars().take(REASON_CHARS_MAX).collect();
+        transaction
+    }
+}
+
+/// One reservation: three calls with the same body. URLs are those of
+/// [`Step::action`](micro_core::saga::Step::action).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TccBranch {
+    /// Reserves.
+    pub try_url: String,
+    /// Makes it final; called until it succeeds.
+    pub confirm: String,
+    /// Gives it back, also where nothing was reserved; called until it succeeds.
+    pub cancel: String,
+    /// The body.
+    pub payload: Bytes,
+}
+
+impl TccBranch {
+    /// A reservation with an empty body.
+    pub fn new(try_url: impl Into<String>, confirm: impl Into<String>, cancel: impl Into<String>) -> Self {
+        Self { try_url: try_url.into(), confirm: confirm.into(), cancel: cancel.into(), payload: Bytes::new() }
+    }
+
+    /// Sets the body.
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+}
+
+/// The branches of a TCC transaction, or those below one of its branches.
+#[derive(Debug)]
+pub struct TccBranches {
+    client: DtmClient,
+    gid: String,
+    ids: BranchIds,
+    options: TransactionOptions,
+}
+
+impl TccBranches {
+    /// Makes a reservation: has DTM note it, then calls `try`. What was noted is confirmed or cancelled with
+    /// the transaction, whatever `try` answers.
+    ///
+    /// # Errors
+    ///
+    /// `FailedPrecondition` with the branch's own words where it refuses, and where DTM has cancelled the
+    /// transaction meanwhile; else those of the call. After any of them return it: what was reserved is then
+    /// given back.
+    pub async fn call(&mut self, branch: &TccBranch) -> Result<()> {
+        let id = self.ids.next_id()?;
+        let registration = BranchRegistration::new(Mode::Tcc, &self.gid, &id)
+            .data("confirm", &branch.confirm)
+            .data("cancel", &branch.cancel)
+            .payload(branch.payload.clone());
+        self.client.register_branch(&registration).await?;
+        let mut called = Branch::new(Mode::Tcc, &self.gid, id, Op::Try)?;
+        called.coordinator = Some(self.client.address().to_owned());
+        let request = BranchRequest::new(&branch.try_url, &called)
+            .payload(branch.payload.clone())
+            .headers(&self.options.headers)
+            .timeout(self.options.request_timeout.unwrap_or(CALL_TIMEOUT));
+        let not_done = |message: String| {
+            Error::new(ErrorKind::FailedPrecondition, "tcc.try", message).with_context("url", &branch.try_url)
+        };
+        match self.client.caller().call(request).await? {
+            BranchAnswer::Succeeded => Ok(()),
+            BranchAnswer::Failed(reason) => Err(not_done(reason)),
+            _ => Err(not_done("a try must be done or refused, and this one is ongoing".to_owned())),
+        }
+    }
+}
+
+impl DtmClient {
+    /// Makes reservations in `body`, and has DTM confirm them all where it returns `Ok`, or cancel them all
+    /// where it returns an error, panics, or is dropped. DTM calls the branches in reverse order.
+    ///
+    /// # Errors
+    ///
+    /// Those of `body`. Those of [`prepare`](Self::prepare): then `body` was not run. `FailedPrecondition`
+    /// where DTM has cancelled meanwhile, for time was up. Another error after `body` returned `Ok`: nobody
+    /// knows whether DTM was told, and if not it cancels when time is up.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it has the reservations cancelled by a task of its own; where none can be spawned, DTM does
+    /// when time is up.
+    pub async fn tcc<T, E, F>(&self, tcc: &Tcc, body: F) -> Result<T, E>
+    where
+        F: AsyncFnOnce(&mut TccBranches) -> Result<T, E>,
+        E: From<Error> + Display,
+    {
+        let mut cancels = Cancels { client: self.clone(), tcc: Some(tcc.clone()) };
+        if let Err(error) = self.prepare(&tcc.to_global("")).await {
+            cancels.tcc = None;
+            return Err(error.into());
+        }
+        let mut branches = TccBranches {
+            client: self.clone(),
+            gid: tcc.gid.clone(),
+            ids: BranchIds::default(),
+            options: tcc.options.clone(),
+        };
+        match body(&mut branches).await {
+            Ok(value) => {
+                cancels.tcc = None;
+                self.submit_decided("tcc.submit", &tcc.to_global("")).await?;
+                Ok(value)
+            }
+            Err(error) => {
+                // Armed until it is done: the caller may go away meanwhile.
+                cancel(self, tcc, &error.to_string()).await;
+                cancels.tcc = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// The branches below one that is called to `try`: a service that reserves in others in its turn. They
+    /// are confirmed and cancelled with the transaction, which the one who began it decides.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for a branch of something else.
+    pub fn nested_tcc(&self, branch: &Branch) -> Result<TccBranches> {
+        if (branch.mode, &branch.op) != (Mode::Tcc, &Op::Try) {
+            let message = "reservations are made below a branch of a TCC transaction that is called to try";
+            return Err(Error::new(ErrorKind::InvalidArgument, "tcc.nested", message)
+                .with_context("trans_type", branch.mode.as_str())
+                .with_context("op", &branch.op));
+        }
+        let (gid, ids) = (branch.gid.clone(), BranchIds::below(&branch.id));
+        Ok(TccBranches { client: self.clone(), gid, ids, options: TransactionOptions::default() })
+    }
+}
+
+/// Has a transaction cancelled whose body did not come to its end.
+struct Cancels {
+    client: DtmClient,
+    tcc: Option<Tcc>,
+}
+
+impl Drop for Cancels {
+    fn drop(&mut self) {
+        let (Some(tcc), Ok(runtime)) = (self.tcc.take(), tokio::runtime::Handle::try_current()) else { return };
+        let client = self.client.clone();
+        runtime.spawn(async move { cancel(&client, &tcc, "the caller panicked or gave up").await });
+    }
+}
+
+async fn cancel(client: &DtmClient, tcc: &Tcc, reason: &str) {
+    if let Err(error) = client.abort(&tcc.to_global(reason)).await {
+        tracing::debug!(gid = tcc.gid, error = %error.report(), "DTM cancels it when time is up");
+    }
+}
