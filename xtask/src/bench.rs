@@ -13,10 +13,8 @@ use crate::{step::cargo, tree::Tree};
 /// The features with which the services reach the servers of the chain.
 const SERVICE_FEATURES: &str = "order/broker-kafka,order/registry-consul,order/tx-mysql,\
                                 product/broker-kafka,product/registry-consul,product/tx-mysql";
-/// The chains are built as what is deployed is.
+/// What is measured is built as what is deployed is.
 const PROFILE: &str = "dist";
-/// Calls and publishing are measured as `cargo build --release` makes them.
-const INTEROP_PROFILE: &str = "release";
 /// The benches of a part each: those that bring what they need, and those that are given a database.
 const PARTS: [(&str, &str); 3] =
     [("micro-grpc", "unary"), ("micro-broker-kafka", "publish"), ("micro-broker-kafka", "consume")];
@@ -80,9 +78,9 @@ fn chain(tree: &Tree, arguments: &[String]) -> Result<(), String> {
 fn interop(tree: &Tree, arguments: &[String]) -> Result<(), String> {
     let urls = durable_servers(&[Kind::Kafka, Kind::Consul])?;
     let go_peer = dev_servers::go_peer()?;
-    let build = ["build", "--profile", INTEROP_PROFILE, "-p", "bench", "--bin", "interop", "--bin", "rust-peer"];
+    let build = ["build", "--profile", PROFILE, "-p", "bench", "--bin", "interop", "--bin", "rust-peer"];
     finish(cargo(&tree.root).args(build))?;
-    let program = tree.metadata.target_directory.as_std_path().join(INTEROP_PROFILE).join("interop");
+    let program = tree.metadata.target_directory.as_std_path().join(PROFILE).join("interop");
     finish(Command::new(program).arg("--go-peer").arg(go_peer).args(arguments).envs(urls))
 }
 
