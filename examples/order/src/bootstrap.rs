@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+#[cfg(not(feature = "tx-dtm"))]
+use micro_core::{Error, ErrorKind};
 use micro_core::{
     Result,
     app::{App, Component},
@@ -9,25 +11,37 @@ use micro_core::{
     consume::{Consumer, InboxService, InboxStores, Router},
     outbox::{Outbox, Relay},
     registry::Registry,
+    saga::{DiscoveredBranches, EmbeddedCoordinator, EmbeddedCoordinatorConfig, SagaRelay},
+    selector::RoundRobinSelector,
 };
-use micro_grpc::GrpcServer;
+use micro_grpc::{GrpcBranchCaller, GrpcClient, GrpcServer};
 use micro_rs::middleware::stack::{consume_stack, publish_stack};
 use micro_tx::SqlDatabase;
+#[cfg(feature = "tx-dtm")]
+use micro_tx::dtm::{DtmClient, DtmConfig};
 
 use crate::{
-    application::{AuditStatuses, ConfirmPayments, FailPayments, FindOrder, PayNotify},
-    config::OrderConfig,
+    application::{AuditStatuses, ConfirmPayments, FailPayments, FindOrder, PayNotify, SettlePayments},
+    config::{OrderConfig, SagaWire, Wire},
     infrastructure::{
+        deduction::{DirectDeduction, SagaDeduction},
         dialect::Dialect,
         persistence::{SqlAuditTrails, SqlOrders},
     },
     interfaces::{
         consume::{AuditOnStatusChange, ConfirmOnDeduction, FailOnLostConfirmation, FailOnRefusal},
         grpc::OrderGrpc,
-        publish::OutboxOrderEvents,
-        wire::{DESCRIPTORS, service::order_server::OrderServer},
+        publish::{OnBehalf, OutboxOrderEvents, WithDeduction},
+        settlement::SettlementGrpc,
+    },
+    wire::{
+        DESCRIPTORS,
+        service::{order_server::OrderServer, settlement_server::SettlementServer},
     },
 };
+
+/// The first pause before a saga's call is made again.
+const RETRY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The adapters that the service is plugged into. Two services of one process may share registry
 /// and broker; each has a database of its own.
@@ -74,6 +88,7 @@ pub async fn assemble(config: &OrderConfig, plugged: &Plugged) -> Result<OrderSe
     let database = &plugged.database;
     database.migrate().await?;
     database.execute_script(Dialect::of(database).schema()).await?;
+    database.barrier_with(&config.barrier_table)?.create_table().await?;
     let outbox = Outbox::new(database.outbox(), config.service.as_str(), config.version.as_str());
     let events = OutboxOrderEvents::new(outbox.clone(), config.has_audit);
     let inbox = InboxService::new(
@@ -92,7 +107,19 @@ pub async fn assemble(config: &OrderConfig, plugged: &Plugged) -> Result<OrderSe
         Arc::new(consumer(config, plugged, &inbox)),
     ];
     components.extend(audit.iter().map(|audit| Arc::new(consumer(config, plugged, audit)) as Arc<dyn Component>));
-    components.push(Arc::new(server(config, database, events, &inbox)?));
+    let server = match &config.wire {
+        Wire::Events => server(config, database, events, &inbox)?,
+        Wire::Grpc { product } => {
+            let product = GrpcClient::builder(plugged.registry.clone()).service(product.as_str()).connect().await?;
+            server(config, database, WithDeduction::new(events, DirectDeduction::new(product)), &inbox)?
+        }
+        Wire::Saga(wire) => {
+            let (coordinator, deduction) = sagas(wire, plugged).await?;
+            components.push(coordinator);
+            server(config, database, WithDeduction::new(events, deduction), &inbox)?
+        }
+    };
+    components.push(Arc::new(server));
     Ok(OrderService { components, inbox, audit, config: config.clone() })
 }
 
@@ -133,14 +160,47 @@ fn consumer(config: &OrderConfig, plugged: &Plugged, inbox: &InboxService) -> im
         .build()
 }
 
-fn server(
+/// What carries sagas out, or hands them on to who does, and what begins them.
+async fn sagas(wire: &SagaWire, plugged: &Plugged) -> Result<(Arc<dyn Component>, SagaDeduction)> {
+    let (database, registry) = (&plugged.database, plugged.registry.clone());
+    let deduction = |sagas| SagaDeduction::new(sagas, wire.addresses.clone(), wire.options.clone());
+    let branches = DiscoveredBranches::new(registry, RoundRobinSelector::default(), GrpcBranchCaller::default());
+    let mut patience = EmbeddedCoordinatorConfig::default();
+    patience.retry_interval = RETRY_INTERVAL;
+    if let Some(url) = &wire.dtm {
+        let relay = handing_over(url, database).await?;
+        return Ok((relay.clone(), deduction(relay)));
+    }
+    let coordinator = EmbeddedCoordinator::builder(database.transactions(), database.saga_log(), Arc::new(branches))
+        .config(patience)
+        .build();
+    Ok((Arc::new(coordinator.clone()), deduction(Arc::new(coordinator))))
+}
+
+/// Hands sagas to a DTM server once their payments committed.
+#[cfg(feature = "tx-dtm")]
+async fn handing_over(url: &str, database: &SqlDatabase) -> Result<Arc<SagaRelay>> {
+    let dtm = DtmClient::connect(DtmConfig::from_url(url)?).await?;
+    Ok(Arc::new(SagaRelay::builder(database.saga_log(), Arc::new(dtm.coordinator())).build()))
+}
+
+#[cfg(not(feature = "tx-dtm"))]
+async fn handing_over(_: &str, _: &SqlDatabase) -> Result<Arc<SagaRelay>> {
+    let message = "DTM's client is not compiled in: turn the feature tx-dtm on";
+    Err(Error::new(ErrorKind::Unimplemented, "order.sagas", message))
+}
+
+fn server<E: OnBehalf + Clone>(
     config: &OrderConfig,
     database: &SqlDatabase,
-    events: OutboxOrderEvents,
+    events: E,
     inbox: &InboxService,
 ) -> Result<GrpcServer> {
     let orders = SqlOrders::new(database);
     let pay_notify = PayNotify::new(database.transactions(), orders.clone(), config.callback_retry);
+    let barriers = Arc::new(database.barrier_with(&config.barrier_table)?);
+    let settle = SettlePayments::new(database.transactions(), barriers, orders.clone(), config.callback_retry);
+    let settlement = SettlementGrpc::new(settle, events.clone(), config.callback_batches);
     let calls = OrderGrpc::new(pay_notify, FindOrder::new(orders), events, config.callback_batches);
     let mut grpc = config.grpc.clone();
     grpc.version.clone_from(&config.version);
@@ -148,6 +208,7 @@ fn server(
         .config(grpc)
         .go_micro(config.go_micro.clone())
         .add_service(OrderServer::new(calls))
+        .add_service(SettlementServer::new(settlement))
         .reflection(DESCRIPTORS)
         .subscribed(inbox.topics().iter().map(|topic| &**topic))
         .build()

@@ -5,9 +5,12 @@ use micro_core::{
     batch::BatcherConfig,
     consume::{ConsumerConfig, DeliveryPolicy},
     registry::RegisterOptions,
+    saga::SagaOptions,
     transaction::RetryPolicy,
 };
 use micro_grpc::{GoMicroConfig, GrpcServerConfig};
+
+use crate::infrastructure::deduction::BranchAddresses;
 
 /// The settings of the order service; the defaults are those of the Go order service's names.
 #[derive(Clone, Debug)]
@@ -38,6 +41,11 @@ pub struct OrderConfig {
     /// How callbacks that come at the same time share transactions; default up to 64 in one at a
     /// time, gathered for 1 ms.
     pub callback_batches: BatcherConfig,
+    /// How the goods of paid orders are asked for; default by events.
+    pub wire: Wire,
+    /// The table of the barrier of global transactions' branches; default `barrier` in the service's own
+    /// database.
+    pub barrier_table: String,
     /// How its instance is kept alive in the registry.
     pub register: RegisterOptions,
     /// How long each phase of the stop may take.
@@ -58,10 +66,38 @@ impl Default for OrderConfig {
             delivery: DeliveryPolicy::default(),
             callback_retry: RetryPolicy::default(),
             callback_batches: gathered(),
+            wire: Wire::Events,
+            barrier_table: "barrier".to_owned(),
             register: RegisterOptions::default(),
             app: AppConfig::default(),
         }
     }
+}
+
+/// How the order service has the goods of paid orders deducted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wire {
+    /// By an event through the outbox; the product service answers by another one.
+    Events,
+    /// By a call within the transaction that takes the payment.
+    Grpc {
+        /// The product service's name in the registry.
+        product: String,
+    },
+    /// By a saga that begins when the payment commits.
+    Saga(SagaWire),
+}
+
+/// How sagas are carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SagaWire {
+    /// A DTM server, `dtm://HOST:PORT`; `None`: this service's own coordinator, with its log in this
+    /// service's database.
+    pub dtm: Option<String>,
+    /// Where the coordinator reaches the two services.
+    pub addresses: BranchAddresses,
+    /// How patient the coordinator is.
+    pub options: SagaOptions,
 }
 
 /// A millisecond gathers most of the callers that come back after the batch before.

@@ -10,8 +10,9 @@ pub mod config;
 pub mod domain;
 pub mod infrastructure;
 pub mod interfaces;
+pub mod wire;
 
-pub use interfaces::wire::{order_event as events, service as proto};
+pub use wire::{order_event as events, service as proto};
 
 /// The topic of the order service's facts.
 pub const ORDER_TOPIC: &str = "OrderEvent";

@@ -9,13 +9,18 @@ use micro_rs::{
         broker::{Broker, MemoryBroker},
         consume::{ConsumerConfig, InboxService},
         registry::Registry,
+        saga::{REGISTRY_SCHEME, SagaOptions},
         selector::RoundRobinSelector,
     },
     grpc::GrpcClient,
     prelude::*,
     tx::SqlDatabase,
 };
-use order::{bootstrap as order_service, config::OrderConfig};
+use order::{
+    bootstrap as order_service,
+    config::{OrderConfig, SagaWire, Wire},
+    infrastructure::deduction::BranchAddresses,
+};
 use product::{bootstrap as product_service, config::ProductConfig};
 
 use crate::{
@@ -23,7 +28,7 @@ use crate::{
     clock::Clock,
     mischief::{MischievousBroker, Poison},
     operations::{OperationLog, Seed},
-    options::Options,
+    options::{Options, WireName},
     seed,
     site::Site,
 };
@@ -67,9 +72,9 @@ type Carrier = (Arc<dyn Broker>, Box<dyn Backlog>);
 
 impl Chain {
     /// Connects the backends, seeds the databases on their first use, starts both services.
-    pub async fn start(options: &Options) -> Result<Self> {
+    pub async fn start(options: &Options, wire: WireName) -> Result<Self> {
         let site = Arc::new(Site::open(options).await?);
-        match Self::start_on(site.clone(), options).await {
+        match Self::start_on(site.clone(), options, wire).await {
             Ok(chain) => Ok(chain),
             Err(error) => {
                 if let Err(left) = site.clean_up().await {
@@ -80,12 +85,17 @@ impl Chain {
         }
     }
 
-    async fn start_on(site: Arc<Site>, options: &Options) -> Result<Self> {
+    async fn start_on(site: Arc<Site>, options: &Options, wire: WireName) -> Result<Self> {
         let seed = Seed { orders: options.orders, skus: options.skus, stock: options.stock };
         let log = Arc::new(OperationLog::open(site.folder(), seed)?);
         let clock = Arc::new(Clock::new(options.orders));
-        let order_config = order_config(options, &site);
-        let product_config = product_config(options, &site);
+        let (mut order_config, mut product_config) = (order_config(options, &site), product_config(options, &site));
+        if wire == WireName::Dtm && options.dtm.is_some() {
+            // A server of DTM's knows no registry: it calls addresses.
+            order_config.grpc.address = free_address()?;
+            product_config.grpc.address = free_address()?;
+        }
+        order_config.wire = order_wire(options, wire, &order_config, &product_config);
         let registry = backends::registry(&options.registry).await?;
         let (plain_broker, backlog) = carrier(&options.broker, &site, &order_config, &product_config).await?;
         let broker = Arc::new(MischievousBroker::new(plain_broker.clone(), clock.clone(), options.duplicate_percent));
@@ -175,6 +185,32 @@ fn order_config(options: &Options, site: &Site) -> OrderConfig {
     of_this_run(&mut config.service, options, site);
     set_lanes(&mut config.consumer, site);
     config
+}
+
+fn order_wire(options: &Options, wire: WireName, order: &OrderConfig, product: &ProductConfig) -> Wire {
+    let named = |service: &str| format!("{REGISTRY_SCHEME}{service}");
+    match wire {
+        WireName::Events => Wire::Events,
+        WireName::Grpc => Wire::Grpc { product: product.service.clone() },
+        WireName::Dtm => {
+            let addresses = match &options.dtm {
+                None => BranchAddresses { order: named(&order.service), product: named(&product.service) },
+                Some(_) => BranchAddresses { order: order.grpc.address.clone(), product: product.grpc.address.clone() },
+            };
+            let mut patience = SagaOptions::default();
+            patience.retry_interval = Some(Duration::from_secs(1));
+            Wire::Saga(SagaWire { dtm: options.dtm.clone(), addresses, options: patience })
+        }
+    }
+}
+
+/// An address that nobody else listens on, known before the server does.
+fn free_address() -> Result<String> {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let no_port = "no port is free on the loopback interface";
+    address
+        .map(|address| address.to_string())
+        .map_err(|error| Error::new(ErrorKind::Unavailable, "payment_chain.address", no_port).with_source(error))
 }
 
 fn product_config(options: &Options, site: &Site) -> ProductConfig {

@@ -26,8 +26,8 @@ use crate::{
     bootstrap::Chain,
     drive::{Answers, Plan},
     mischief::Poison,
-    options::Options,
-    report::{Report, peak_rss_mib},
+    options::{Options, WireName},
+    report::{Report, cpu_seconds, peak_rss_mib},
 };
 
 /// How long nothing may move before what is left counts as left over.
@@ -35,24 +35,24 @@ const STALL_MAX: Duration = Duration::from_secs(30);
 /// How often the databases are asked whether everything settled.
 const SETTLE_POLL: Duration = Duration::from_millis(20);
 
-/// Runs the chain as `options` say, until done or until `stop` ends the driving early; what was
-/// accepted by then still settles and is judged.
-pub async fn run(options: &Options, stop: CancellationToken) -> Result<Report> {
-    let chain = Chain::start(options).await?;
-    let outcome = drive_and_judge(&chain, options, stop).await;
+/// Runs the chain as `options` say on this wire, until done or until `stop` ends the driving early; what
+/// was accepted by then still settles and is judged.
+pub async fn run(options: &Options, wire: WireName, stop: CancellationToken) -> Result<Report> {
+    let chain = Chain::start(options, wire).await?;
+    let outcome = drive_and_judge(&chain, options, wire, stop).await;
     let stopped = chain.stop().await;
     let report = outcome?;
     stopped?;
     Ok(report)
 }
 
-async fn drive_and_judge(chain: &Chain, options: &Options, stop: CancellationToken) -> Result<Report> {
+async fn drive_and_judge(chain: &Chain, options: &Options, wire: WireName, stop: CancellationToken) -> Result<Report> {
     let resumed = chain.log.resumed().cloned();
     let acknowledged = resumed.clone().unwrap_or_default();
     let open = (1..=i64::from(options.orders)).filter(|order_id| !acknowledged.contains(order_id));
     let plan = Plan::new(open, options.callbacks_per_order, options.duplicate_percent);
-    let began = Instant::now();
-    let poisoner = tokio::spawn(poison(chain.poisoner(), options.poison_count(), options.orders, stop.clone()));
+    let (began, cpu_before) = (Instant::now(), cpu_seconds());
+    let poisoner = tokio::spawn(poison(chain.poisoner(), options.poison_count(wire), options.orders, stop.clone()));
     let answers =
         drive::drive(chain.channel.clone(), plan, options.concurrency, chain.clock.clone(), chain.log.clone(), stop)
             .await;
@@ -66,11 +66,13 @@ async fn drive_and_judge(chain: &Chain, options: &Options, stop: CancellationTok
     let left_over = settle(chain, &poison).await?;
     let seconds = began.elapsed().as_secs_f64();
 
-    let mut report = Report { left_over, resumed: resumed.is_some(), seconds, ..Report::default() };
+    let cpu = cpu_seconds() - cpu_before;
+    let mut report = Report { wire, left_over, resumed: resumed.is_some(), seconds, ..Report::default() };
     let accepted: BTreeSet<i64> = chain.log.acknowledged_orders()?;
     verdict::judge(&chain.orders, &chain.products, chain.log.seed(), &accepted, &mut report).await?;
     verdict::judge_dead_letters(&chain.dead_letter_ids().await?, &poison, &mut report);
     add_times(chain, &answers, &mut report);
+    report.cpu_ms_per_order = cpu * 1e3 / (chain.clock.settled_count().max(1) as f64);
     report.clean = report.broken().is_empty();
     if let Some(failure) = answers.first_failure {
         tracing::error!(failure, "the first failed callback");

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use payment_chain::{options::Options, run};
+use payment_chain::{options::Options, report::SideBySide, run};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -30,15 +30,25 @@ async fn judge(options: Options) -> ExitCode {
         eprintln!("stopping: no new callbacks, what was accepted settles");
         stopper.cancel();
     });
-    let report = match run(&options, stop).await {
-        Ok(report) => report,
-        Err(error) => return fail(&error.report()),
-    };
-    println!("{report}");
-    if options.json {
-        println!("{}", serde_json::to_string(&report).expect("numbers and booleans are JSON"));
+    let mut reports = Vec::new();
+    let wires = options.wires();
+    for wire in &wires {
+        let options = if wires.len() > 1 { options.of_one(*wire) } else { options.clone() };
+        match run(&options, *wire, stop.clone()).await {
+            Ok(report) => reports.push(report),
+            Err(error) => return fail(&error.report()),
+        }
+        println!("{}", reports[reports.len() - 1]);
     }
-    if report.clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if reports.len() > 1 {
+        println!("{}", SideBySide(&reports));
+    }
+    if options.json {
+        for report in &reports {
+            println!("{}", serde_json::to_string(report).expect("numbers and booleans are JSON"));
+        }
+    }
+    if reports.iter().all(|report| report.clean) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn fail(reason: &str) -> ExitCode {

@@ -4,9 +4,13 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::options::WireName;
+
 /// What a run came to. Units: counts, seconds, milliseconds, MiB.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
+    /// How the order service had goods deducted.
+    pub wire: WireName,
     /// Orders seeded.
     pub orders: u64,
     /// Orders whose callback was answered OK, in this run or an earlier one on the same files.
@@ -63,6 +67,8 @@ pub struct Report {
     pub callback_p99_ms: f64,
     /// 95 of 100 orders were settled within, from their first callback.
     pub settled_p95_ms: f64,
+    /// Processor time of the whole process, the driver's included, for each order settled.
+    pub cpu_ms_per_order: f64,
     /// The most memory the process held.
     pub rss_mib: f64,
     /// Whether every invariant held.
@@ -91,6 +97,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = [
+            ("wire", self.wire.as_str().to_owned()),
             ("orders", format!("{} ({} accepted)", self.orders, self.accepted)),
             ("paid / refused", format!("{} / {}", self.paid, self.refused)),
             ("stock before → after", format!("{} → {}", self.stock_before, self.stock_after)),
@@ -104,6 +111,7 @@ impl fmt::Display for Report {
                 format!("{:.2} / {:.2} / {:.2} ms", self.callback_p50_ms, self.callback_p95_ms, self.callback_p99_ms),
             ),
             ("settled p95", format!("{:.1} ms", self.settled_p95_ms)),
+            ("processor time per order", format!("{:.3} ms", self.cpu_ms_per_order)),
             ("peak memory", format!("{:.1} MiB", self.rss_mib)),
         ];
         for (name, value) in rows {
@@ -126,6 +134,50 @@ impl fmt::Display for Report {
             write!(f, "verdict: BROKEN\n  {}", broken.join("\n  "))
         }
     }
+}
+
+/// Several runs side by side.
+pub struct SideBySide<'a>(pub &'a [Report]);
+
+impl fmt::Display for SideBySide<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  {:<8}{:>10}{:>16}{:>16}{:>14}{:>14}  when a process dies",
+            "wire", "orders/s", "callback p50", "callback p95", "settled p95", "CPU/order"
+        )?;
+        for report in self.0 {
+            writeln!(
+                f,
+                "  {:<8}{:>10.0}{:>13.2} ms{:>13.2} ms{:>11.1} ms{:>11.3} ms  {}",
+                report.wire.as_str(),
+                report.orders_per_second,
+                report.callback_p50_ms,
+                report.callback_p95_ms,
+                report.settled_p95_ms,
+                report.cpu_ms_per_order,
+                report.wire.promise()
+            )?;
+        }
+        let broken: Vec<&str> =
+            self.0.iter().filter(|report| !report.clean).map(|report| report.wire.as_str()).collect();
+        match broken[..] {
+            [] => write!(f, "verdict: clean on every wire: nothing lost, nothing doubled, stock exact"),
+            _ => write!(f, "verdict: BROKEN on {}", broken.join(", ")),
+        }
+    }
+}
+
+/// The processor time this process used so far, in seconds; 0 where the system does not tell.
+pub fn cpu_seconds() -> f64 {
+    // Fields 14 and 15, in ticks of 10 ms: what is in front of the last parenthesis may hold spaces.
+    std::fs::read_to_string("/proc/self/stat")
+        .ok()
+        .and_then(|stat| {
+            let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+            Some(fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?)
+        })
+        .map_or(0.0, |ticks| ticks / 100.0)
 }
 
 /// The most memory this process held so far, in MiB; 0 where the system does not tell.

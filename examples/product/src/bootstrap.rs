@@ -12,11 +12,12 @@ use micro_core::{
 };
 use micro_grpc::GrpcServer;
 use micro_rs::middleware::stack::{consume_stack, publish_stack};
-use micro_tx::SqlDatabase;
+use micro_tx::{SqlBarrier, SqlDatabase};
 
 use crate::{
     application::{
-        AddProduct, ApplyForRestock, CountSales, DeductStock, FindRestock, FindSkus, FindSuppliers, ReturnStock,
+        AddProduct, ApplyForRestock, CountSales, DeductNow, DeductStock, FindRestock, FindSkus, FindSuppliers,
+        ReturnStock,
     },
     config::ProductConfig,
     infrastructure::{
@@ -25,10 +26,11 @@ use crate::{
     },
     interfaces::{
         consume::{DeductOnPayment, ReturnOnLostConfirmation},
+        deductions::DeductionCalls,
         grpc::ProductGrpc,
         publish::OutboxProductEvents,
-        wire::{DESCRIPTORS, service::product_server::ProductServer},
     },
+    wire::{DESCRIPTORS, service::product_server::ProductServer},
 };
 
 /// The adapters that the service is plugged into. Two services of one process may share registry
@@ -74,6 +76,8 @@ pub async fn assemble(config: &ProductConfig, plugged: &Plugged) -> Result<Produ
     let database = &plugged.database;
     database.migrate().await?;
     database.execute_script(Dialect::of(database).schema()).await?;
+    let barriers = database.barrier_with(&config.barrier_table)?;
+    barriers.create_table().await?;
     let outbox = Outbox::new(database.outbox(), config.service.as_str(), config.version.as_str());
     let stores = InboxStores {
         transactions: database.transactions(),
@@ -93,7 +97,7 @@ pub async fn assemble(config: &ProductConfig, plugged: &Plugged) -> Result<Produ
         // Before the others starts and behind them stops what sends what they write.
         Arc::new(relay(plugged)),
         Arc::new(consumer),
-        Arc::new(server(config, database, &inbox)?),
+        Arc::new(server(config, database, &inbox, barriers)?),
     ];
     Ok(ProductService { components, inbox, config: config.clone() })
 }
@@ -112,7 +116,20 @@ fn router(database: &SqlDatabase, outbox: &Outbox) -> Router {
         .on(ReturnOnLostConfirmation(ReturnStock::new(stocks, SqlLedger)))
 }
 
-fn server(config: &ProductConfig, database: &SqlDatabase, inbox: &InboxService) -> Result<GrpcServer> {
+fn server(
+    config: &ProductConfig,
+    database: &SqlDatabase,
+    inbox: &InboxService,
+    barriers: SqlBarrier,
+) -> Result<GrpcServer> {
+    let stocks = SqlStocks::new(database);
+    let deduct_now = DeductNow::new(
+        database.transactions(),
+        Arc::new(barriers),
+        DeductStock::new(stocks, SqlLedger),
+        ReturnStock::new(stocks, SqlLedger),
+        config.deduction_retry,
+    );
     let (transactions, queries) = (database.transactions(), SqlQueries::new(database.clone()));
     let calls = ProductGrpc {
         add_product: AddProduct::new(transactions.clone(), SqlCatalogue::new(database)),
@@ -121,6 +138,7 @@ fn server(config: &ProductConfig, database: &SqlDatabase, inbox: &InboxService) 
         find_restock: FindRestock::new(queries.clone()),
         count_sales: CountSales::new(queries.clone()),
         find_suppliers: FindSuppliers::new(queries),
+        deductions: DeductionCalls::new(deduct_now, config.deduction_batches),
     };
     let mut grpc = config.grpc.clone();
     grpc.version.clone_from(&config.version);

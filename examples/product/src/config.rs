@@ -2,8 +2,10 @@
 
 use micro_core::{
     app::AppConfig,
+    batch::BatcherConfig,
     consume::{ConsumerConfig, DeliveryPolicy},
     registry::RegisterOptions,
+    transaction::RetryPolicy,
 };
 use micro_grpc::{GoMicroConfig, GrpcServerConfig};
 
@@ -26,6 +28,14 @@ pub struct ProductConfig {
     pub consumer: ConsumerConfig,
     /// What happens when a handler fails.
     pub delivery: DeliveryPolicy,
+    /// How often a deduction by a call is tried again that lost against another one; default 3 times.
+    pub deduction_retry: RetryPolicy,
+    /// How deductions by calls that come at the same time share transactions; default up to 64 in one at a
+    /// time, gathered for 1 ms.
+    pub deduction_batches: BatcherConfig,
+    /// The table of the barrier of global transactions' branches; default `barrier` in the service's own
+    /// database. The Go product service had `products.barrier`.
+    pub barrier_table: String,
     /// How its instance is kept alive in the registry.
     pub register: RegisterOptions,
     /// How long each phase of the stop may take.
@@ -42,10 +52,21 @@ impl Default for ProductConfig {
             group: "product-consumer".to_owned(),
             consumer: one_batch_at_a_time(),
             delivery: DeliveryPolicy::default(),
+            deduction_retry: RetryPolicy::default(),
+            deduction_batches: gathered(),
+            barrier_table: "barrier".to_owned(),
             register: RegisterOptions::default(),
             app: AppConfig::default(),
         }
     }
+}
+
+/// A millisecond gathers most of the callers that come back after the batch before.
+fn gathered() -> BatcherConfig {
+    let mut config = BatcherConfig::default();
+    config.running_count_max = 1;
+    config.gather = std::time::Duration::from_millis(1);
+    config
 }
 
 /// The handlers work on whole batches and wait for the database alone: one large transaction after

@@ -2,6 +2,7 @@
 
 mod caller;
 mod check;
+mod discovered;
 mod embedded;
 mod execution;
 mod log;
@@ -12,6 +13,7 @@ mod worker;
 
 pub use caller::{BranchCaller, BranchRequest};
 pub use check::{SAGA_BYTES_MAX, STEP_COUNT_MAX};
+pub use discovered::{DiscoveredBranches, REGISTRY_SCHEME};
 pub use embedded::{EmbeddedCoordinator, EmbeddedCoordinatorBuilder, EmbeddedCoordinatorConfig};
 pub use log::{DueSaga, SagaChange, SagaCounts, SagaEntry, SagaLease, SagaLog, SagaProgress, SagaWrite};
 pub use memory::MemorySagaLog;

@@ -139,8 +139,10 @@ fn complaint(layer: Layer, path: &[String]) -> Option<&'static str> {
         Layer::Interfaces if is_inside(&names, &["infrastructure", "bootstrap"]) || is_sql(&names) => {
             Some("an interface turns wire into a use case and back; it does not reach past it")
         }
-        Layer::Infrastructure if is_inside(&names, &["interfaces", "bootstrap"]) || is_wire(&names) => {
-            Some("infrastructure keeps rows; it does not know who calls")
+        Layer::Infrastructure
+            if is_inside(&names, &["interfaces", "bootstrap"]) || is_wire(&names) && !is_of_a_client(&names) =>
+        {
+            Some("infrastructure keeps rows and calls other services; it does not know who calls")
         }
         _ => None,
     }
@@ -167,6 +169,11 @@ fn is_wire_or_sql(names: &[&str]) -> bool {
 
 fn is_wire(names: &[&str]) -> bool {
     names[0].starts_with("tonic") || names[0] == "micro_grpc" || names.starts_with(&["micro_rs", "grpc"])
+}
+
+/// What it takes to call another service.
+fn is_of_a_client(names: &[&str]) -> bool {
+    matches!(names, ["micro_grpc", "GrpcClient" | "from_status", ..])
 }
 
 fn is_sql(names: &[&str]) -> bool {
@@ -438,6 +445,13 @@ mod tests {
             type Orders = other::SqlDatabase;\n";
         assert_eq!(lines("infrastructure/persistence.rs", text), [2, 3, 4]);
         assert_eq!(lines("application/pay_order.rs", text), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn infrastructure_calls_other_services_and_serves_none() {
+        let text = "use micro_grpc::{GrpcClient, from_status};\nuse micro_grpc::GrpcServer;\nuse tonic::Status;\n";
+        assert_eq!(lines("infrastructure/deduction.rs", text), [2, 3]);
+        assert_eq!(lines("application/pay_order.rs", text), [1, 2, 3]);
     }
 
     #[test]

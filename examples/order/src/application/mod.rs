@@ -5,12 +5,14 @@ mod confirm_payments;
 mod fail_payments;
 mod find_order;
 mod pay_notify;
+mod settle_payments;
 
 pub use audit_statuses::{AuditStatuses, ObservedStatus};
 pub use confirm_payments::ConfirmPayments;
 pub use fail_payments::FailPayments;
 pub use find_order::FindOrder;
 pub use pay_notify::PayNotify;
+pub use settle_payments::{SettlePayments, Settlement};
 
 use std::collections::HashMap;
 

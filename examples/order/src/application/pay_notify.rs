@@ -7,8 +7,10 @@ use micro_core::{
     transaction::{RetryPolicy, retrying},
 };
 
-use super::{expect_changed, unknown_order};
-use crate::domain::{AcceptedPayment, Order, OrderEvents, Orders, Payment, PaymentOutcome};
+use super::{ConfirmPayments, FailPayments, expect_changed, unknown_order};
+use crate::domain::{
+    AcceptedPayment, Failure, GoodsAnswer, Order, OrderEvents, Orders, Payment, PaymentOutcome, pay_error,
+};
 
 const OPERATION: &str = "order.pay_notify";
 
@@ -16,6 +18,8 @@ const OPERATION: &str = "order.pay_notify";
 pub struct PayNotify<O> {
     transactions: Arc<dyn TransactionManager>,
     orders: O,
+    confirm: ConfirmPayments<O>,
+    fail: FailPayments<O>,
     retry: RetryPolicy,
 }
 
@@ -27,10 +31,11 @@ struct Decisions {
     accepted: Vec<AcceptedPayment>,
 }
 
-impl<O: Orders> PayNotify<O> {
+impl<O: Orders + Clone> PayNotify<O> {
     /// The use case over these ports; `retry` repeats attempts that lost against other callbacks.
     pub fn new(transactions: Arc<dyn TransactionManager>, orders: O, retry: RetryPolicy) -> Self {
-        Self { transactions, orders, retry }
+        let (confirm, fail) = (ConfirmPayments::new(orders.clone()), FailPayments::new(orders.clone()));
+        Self { transactions, orders, confirm, fail, retry }
     }
 
     /// Takes callbacks in slice order, all in one transaction, and tells `events`. A callback of an
@@ -68,7 +73,32 @@ impl<O: Orders> PayNotify<O> {
         // Sorted, so that two transactions with the same orders wait for, and do not block, each other.
         ids.sort_unstable();
         expect_changed(OPERATION, self.orders.save_processing(tx, &ids).await?, ids.len())?;
-        events.payments_succeeded(tx, &decisions.accepted).await
+        let answers = events.payments_succeeded(tx, &decisions.accepted).await?;
+        self.settle(tx, events, &decisions.accepted, answers).await
+    }
+
+    /// Ends what is answered already; the other payments end when their answers come.
+    async fn settle(
+        &self,
+        tx: &mut Tx,
+        events: &impl OrderEvents,
+        accepted: &[AcceptedPayment],
+        answers: Vec<GoodsAnswer>,
+    ) -> Result<()> {
+        let (mut deducted, mut failures) = (Vec::new(), Vec::new());
+        for (AcceptedPayment { order, .. }, answer) in accepted.iter().zip(answers) {
+            match answer {
+                GoodsAnswer::Awaited => {}
+                GoodsAnswer::Deducted => deducted.push(order.id),
+                GoodsAnswer::Refused(reason) => {
+                    failures.push(Failure { order_id: order.id, reason: pay_error(&reason) });
+                }
+            }
+        }
+        if !deducted.is_empty() {
+            self.confirm.confirm(tx, events, &deducted).await?;
+        }
+        if failures.is_empty() { Ok(()) } else { self.fail.fail(tx, events, &failures).await }
     }
 }
 

@@ -8,6 +8,8 @@ mod status;
 
 pub use audit::AuditTrail;
 pub use money::Money;
-pub use order::{AcceptedPayment, Failure, Order, OrderLine, PAY_ERROR_CHARS_MAX, Payment, PaymentOutcome, pay_error};
-pub use ports::{AuditTrails, OrderEvents, OrderQueries, Orders};
+pub use order::{
+    AcceptedPayment, Failure, GoodsAnswer, Order, OrderLine, PAY_ERROR_CHARS_MAX, Payment, PaymentOutcome, pay_error,
+};
+pub use ports::{AuditTrails, GoodsDeduction, OrderEvents, OrderQueries, Orders};
 pub use status::{PayStatus, PaymentState, ShipStatus, StatusChange};

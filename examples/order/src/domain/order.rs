@@ -78,6 +78,17 @@ pub struct Failure {
     pub reason: String,
 }
 
+/// What is known of a paid order's goods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GoodsAnswer {
+    /// They were asked for; the answer comes later.
+    Awaited,
+    /// They were taken from stock.
+    Deducted,
+    /// They cannot be had; the reason is for people.
+    Refused(String),
+}
+
 /// What a callback does to its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PaymentOutcome {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, future::Future};
 
 use micro_core::{Result, Tx};
 
-use super::{AcceptedPayment, AuditTrail, Failure, Order, PaymentState, StatusChange};
+use super::{AcceptedPayment, AuditTrail, Failure, GoodsAnswer, Order, PaymentState, StatusChange};
 
 /// The stored orders. Every write is conditional on the status it starts from and answers how many
 /// orders it changed, so that a decision that was overtaken is seen.
@@ -48,9 +48,25 @@ pub trait AuditTrails: Send + Sync + 'static {
 
 /// The facts others may learn, if and only if the transaction commits.
 pub trait OrderEvents: Send + Sync + 'static {
-    /// These orders are paid for, and their statuses changed: their goods may be deducted.
-    fn payments_succeeded(&self, tx: &mut Tx, accepted: &[AcceptedPayment]) -> impl Future<Output = Result<()>> + Send;
+    /// These orders are paid for, and their statuses changed: their goods may be deducted. Answers, in
+    /// slice order, what is known of their goods by now.
+    fn payments_succeeded(
+        &self,
+        tx: &mut Tx,
+        accepted: &[AcceptedPayment],
+    ) -> impl Future<Output = Result<Vec<GoodsAnswer>>> + Send;
 
     /// These transitions happened.
     fn statuses_changed(&self, tx: &mut Tx, changes: &[StatusChange]) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Who takes the goods of paid orders from stock.
+pub trait GoodsDeduction: Send + Sync + 'static {
+    /// Asks for the goods of these orders, in the transaction that takes their payments. Answers, in slice
+    /// order, what is known by now.
+    fn deduct(
+        &self,
+        tx: &mut Tx,
+        accepted: &[AcceptedPayment],
+    ) -> impl Future<Output = Result<Vec<GoodsAnswer>>> + Send;
 }

@@ -1,4 +1,5 @@
-//! The tables and the statements on them.
+//! The tables and the statements on them, and the other services that are called.
 
+pub mod deduction;
 pub mod dialect;
 pub mod persistence;

@@ -3,16 +3,14 @@
 use async_trait::async_trait;
 use micro_core::{Error, ErrorKind, Result, Tx, broker::header, consume::BatchHandler, event::Received};
 
-use super::{
-    publish::OnBehalf,
+use super::publish::OnBehalf;
+use crate::{
+    application::{AuditStatuses, ConfirmPayments, FailPayments, ObservedStatus},
+    domain::{AuditTrails, Failure, Orders, pay_error},
     wire::{
         OnInventoryDeductSuccessDlq, OnPaymentSuccessDlq, order_event::OrderStatusChanged,
         product_event::OnInventoryDeductSuccess,
     },
-};
-use crate::{
-    application::{AuditStatuses, ConfirmPayments, FailPayments, ObservedStatus},
-    domain::{AuditTrails, Failure, Orders, pay_error},
 };
 
 /// `OnInventoryDeductSuccess`: the goods are deducted, the payment is confirmed.

@@ -7,19 +7,17 @@ use micro_core::{
 use micro_grpc::{metadata_of, to_status};
 use tonic::{Request, Response, Status};
 
-use super::{
-    publish::OnBehalf,
+use super::publish::OnBehalf;
+use crate::{
+    application::{FindOrder, PayNotify},
+    domain::{Order, OrderLine, OrderQueries, Orders, Payment, PaymentOutcome},
     wire::service::{
         OrderDetail, OrderId, OrderInfo, PayNotifyRequest, PayNotifyResponse, order_server::Order as OrderService,
     },
 };
-use crate::{
-    application::{FindOrder, PayNotify},
-    domain::{Order, OrderLine, OrderQueries, Orders, Payment, PaymentOutcome},
-};
 
 /// Answers the calls of the order service.
-pub struct OrderGrpc<O: Orders, Q, E: OnBehalf> {
+pub struct OrderGrpc<O: Orders + Clone, Q, E: OnBehalf> {
     callbacks: Batcher<TakePayments<O, E>>,
     find_order: FindOrder<Q>,
 }
@@ -36,7 +34,7 @@ struct Callback {
     metadata: Metadata,
 }
 
-impl<O: Orders, Q: OrderQueries, E: OnBehalf> OrderGrpc<O, Q, E> {
+impl<O: Orders + Clone, Q: OrderQueries, E: OnBehalf> OrderGrpc<O, Q, E> {
     /// The calls over these use cases, which tell `events`; `batches` says how callbacks share
     /// transactions.
     pub fn new(pay_notify: PayNotify<O>, find_order: FindOrder<Q>, events: E, batches: BatcherConfig) -> Self {
@@ -53,7 +51,7 @@ impl<O: Orders, Q: OrderQueries, E: OnBehalf> OrderGrpc<O, Q, E> {
 }
 
 #[tonic::async_trait]
-impl<O: Orders, E: OnBehalf> BatchCall for TakePayments<O, E> {
+impl<O: Orders + Clone, E: OnBehalf> BatchCall for TakePayments<O, E> {
     type Request = Callback;
     type Response = PaymentOutcome;
 
@@ -65,7 +63,7 @@ impl<O: Orders, E: OnBehalf> BatchCall for TakePayments<O, E> {
 }
 
 #[tonic::async_trait]
-impl<O: Orders, Q: OrderQueries, E: OnBehalf> OrderService for OrderGrpc<O, Q, E> {
+impl<O: Orders + Clone, Q: OrderQueries, E: OnBehalf> OrderService for OrderGrpc<O, Q, E> {
     async fn get_order_by_id(&self, request: Request<OrderId>) -> Result<Response<OrderInfo>, Status> {
         let order = self.find_order.find(request.into_inner().order_id).await.map_err(to_status)?;
         Ok(Response::new(order_info(&order)))

@@ -3,4 +3,4 @@
 pub mod consume;
 pub mod grpc;
 pub mod publish;
-pub mod wire;
+pub mod settlement;

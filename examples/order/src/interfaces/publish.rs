@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use micro_core::{Metadata, Result, Tx, event::Received, outbox::Outbox};
 
-use super::wire::{order_event, order_event::OrderStatusChanged};
-use crate::domain::{AcceptedPayment, Order, OrderEvents, StatusChange};
+use crate::{
+    domain::{AcceptedPayment, GoodsAnswer, GoodsDeduction, Order, OrderEvents, StatusChange},
+    wire::{order_event, order_event::OrderStatusChanged},
+};
 
 /// Events that can be told on behalf of what caused them: they belong to its trace.
 pub trait OnBehalf: OrderEvents + Sized {
@@ -52,7 +54,7 @@ impl OnBehalf for OutboxOrderEvents {
 }
 
 impl OrderEvents for OutboxOrderEvents {
-    async fn payments_succeeded(&self, tx: &mut Tx, accepted: &[AcceptedPayment]) -> Result<()> {
+    async fn payments_succeeded(&self, tx: &mut Tx, accepted: &[AcceptedPayment]) -> Result<Vec<GoodsAnswer>> {
         let mut messages = Vec::with_capacity(accepted.len() * 2);
         for AcceptedPayment { order, change } in accepted {
             let outbox = self.by_code.get(&order.code).unwrap_or(&self.outbox);
@@ -61,7 +63,8 @@ impl OrderEvents for OutboxOrderEvents {
                 messages.push(outbox.seal(&changed(change))?);
             }
         }
-        self.outbox.add_messages(tx, &messages).await
+        self.outbox.add_messages(tx, &messages).await?;
+        Ok(accepted.iter().map(|_| GoodsAnswer::Awaited).collect())
     }
 
     async fn statuses_changed(&self, tx: &mut Tx, changes: &[StatusChange]) -> Result<()> {
@@ -72,6 +75,42 @@ impl OrderEvents for OutboxOrderEvents {
             .iter()
             .map(|change| self.by_id.get(&change.order_id).unwrap_or(&self.outbox).seal(&changed(change)));
         self.outbox.add_messages(tx, &messages.collect::<Result<Vec<_>>>()?).await
+    }
+}
+
+/// Has goods deducted by other means than an event; what else there is to tell is told through the outbox.
+#[derive(Clone)]
+pub struct WithDeduction<D> {
+    events: OutboxOrderEvents,
+    deduction: D,
+}
+
+impl<D> WithDeduction<D> {
+    /// Tells `events`, and asks `deduction` for the goods.
+    pub fn new(events: OutboxOrderEvents, deduction: D) -> Self {
+        Self { events, deduction }
+    }
+}
+
+impl<D: GoodsDeduction + Clone> OnBehalf for WithDeduction<D> {
+    fn of_calls<'a>(&self, calls: impl Iterator<Item = (&'a str, &'a Metadata)>) -> Self {
+        Self { events: self.events.of_calls(calls), deduction: self.deduction.clone() }
+    }
+
+    fn of_events<E>(&self, received: &[Received<E>], order_id: impl Fn(&E) -> i64) -> Self {
+        Self { events: self.events.of_events(received, order_id), deduction: self.deduction.clone() }
+    }
+}
+
+impl<D: GoodsDeduction + Clone> OrderEvents for WithDeduction<D> {
+    async fn payments_succeeded(&self, tx: &mut Tx, accepted: &[AcceptedPayment]) -> Result<Vec<GoodsAnswer>> {
+        let changes: Vec<StatusChange> = accepted.iter().map(|accepted| accepted.change).collect();
+        self.events.statuses_changed(tx, &changes).await?;
+        self.deduction.deduct(tx, accepted).await
+    }
+
+    async fn statuses_changed(&self, tx: &mut Tx, changes: &[StatusChange]) -> Result<()> {
+        self.events.statuses_changed(tx, changes).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use micro_core::{Error, ErrorKind, Result, Tx, outbox::OutboxCounts, transaction::RetryPolicy};
 use order::{
     application::PayNotify,
-    domain::{AcceptedPayment, OrderEvents, Payment, PaymentOutcome, StatusChange},
+    domain::{AcceptedPayment, GoodsAnswer, OrderEvents, Payment, PaymentOutcome, StatusChange},
     events::{OnPaymentSuccess, OrderDetail, OrderStatusChanged},
     infrastructure::persistence::SqlOrders,
     interfaces::publish::OutboxOrderEvents,
@@ -217,7 +217,7 @@ async fn the_use_case_says_what_became_of_a_callback(databases: Databases) {
 struct FailingEvents(OutboxOrderEvents);
 
 impl OrderEvents for FailingEvents {
-    async fn payments_succeeded(&self, tx: &mut Tx, accepted: &[AcceptedPayment]) -> Result<()> {
+    async fn payments_succeeded(&self, tx: &mut Tx, accepted: &[AcceptedPayment]) -> Result<Vec<GoodsAnswer>> {
         self.0.payments_succeeded(tx, accepted).await?;
         Err(Error::new(ErrorKind::Unavailable, "test.payments_succeeded", "fails once it has written"))
     }

@@ -1,7 +1,7 @@
 //! The whole chain: payment, deduction, confirmation or refusal, and what goes wrong on the way.
 
 use micro_core::broker::header;
-use order::{events::OnPaymentSuccess, interfaces::wire::OnInventoryDeductSuccessDlq, proto::PayNotifyRequest};
+use order::{events::OnPaymentSuccess, proto::PayNotifyRequest, wire::OnInventoryDeductSuccessDlq};
 use tonic::Request;
 
 use crate::{

@@ -5,7 +5,7 @@ use micro_core::{
     broker::{Message, header},
     event::seal_payload,
 };
-use order::interfaces::wire::{
+use order::wire::{
     OnInventoryDeductSuccessDlq, OnPaymentSuccessDlq, order_event::OnPaymentSuccess,
     product_event::OnInventoryDeductSuccess,
 };

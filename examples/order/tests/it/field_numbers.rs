@@ -15,11 +15,14 @@ go.micro.service.PayNotifyResponse: StatusCode string 1, Msg string 2
 order.event.OnPaymentSuccess: OrderId int64 1, OrderDetails message 2
 order.event.OrderDetail: product_id int64 1, sku_id int64 2, quantity uint32 3
 product.event.OnInventoryDeductSuccess: OrderId int64 1, Sku message 2
+go.micro.service.OrderDetailReq: order_id int64 1, products message 2
+go.micro.service.ProductInvetoryItem: product_id int64 1, product_num int64 2, product_size_id int64 3
+go.micro.service.OrderProductResp: order_id int64 1, StatusCode string 2
 product.event.SkuInfo: Id int64 1, Quantity uint32 2, Stock uint32 3, Threshold uint32 4";
 
 #[test]
 fn field_numbers_are_those_of_the_go_services() {
-    let of_ours: BTreeSet<String> = [order::interfaces::wire::DESCRIPTORS, product::interfaces::wire::DESCRIPTORS]
+    let of_ours: BTreeSet<String> = [order::wire::DESCRIPTORS, product::wire::DESCRIPTORS]
         .into_iter()
         .flat_map(|descriptors| messages(&<FileDescriptorSet as prost::Message>::decode(descriptors).unwrap()))
         .collect();

@@ -13,3 +13,4 @@ mod process;
 mod program;
 mod shop;
 mod sigterm;
+mod wires;

@@ -18,7 +18,7 @@ use micro_grpc::GrpcClient;
 use micro_testkit::eventually;
 use micro_tx::{Row, SqlDatabase};
 use order::{
-    config::OrderConfig,
+    config::{OrderConfig, Wire},
     domain::{Money, Order, OrderLine, Orders, PayStatus, ShipStatus},
     infrastructure::persistence::SqlOrders,
     proto::{PayNotifyRequest, order_client::OrderClient},
@@ -37,6 +37,7 @@ pub(crate) struct Shop {
     pub(crate) orders: SqlDatabase,
     pub(crate) products: SqlDatabase,
     pub(crate) client: OrderClient<GrpcClient>,
+    pub(crate) channel: GrpcClient,
     pub(crate) order_inbox: InboxService,
     pub(crate) product_inbox: InboxService,
     pub(crate) broker: MemoryBroker,
@@ -52,8 +53,18 @@ impl Shop {
         Self::on(databases, stock).await
     }
 
+    /// The same with the two services joined in this way.
+    pub(crate) async fn on_wire(databases: &Databases, stock: &[u32], wire: Wire) -> Self {
+        let databases = [databases.create("orders").await, databases.create("products").await];
+        Self::joined(databases, stock, wire).await
+    }
+
     /// The same on these two databases: the orders', the products'.
     pub(crate) async fn on(databases: [TestDatabase; 2], stock: &[u32]) -> Self {
+        Self::joined(databases, stock, Wire::Events).await
+    }
+
+    async fn joined(databases: [TestDatabase; 2], stock: &[u32], wire: Wire) -> Self {
         let [orders, products] = [&databases[0], &databases[1]].map(|test| test.database.clone());
         let (broker, registry) = (MemoryBroker::new(), Arc::new(MemoryRegistry::new()));
         let seen = record(&broker).await;
@@ -71,6 +82,7 @@ impl Shop {
         let product_app = service.into_app(&plugged).start().await.unwrap();
 
         let mut config = OrderConfig::default();
+        config.wire = wire;
         config.delivery = quick(config.delivery);
         config.app.withdraw_wait = Duration::ZERO;
         let plugged = order::bootstrap::Plugged {
@@ -86,7 +98,8 @@ impl Shop {
         let shop = Self {
             orders,
             products,
-            client: OrderClient::new(client),
+            client: OrderClient::new(client.clone()),
+            channel: client,
             order_inbox,
             product_inbox,
             broker,

@@ -94,6 +94,32 @@ fn the_last_line_has_every_figure_by_its_name() {
     assert!(quantiles.is_sorted(), "{quantiles:?}");
 }
 
+/// The last lines of a run on every wire, a report each.
+#[track_caller]
+fn assert_every_wire_is_clean(arguments: &[&str]) -> Vec<Value> {
+    let output = payment_chain(arguments).args(["--wire", "all"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(3)..];
+    let reports: Vec<Value> = last.iter().map(|line| serde_json::from_str(line).expect(&text)).collect();
+    for report in &reports {
+        assert_clean(report, output.status.success());
+        assert!(report["paid"].as_u64().unwrap() > 0 && report["refused"].as_u64().unwrap() > 0, "{report}");
+        assert!(report["cpu_ms_per_order"].as_f64().unwrap() > 0.0, "{report}");
+    }
+    let wires: Vec<_> = reports.iter().map(|report| report["wire"].as_str().unwrap()).collect();
+    assert_eq!(wires, ["grpc", "dtm", "events"]);
+    assert!(text.contains("verdict: clean on every wire"), "{text}");
+    reports
+}
+
+#[test]
+fn one_core_settles_every_order_on_each_of_three_wires() {
+    let reports = assert_every_wire_is_clean(&["--orders", "400", "--skus", "10", "--stock", "50"]);
+    let poison: Vec<_> = reports.iter().map(|report| report["poison"].as_u64().unwrap()).collect();
+    assert_eq!(poison, [0, 0, 4], "topics carry payments on one wire only");
+}
+
 #[test]
 fn one_hundred_concurrent_callbacks_for_one_order_deduct_once() {
     let (report, is_success) = run(&[

@@ -93,7 +93,26 @@ on_both!(
     orders_with_duplicates_and_poison_are_clean,
     two_runs_on_the_same_servers_do_not_see_each_other,
     a_second_run_goes_on_where_the_first_one_ended,
+    one_core_settles_every_order_on_each_of_three_wires,
 );
+
+async fn one_core_settles_every_order_on_each_of_three_wires(servers: Servers) {
+    let mut arguments = servers.arguments(&["--orders", "200", "--skus", "4", "--stock", "60"]);
+    arguments.extend(["--database", &servers.database]);
+    crate::assert_every_wire_is_clean(&arguments);
+}
+
+/// The same saga, carried out by DTM's own server: a setting.
+#[cfg(feature = "tx-dtm")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saga_moves_to_a_dtm_server_by_a_setting() {
+    let Some(servers) = micro_testkit::ready::<OnMariadb>().await else { return };
+    let dtm = tokio::task::spawn_blocking(|| dev_servers::shared(Kind::Dtm)).await.unwrap().expect("MariaDB was there");
+    let (report, is_success) =
+        servers.0.run(&["--orders", "60", "--skus", "1", "--stock", "40", "--wire", "dtm", "--dtm", &dtm]);
+    assert_clean(&report, is_success);
+    assert_eq!((&report["paid"], &report["refused"]), (&40.into(), &20.into()), "{report}");
+}
 
 async fn orders_with_duplicates_and_poison_are_clean(servers: Servers) {
     let before = servers.databases().await;

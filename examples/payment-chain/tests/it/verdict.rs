@@ -10,7 +10,12 @@ use micro_core::{
     transaction::TransactionManagerExt as _,
 };
 use micro_tx::SqlDatabase;
-use payment_chain::{operations::Seed, options::Options, report::Report, run, verdict};
+use payment_chain::{
+    operations::Seed,
+    options::{Options, WireName},
+    report::Report,
+    run, verdict,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Half of the orders find stock: 30 of SKUs 1 and 2 (in turn), 10 of them with two more units.
@@ -27,7 +32,7 @@ struct Scene {
 impl Scene {
     async fn clean() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let report = run(&options(folder.path()), CancellationToken::new()).await.unwrap();
+        let report = run(&options(folder.path()), WireName::Events, CancellationToken::new()).await.unwrap();
         assert!(report.clean && report.paid > 0 && report.refused > 0, "{report}");
         let open = async |name: &str| {
             SqlDatabase::connect_url(&format!("sqlite:{}", folder.path().join(name).display())).await.unwrap()

@@ -49,6 +49,15 @@ impl<S: Stocks, L: Ledger> DeductStock<S, L> {
         self.write(tx, events, &shelf, &decisions).await
     }
 
+    /// Whether goods were taken for this order.
+    ///
+    /// # Errors
+    ///
+    /// Those of the ledger.
+    pub async fn is_taken(&self, tx: &mut Tx, order_id: i64) -> Result<bool> {
+        Ok(!self.ledger.changed(tx, Source::Payment, order_id).await?.is_empty())
+    }
+
     async fn write(
         &self,
         tx: &mut Tx,

@@ -3,6 +3,7 @@
 mod add_product;
 mod apply_for_restock;
 mod count_sales;
+mod deduct_now;
 mod deduct_stock;
 mod find_restock;
 mod find_skus;
@@ -12,6 +13,7 @@ mod return_stock;
 pub use add_product::AddProduct;
 pub use apply_for_restock::ApplyForRestock;
 pub use count_sales::CountSales;
+pub use deduct_now::{Asked, DeductNow};
 pub use deduct_stock::DeductStock;
 pub use find_restock::FindRestock;
 pub use find_skus::FindSkus;

@@ -7,13 +7,11 @@ use micro_core::{
     event::Received,
 };
 
-use super::{
-    publish::OnBehalf,
-    wire::{OnInventoryDeductSuccessDlq, order_event::OnPaymentSuccess},
-};
+use super::publish::OnBehalf;
 use crate::{
     application::{DeductStock, ReturnStock},
     domain::{Ledger, PaidItem, PaidOrder, Stocks},
+    wire::{OnInventoryDeductSuccessDlq, order_event::OnPaymentSuccess},
 };
 
 /// `OnPaymentSuccess`: the goods are deducted, or the order is refused.

@@ -1,27 +1,29 @@
 //! The gRPC service `Product`: requests to use cases, answers and errors back.
 
-use micro_core::{Error, ErrorKind, Result};
-use micro_grpc::to_status;
+use micro_core::{Error, ErrorKind, Result, branch::BranchError};
+use micro_grpc::{BranchCall, to_status};
 use tonic::{Request, Response, Status};
 
-use super::wire::service::{
-    self, CheckSkuInventoryThresholdRequest, CheckSkuInventoryThresholdResponse, CreateRestockApplyRequest,
-    CreateRestockApplyResponse, GetProductSkuDetailRequest, GetProductSkuDetailResponse, GetRestockApplyInfoRequest,
-    GetRestockApplyInfoResponse, GetSkuDailySalesRequest, GetSkuDailySalesResponse, GetSkuSalesVolumeRequest,
-    GetSkuSalesVolumeResponse, GetSkuStockBySkuNoRequest, GetSkuStockBySkuNoResponse, GetSupplierInfoRequest,
-    GetSupplierInfoResponse, ProductBasicInfo, ProductInfo, ResponseProduct, RestockRecord, RestockSkuInfo,
-    SkuDailySales, SkuImageInfo, SkuInventoryThreshold, SupplierProduct, product_server::Product as ProductService,
-};
+use super::deductions::DeductionCalls;
 use crate::{
     application::{AddProduct, ApplyForRestock, CountSales, FindRestock, FindSkus, FindSuppliers},
     domain::{
-        Catalogue, CatalogueQueries, Money, NewProduct, Restock, RestockAudit, RestockQueries, RestockWish, Restocks,
-        SalesQueries, SkuDetail, SkuLevel, Span, Supply, SupplyQueries,
+        Catalogue, CatalogueQueries, Ledger, Money, NewProduct, Restock, RestockAudit, RestockQueries, RestockWish,
+        Restocks, SalesQueries, SkuDetail, SkuLevel, Span, Stocks, Supply, SupplyQueries,
+    },
+    wire::service::{
+        self, CheckSkuInventoryThresholdRequest, CheckSkuInventoryThresholdResponse, CreateRestockApplyRequest,
+        CreateRestockApplyResponse, GetProductSkuDetailRequest, GetProductSkuDetailResponse,
+        GetRestockApplyInfoRequest, GetRestockApplyInfoResponse, GetSkuDailySalesRequest, GetSkuDailySalesResponse,
+        GetSkuSalesVolumeRequest, GetSkuSalesVolumeResponse, GetSkuStockBySkuNoRequest, GetSkuStockBySkuNoResponse,
+        GetSupplierInfoRequest, GetSupplierInfoResponse, OrderDetailReq, OrderProductResp, ProductBasicInfo,
+        ProductInfo, ResponseProduct, RestockRecord, RestockSkuInfo, SkuDailySales, SkuImageInfo,
+        SkuInventoryThreshold, SupplierProduct, product_server::Product as ProductService,
     },
 };
 
 /// Answers the calls of the product service, each by its use case.
-pub struct ProductGrpc<C, R, Q> {
+pub struct ProductGrpc<C, R, Q, S: Stocks, L: Ledger> {
     /// `AddProduct`.
     pub add_product: AddProduct<C>,
     /// `GetProductSkuDetail`, `CheckSkuInventoryThreshold`, `GetSkuStockBySkuNo`.
@@ -34,6 +36,8 @@ pub struct ProductGrpc<C, R, Q> {
     pub count_sales: CountSales<Q>,
     /// `GetSupplierInfo`.
     pub find_suppliers: FindSuppliers<Q>,
+    /// `DeductInvetory`, `DeductInvetoryRevert`.
+    pub deductions: DeductionCalls<S, L>,
 }
 
 /// What the calls ask for without changing it.
@@ -41,7 +45,7 @@ pub trait Queries: CatalogueQueries + RestockQueries + SalesQueries + SupplyQuer
 
 impl<Q: CatalogueQueries + RestockQueries + SalesQueries + SupplyQueries> Queries for Q {}
 
-impl<C: Catalogue, R: Restocks, Q: Queries> ProductGrpc<C, R, Q> {
+impl<C: Catalogue, R: Restocks, Q: Queries, S: Stocks, L: Ledger> ProductGrpc<C, R, Q, S, L> {
     async fn add(&self, request: ProductInfo) -> Result<ResponseProduct> {
         let product = NewProduct {
             price: price(request.product_price)?,
@@ -110,7 +114,7 @@ impl<C: Catalogue, R: Restocks, Q: Queries> ProductGrpc<C, R, Q> {
 }
 
 #[tonic::async_trait]
-impl<C: Catalogue, R: Restocks, Q: Queries> ProductService for ProductGrpc<C, R, Q> {
+impl<C: Catalogue, R: Restocks, Q: Queries, S: Stocks, L: Ledger> ProductService for ProductGrpc<C, R, Q, S, L> {
     async fn add_product(&self, request: Request<ProductInfo>) -> Result<Response<ResponseProduct>, Status> {
         self.add(request.into_inner()).await.map(Response::new).map_err(to_status)
     }
@@ -180,6 +184,21 @@ impl<C: Catalogue, R: Restocks, Q: Queries> ProductService for ProductGrpc<C, R,
         request: Request<GetSkuDailySalesRequest>,
     ) -> Result<Response<GetSkuDailySalesResponse>, Status> {
         self.daily_sales(request.into_inner()).await.map(Response::new).map_err(to_status)
+    }
+
+    async fn deduct_invetory(&self, request: Request<OrderDetailReq>) -> Result<Response<OrderProductResp>, Status> {
+        let call = BranchCall::of(&request)?;
+        let outcome = self.deductions.deduct(call.branch(), request.into_inner()).await;
+        call.answer(outcome.map_err(BranchError::from))
+    }
+
+    async fn deduct_invetory_revert(
+        &self,
+        request: Request<OrderDetailReq>,
+    ) -> Result<Response<OrderProductResp>, Status> {
+        let call = BranchCall::of(&request)?;
+        let outcome = self.deductions.revert(call.branch(), request.into_inner()).await;
+        call.answer(outcome.map_err(BranchError::from))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where the wire meets the use cases: calls, events received, events published.
 
 pub mod consume;
+pub mod deductions;
 pub mod grpc;
 pub mod publish;
-pub mod wire;

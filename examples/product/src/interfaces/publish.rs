@@ -4,12 +4,14 @@ use std::collections::HashMap;
 
 use micro_core::{Result, Tx, broker::header, event::Received, outbox::Outbox};
 
-use super::wire::{
-    OnPaymentSuccessDlq,
-    order_event::{self, OnPaymentSuccess},
-    product_event::{OnInventoryDeductSuccess, SkuInfo},
+use crate::{
+    domain::{Deducted, PaidOrder, ProductEvents, Refused},
+    wire::{
+        OnPaymentSuccessDlq,
+        order_event::{self, OnPaymentSuccess},
+        product_event::{OnInventoryDeductSuccess, SkuInfo},
+    },
 };
-use crate::domain::{Deducted, PaidOrder, ProductEvents, Refused};
 
 /// Events that can be told on behalf of what caused them: they belong to its trace.
 pub trait OnBehalf: ProductEvents + Sized {

@@ -18,11 +18,11 @@ use product::{
     interfaces::{
         consume::DeductOnPayment,
         publish::{OnBehalf, OutboxProductEvents},
-        wire::{
-            OnPaymentSuccessDlq,
-            order_event::OnPaymentSuccess,
-            product_event::{OnInventoryDeductSuccess, SkuInfo},
-        },
+    },
+    wire::{
+        OnPaymentSuccessDlq,
+        order_event::OnPaymentSuccess,
+        product_event::{OnInventoryDeductSuccess, SkuInfo},
     },
 };
 

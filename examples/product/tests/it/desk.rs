@@ -17,8 +17,8 @@ use micro_tx::{Row, SqlDatabase, Value};
 use product::{
     bootstrap::{Plugged, assemble},
     config::ProductConfig,
-    interfaces::wire::order_event::{OnPaymentSuccess, OrderDetail},
     proto::product_client::ProductClient,
+    wire::order_event::{OnPaymentSuccess, OrderDetail},
 };
 use tower::{Service, ServiceExt};
 

@@ -4,7 +4,7 @@ use micro_core::{
     ErrorKind,
     broker::{Message, header},
 };
-use product::interfaces::wire::{OnInventoryDeductSuccessDlq, product_event::OnInventoryDeductSuccess};
+use product::wire::{OnInventoryDeductSuccessDlq, product_event::OnInventoryDeductSuccess};
 
 use crate::{
     databases::{Databases, on_every_database},

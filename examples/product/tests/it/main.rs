@@ -4,6 +4,7 @@
 mod catalogue;
 mod databases;
 mod deduct;
+mod deduct_now;
 mod desk;
 mod give_back;
 mod program;

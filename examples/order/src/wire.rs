@@ -21,7 +21,13 @@ pub mod product_event {
     tonic::include_proto!("product.event");
 }
 
-/// The descriptors of all of them, for server reflection.
+/// What the order service calls of the product service.
+#[allow(missing_docs, reason = "generated from commented protos")]
+pub mod product_calls {
+    include!(concat!(env!("OUT_DIR"), "/calls/go.micro.service.rs"));
+}
+
+/// The descriptors of its own, for server reflection.
 pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptors");
 
 /// On `OrderEventDLQ`: the product service refuses to deduct this payment's goods.
