@@ -6,7 +6,7 @@ use micro_core::{
 };
 use micro_grpc::GrpcClient;
 use product::proto::{OrderDetailReq, OrderProductResp, ProductInvetoryItem, product_client::ProductClient};
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::AsciiMetadataKey};
 
 use crate::{
     databases::{Databases, on_every_database},
@@ -35,7 +35,12 @@ fn wanted(order_id: i64, lines: &[(i64, i64)]) -> OrderDetailReq {
 fn branch_of(gid: &str, op: Op, request: OrderDetailReq) -> tonic::Request<OrderDetailReq> {
     let mut metadata = Metadata::new();
     Branch::new(Mode::Saga, gid, "02", op).unwrap().write_metadata(&mut metadata);
-    micro_grpc::request(request, &metadata)
+    let mut request = tonic::Request::new(request);
+    for (name, value) in metadata.iter() {
+        let name = AsciiMetadataKey::from_bytes(name.as_bytes()).unwrap();
+        request.metadata_mut().insert(name, value.parse().unwrap());
+    }
+    request
 }
 
 type Calls = ProductClient<GrpcClient>;
