@@ -269,6 +269,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_value_with_line_breaks_is_no_header_and_the_call_goes_on_without_it() {
+        let mut request = http::Request::builder().uri("http://a/p.S/M").body(()).unwrap();
+        request.extensions_mut().insert(Metadata::new());
+        for value in ["a\r\nx-admin: yes", "a\nb", "a\rb", "a\0b"] {
+            request.set_metadata("x-user", value);
+            assert!(request.headers().is_empty(), "{:?}", request.headers());
+            assert_eq!(request.metadata("x-user"), Some(value));
+        }
+        request.set_metadata("x-us\ner", "a");
+        assert!(request.headers().is_empty());
+    }
+
+    #[test]
     fn metadata_of_a_call_is_its_headers_then_its_extension() {
         let mut metadata = Metadata::new();
         metadata.insert("x-region", "cn-east");

@@ -14,8 +14,11 @@ pub(crate) const VALUE_BYTES_MAX: usize = 1 << 20;
 /// How many instances a value tells of; go-micro writes one.
 pub(crate) const NODES_MAX: usize = 100;
 
-/// How long a version is. Each instance of a value has it.
+/// How long a version is. Each instance of a value has it, and takes as much room for it.
 pub(crate) const VERSION_BYTES_MAX: usize = 4 << 10;
+
+/// What an instance takes beside its texts, in bytes: about.
+pub(crate) const INSTANCE_BYTES: usize = 256;
 
 /// How many pairs of metadata an instance has.
 pub(crate) const METADATA_COUNT_MAX: usize = 1_000;

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     client::Client,
-    limits::{ANSWER_BYTES_MAX, INSTANCES_MAX},
+    limits::{ANSWER_BYTES_MAX, INSTANCE_BYTES, INSTANCES_MAX},
     outage::Outage,
     record::Reader,
 };
@@ -63,11 +63,13 @@ impl Listing {
 
     /// The instances of a key; none where there is no room for it.
     fn read(&mut self, client: &Client, service: &str, held: &KeyValue) -> Vec<Instance> {
-        if let Err(reason) = self.make_room(held.key(), held.value().len()) {
+        let (instances, reasons) = client.config.read(&mut self.reader, service, held.key(), held.value());
+        // A value has its version once, and each of its instances has it again.
+        let taken: usize = instances.iter().map(|instance| INSTANCE_BYTES + instance.version.len()).sum();
+        if let Err(reason) = self.make_room(held.key(), held.value().len() + taken) {
             client.complaints.say(client.config.service_prefix(service).as_bytes(), vec![reason]);
             return Vec::new();
         }
-        let (instances, reasons) = client.config.read(&mut self.reader, service, held.key(), held.value());
         client.complaints.say(held.key(), reasons);
         instances
     }
@@ -152,7 +154,7 @@ impl Follower {
         loop {
             let began = Instant::now();
             let ended = self.follow(&mut told).await?;
-            if began.elapsed() >= LIVED {
+            if began.elapsed() >= LIVED.min(self.client.config.relist_interval) {
                 outage.ended();
             }
             if let Ended::Failed(error) = ended {

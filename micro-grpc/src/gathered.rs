@@ -65,7 +65,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.waits(data.iter().map(|slice| slice.len()).sum(), cx) {
+        // Of a message that is written in a piece of its own HTTP/2 takes nothing else in before it is
+        // written: a wait would gather nothing, and each of them would pay for its own.
+        let is_in_pieces = data.len() > 1;
+        self.has_waited &= !is_in_pieces;
+        if !is_in_pieces && self.waits(data.iter().map(|slice| slice.len()).sum(), cx) {
             return Poll::Pending;
         }
         Pin::new(&mut self.stream).poll_write_vectored(cx, data)
@@ -116,5 +120,17 @@ mod tests {
         assert!(poll!(std::pin::pin!(stream.write(b"abc"))).is_ready());
         let (mut stream, _far) = gathered(CALL_COUNT_MIN);
         assert!(poll!(std::pin::pin!(stream.write(&[0; BYTES_MAX]))).is_ready());
+    }
+
+    #[tokio::test]
+    async fn a_message_in_a_piece_of_its_own_waits_for_nobody() {
+        let (mut stream, _far) = gathered(CALL_COUNT_MIN);
+        let pieces = [IoSlice::new(b"head"), IoSlice::new(b"message")];
+        for _ in 0..3 {
+            assert!(poll!(std::pin::pin!(stream.write_vectored(&pieces))).is_ready());
+        }
+        let one = [IoSlice::new(b"head")];
+        let mut write = std::pin::pin!(stream.write_vectored(&one));
+        assert!(poll!(write.as_mut()).is_pending() && poll!(write.as_mut()).is_ready());
     }
 }

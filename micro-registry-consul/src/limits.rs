@@ -27,6 +27,9 @@ pub(crate) const METADATA_COUNT_MAX: usize = 1_000;
 /// How much text its metadata may be, names and values together.
 pub(crate) const METADATA_BYTES_MAX: usize = 512 << 10;
 
+/// What the tags of an instance's metadata and version may be unpacked to.
+pub(crate) const OWN_BYTES_MAX: usize = 1 << 20;
+
 /// How many endpoints an instance has.
 pub(crate) const ENDPOINTS_MAX: usize = 1_000;
 
@@ -48,10 +51,13 @@ pub struct Left {
     pub bytes: usize,
     /// JSON values.
     pub values: usize,
+    /// Bytes that tags of metadata and versions are unpacked to: apart from those of endpoints, so that
+    /// what one instance registers does not take another one's protocol away.
+    pub metadata_bytes: usize,
 }
 
 impl Default for Left {
     fn default() -> Self {
-        Self { bytes: 16 << 20, values: 1 << 20 }
+        Self { bytes: 16 << 20, values: 1 << 20, metadata_bytes: 16 << 20 }
     }
 }

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::limits::{
     ENDPOINT_DEPTH_MAX, ENDPOINT_VALUES_MAX, ENDPOINTS_MAX, Left, METADATA_BYTES_MAX, METADATA_COUNT_MAX,
-    TAG_BYTES_MAX, UNPACKED_BYTES_MAX,
+    OWN_BYTES_MAX, TAG_BYTES_MAX, UNPACKED_BYTES_MAX,
 };
 
 /// What the tags of one registration say, as far as they can be read.
@@ -65,13 +65,23 @@ pub(crate) fn check(instance: &Instance) -> Result<()> {
 /// afterwards what is left of it. Those of endpoints may be known already.
 pub fn decode(tags: &[String], with_endpoints: bool, left: &mut Left) -> Tags {
     let mut read = Tags::default();
+    let own_bytes = left.metadata_bytes.min(OWN_BYTES_MAX);
+    let mut own = Left { bytes: own_bytes, values: usize::MAX, metadata_bytes: 0 };
     for tag in of_kind(tags, 't', true) {
         read.metadata.get_or_insert_default();
-        match json(tag, usize::MAX, left).and_then(pairs) {
+        match json(tag, usize::MAX, &mut own).and_then(pairs) {
             Ok(found) => read.say(found),
             Err(reason) => read.complain("metadata", reason),
         }
     }
+    if let Some(tag) = of_kind(tags, 'v', false).next() {
+        let text = text(tag, &mut own).and_then(|bytes| String::from_utf8(bytes).map_err(|_| NOT_TEXT));
+        match text {
+            Ok(version) => read.version = version,
+            Err(reason) => read.complain("the version", reason),
+        }
+    }
+    left.metadata_bytes -= own_bytes - own.bytes;
     for tag in of_kind(tags, 'e', true).filter(|_| with_endpoints) {
         if read.endpoints.len() == ENDPOINTS_MAX {
             read.complain("an endpoint", TOO_MANY_ENDPOINTS);
@@ -80,13 +90,6 @@ pub fn decode(tags: &[String], with_endpoints: bool, left: &mut Left) -> Tags {
         match json(tag, ENDPOINT_VALUES_MAX, left).and_then(endpoint) {
             Ok(endpoint) => read.endpoints.push(endpoint),
             Err(reason) => read.complain("an endpoint", reason),
-        }
-    }
-    if let Some(tag) = of_kind(tags, 'v', false).next() {
-        let text = text(tag, left).and_then(|bytes| String::from_utf8(bytes).map_err(|_| NOT_TEXT));
-        match text {
-            Ok(version) => read.version = version,
-            Err(reason) => read.complain("the version", reason),
         }
     }
     read
@@ -365,6 +368,18 @@ mod tests {
 
         let found = decode(&tags, true, &mut Left { values: 11, ..Left::default() });
         assert_eq!((found.endpoints.len(), found.complaints), (5, vec![complaint("an endpoint", TOO_MUCH)]));
+    }
+
+    #[test]
+    fn endpoints_without_end_leave_the_metadata_and_the_version_of_the_next_instance() {
+        let bomb = packed_text('e', &"x".repeat(UNPACKED_BYTES_MAX));
+        let mut left = Left { bytes: UNPACKED_BYTES_MAX, ..Left::default() };
+        decode(&[bomb], true, &mut left);
+        assert_eq!(left.bytes, 0);
+        let next = [packed_text('t', r#"{"protocol":"mucp"}"#), packed_text('v', "7"), packed_text('e', "{}")];
+        let found = decode(&next, true, &mut left);
+        assert_eq!((found.metadata.unwrap()["protocol"].as_str(), found.version.as_str()), ("mucp", "7"));
+        assert_eq!(found.complaints, [complaint("an endpoint", TOO_MUCH)]);
     }
 
     #[test]

@@ -149,7 +149,8 @@ impl Outbox {
     /// The same publisher for what `metadata` came with: its events belong to that trace.
     #[must_use]
     pub fn on_behalf_of(&self, metadata: &Metadata) -> Self {
-        let traceparent = metadata.get(TraceContext::METADATA_NAME).map(Arc::from);
+        let is_one = |text: &&str| text.parse::<TraceContext>().is_ok();
+        let traceparent = metadata.get(TraceContext::METADATA_NAME).filter(is_one).map(Arc::from);
         Self { traceparent, ..self.clone() }
     }
 

@@ -61,6 +61,10 @@ fn forward<Request: Operation>(request: &mut Request, parent: Option<TraceContex
         // It came in the place where its receiver looks for it.
         Some(_) if direction == Direction::In => {}
         Some(parent) => request.set_metadata(TRACEPARENT, &parent.to_string()),
+        // What is no trace context goes no further, wherever it would be written to.
+        None if request.metadata(TRACEPARENT).is_some() => {
+            request.set_metadata(TRACEPARENT, &TraceContext::new(false).to_string());
+        }
         None => {}
     }
 }

@@ -66,6 +66,17 @@ async fn a_malformed_traceparent_starts_a_new_trace() {
 }
 
 #[tokio::test]
+async fn a_malformed_traceparent_goes_no_further_when_nobody_listens() {
+    let _deaf = tracing::subscriber::set_default(NoSubscriber::new());
+    for malformed in ["", "00", "garbage", &PARENT.to_uppercase(), &"0".repeat(10_000)] {
+        for layer in [TraceLayer::incoming(), TraceLayer::outgoing()] {
+            let own: TraceContext = seen(layer, request_with(malformed)).await.parse().unwrap();
+            assert!(!own.is_sampled());
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_traceparent_is_forwarded_when_nobody_listens() {
     // Set, not only missing: tracing asks no thread's subscriber once all that there are, those of
     // other tests, want every span.

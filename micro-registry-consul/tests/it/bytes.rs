@@ -73,14 +73,14 @@ fn entries() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn tags_of_any_text_are_read_within_the_limit(tags in prop::collection::vec(tag(), 0..12)) {
-        let limits = Left { bytes: LIMIT, values: 100 };
+        let limits = Left { bytes: LIMIT, values: 100, metadata_bytes: LIMIT };
         let mut left = limits;
         let read = decode(&tags, true, &mut left);
         let metadata = read.metadata.iter().flatten().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        prop_assert!(left.bytes <= LIMIT && metadata + read.version.len() <= LIMIT - left.bytes);
+        prop_assert!(left.bytes <= LIMIT && metadata + read.version.len() <= LIMIT - left.metadata_bytes);
         prop_assert!(read.endpoints.len() + read.complaints.len() <= tags.len());
-        prop_assert!(read.endpoints.len() + read.metadata.map_or(0, |pairs| pairs.len()) <= limits.values - left.values);
-        let read = decode(&tags, true, &mut Left { bytes: 0, values: 0 });
+        prop_assert!(read.endpoints.len() <= limits.values - left.values);
+        let read = decode(&tags, true, &mut Left { bytes: 0, values: 0, metadata_bytes: 0 });
         prop_assert!(read.version.is_empty() && read.endpoints.is_empty());
     }
 
