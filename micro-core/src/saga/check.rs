@@ -1,6 +1,6 @@
 //! What a saga must be before anybody takes it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::Saga;
 use crate::{Error, ErrorKind, Result, branch::GID_BYTES_MAX};
@@ -18,7 +18,8 @@ impl Saga {
     ///
     /// `InvalidArgument`, with the limit, for a global id that is empty, longer than [`GID_BYTES_MAX`]
     /// or has control characters; for more than [`STEP_COUNT_MAX`] steps or [`SAGA_BYTES_MAX`] bytes;
-    /// for orders of steps that are not there or wait for each other.
+    /// for orders of steps that are not there or wait for each other; for options of zero, which would
+    /// be "at once" to one coordinator and "the default" to another.
     pub fn check(&self) -> Result<()> {
         let refused = |message: &'static str| {
             Error::new(ErrorKind::InvalidArgument, "saga.check", message).with_context("gid", &self.gid)
@@ -47,7 +48,28 @@ impl Saga {
                 .with_context("bytes", bytes)
                 .with_context("bytes_max", SAGA_BYTES_MAX));
         }
+        self.check_zeros()?;
         self.check_orders()
+    }
+
+    fn check_zeros(&self) -> Result<()> {
+        let options = &self.options;
+        let is_zero = |duration: Option<Duration>| duration.is_some_and(|duration| duration.is_zero());
+        let zeros = [
+            ("timeout_to_fail", is_zero(options.timeout_to_fail)),
+            ("retry_interval", is_zero(options.retry_interval)),
+            ("request_timeout", is_zero(options.request_timeout)),
+            ("retry_count_max", options.retry_count_max == Some(0)),
+        ];
+        match zeros.iter().find(|(_, is_zero)| *is_zero) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let message = "an option of a saga is zero: expected more, or None for the coordinator's default";
+                Err(Error::new(ErrorKind::InvalidArgument, "saga.check", message)
+                    .with_context("gid", &self.gid)
+                    .with_context("option", name))
+            }
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -97,6 +119,11 @@ mod tests {
             let options = SagaOptions { is_concurrent: true, orders, ..SagaOptions::default() };
             Saga::with_gid("g").step(Step::new("a")).step(Step::new("b")).options(options)
         };
+        let zero = |change: fn(&mut SagaOptions)| {
+            let mut options = SagaOptions::default();
+            change(&mut options);
+            Saga::with_gid("g").options(options)
+        };
         let many = (0..100).fold(Saga::with_gid("g"), |saga, _| saga.step(Step::new("")));
         for (saga, told) in [
             (Saga::with_gid(""), "needs a global id"),
@@ -108,6 +135,10 @@ mod tests {
             (ordered(&[(5, &[0])]), "step=5"),
             (ordered(&[(1, &[0]), (0, &[1])]), "wait for each other"),
             (ordered(&[(1, &[1])]), "wait for each other"),
+            (zero(|options| options.timeout_to_fail = Some(Duration::ZERO)), "option=timeout_to_fail"),
+            (zero(|options| options.retry_interval = Some(Duration::ZERO)), "option=retry_interval"),
+            (zero(|options| options.request_timeout = Some(Duration::ZERO)), "option=request_timeout"),
+            (zero(|options| options.retry_count_max = Some(0)), "option=retry_count_max"),
         ] {
             let error = saga.check().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);

@@ -13,7 +13,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     BranchCaller, Outcome, Saga, SagaChange, SagaCoordinator, SagaCounts, SagaLog, SagaOutbox,
     execution::Execution,
-    worker::{Addition, Worker, WorkerConfig},
+    worker::{Addition, Worker, WorkerConfig, after},
 };
 use crate::{
     ErrorKind, Health, Result, TransactionManager, Tx,
@@ -158,7 +158,7 @@ impl EmbeddedCoordinator {
 
     /// Waits for the outcome, at most so long as it may.
     async fn wait(&self, gid: &str, mut ended: oneshot::Receiver<Outcome>) -> Result<Outcome> {
-        let ends_at = Instant::now() + self.outcome_wait_max;
+        let ends_at = after(Instant::now(), self.outcome_wait_max);
         loop {
             let until = ends_at.min(Instant::now() + OUTCOME_INTERVAL);
             let told = tokio::time::timeout_at(until, &mut ended).await;

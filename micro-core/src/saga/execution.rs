@@ -102,10 +102,6 @@ impl<'a> Run<'a> {
     async fn turn_back(&mut self, reason: String) -> Option<()> {
         self.progress.rollback_reason = Some(reason);
         self.progress.failure_count = 0;
-        if self.held.was_abandoned() {
-            // Any of them may have been called, and it is not written.
-            self.progress.begun.extend(0..self.saga.steps.len());
-        }
         let is_recorded = self.to_undo().next().is_none() || self.held.record(&self.progress).await;
         is_recorded.then_some(())
     }

@@ -126,6 +126,7 @@ impl Step {
 }
 
 /// How patient a coordinator is with a saga. DTM counts in whole seconds: what is less is rounded up.
+/// Zero is refused: it would mean "at once" to one coordinator and "the default" to another.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SagaOptions {

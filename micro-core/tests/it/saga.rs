@@ -13,7 +13,7 @@ use micro_core::{
     branch::{BranchAnswer, Op},
     saga::{
         BranchCaller, BranchRequest, EmbeddedCoordinator, EmbeddedCoordinatorConfig, Outcome, Saga,
-        SagaCoordinator as _, SagaCounts, SagaLease, SagaLog, SagaOptions, SagaOutbox as _, SagaRelay, Step,
+        SagaCoordinator as _, SagaCounts, SagaEntry, SagaLease, SagaLog, SagaOptions, SagaOutbox as _, SagaRelay, Step,
     },
     transaction::MemoryDatabase,
 };
@@ -419,6 +419,26 @@ async fn a_saga_that_turned_back_is_not_taken_forward_again() {
     })
     .await;
     assert_eq!(script.called()[4..], ["c2", "c1"], "no action is called any more");
+}
+
+/// What a dead coordinator called is written nowhere; who takes its saga and gives it back for a pause
+/// must not forget that.
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_coordinator_may_have_called_is_undone_though_others_paused_in_between() {
+    let database = MemoryDatabase::new();
+    let log = database.saga_log();
+    let saga = Arc::new(saga(3));
+    let held = SagaEntry::held(saga.clone(), SagaLease::new(Duration::from_secs(1)));
+    database.transactions().run(async |tx| log.add(tx, &[held]).await).await.unwrap();
+    // Its holder called all three, and died.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let script = Script::new(&[("a1", &[Does::Break, Does::Fail])]);
+    let living = started(&database, script.clone(), patient()).await;
+    eventually(Duration::from_secs(100), "the saga is rolled back", || async {
+        matches!(living.outcome(&saga.gid).await.unwrap(), Some(Outcome::RolledBack { .. }))
+    })
+    .await;
+    assert_eq!(script.called(), ["a1", "a1", "c3", "c2", "c1"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,10 +38,11 @@ impl BranchCaller for GrpcBranchCaller {
     async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
         let (address, path) = split(request.url)?;
         let mut metadata = Metadata::new();
-        request.branch.write_metadata(&mut metadata);
         for (name, value) in request.headers {
             metadata.insert(name, value);
         }
+        // Last: headers that came with another branch's call must not say which one this is.
+        request.branch.write_metadata(&mut metadata);
         match self.client.call(address, path, request.payload, &metadata, request.timeout).await {
             Ok(_) => Ok(BranchAnswer::Succeeded),
             Err(RawFailure::Answered(status)) => answer(request.url, status),

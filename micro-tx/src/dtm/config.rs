@@ -80,9 +80,10 @@ impl DtmConfig {
     pub fn from_url(url: &str) -> Result<Self> {
         let expected = "expected dtm://HOST:PORT, dtm://HOST:PORT?http=HOST:PORT or http://HOST:PORT";
         let refused =
-            || Error::new(ErrorKind::InvalidArgument, "dtm.connect", expected).with_context("url", url.escape_debug());
+            || Error::new(ErrorKind::InvalidArgument, "dtm.connect", expected).with_context("url", shown(url));
         let parsed = Url::parse(url).map_err(|cause| refused().with_source(cause))?;
-        let (Some(host), "" | "/" | BASE_PATH, "") = (parsed.host_str(), parsed.path(), parsed.username()) else {
+        let has_account = !parsed.username().is_empty() || parsed.password().is_some();
+        let (Some(host), "" | "/" | BASE_PATH, false) = (parsed.host_str(), parsed.path(), has_account) else {
             return Err(refused());
         };
         if parsed.scheme() == "http" {
@@ -116,7 +117,7 @@ impl DtmConfig {
             let is_address = Url::parse(&format!("grpc://{address}"))
                 .is_ok_and(|url| url.port().is_some() && url.path().is_empty() && url.username().is_empty());
             if !is_address {
-                return Err(refused("`grpc` is not HOST:PORT").with_context("grpc", address.escape_debug()));
+                return Err(refused("`grpc` is not HOST:PORT").with_context("grpc", shown(address)));
             }
         }
         if let Some(base) = &self.http {
@@ -125,10 +126,19 @@ impl DtmConfig {
             });
             if !is_base {
                 let error = refused("`http` is not http://HOST:PORT/api/dtmsvr");
-                return Err(error.with_context("http", base.escape_debug()));
+                return Err(error.with_context("http", shown(base)));
             }
         }
         Ok(())
+    }
+}
+
+/// An address as it may be told: where it has an account there may be a password.
+fn shown(address: &str) -> String {
+    if address.contains('@') {
+        "*** (it has an account, and DTM knows none)".to_owned()
+    } else {
+        address.escape_debug().to_string()
     }
 }
 
@@ -175,10 +185,14 @@ mod tests {
             "https://a:1",
             "http://a:1/admin",
             "dtm://me:secret@a:1",
+            "dtm://:secret@a:1",
+            "dtm://a:1?http=me:secret@b:2/x",
+            "http://me:secret@a:1",
         ] {
             let error = DtmConfig::from_url(url).expect_err(url);
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{url}");
             assert!(error.to_string().contains("dtm://HOST:PORT"), "{error}");
+            assert!(!error.report().contains("secret"), "{}", error.report());
         }
     }
 

@@ -96,6 +96,8 @@ pub struct TccBranches {
     gid: String,
     ids: BranchIds,
     options: TransactionOptions,
+    /// Why the first reservation failed that was noted.
+    failure: Option<String>,
 }
 
 impl TccBranches {
@@ -105,9 +107,17 @@ impl TccBranches {
     /// # Errors
     ///
     /// `FailedPrecondition` with the branch's own words where it refuses, and where DTM has cancelled the
-    /// transaction meanwhile; else those of the call. After any of them return it: what was reserved is then
-    /// given back.
+    /// transaction meanwhile; else those of the call. After any of them the transaction is cancelled, whatever
+    /// becomes of the error: what was not reserved must not be confirmed.
     pub async fn call(&mut self, branch: &TccBranch) -> Result<()> {
+        let called = self.reserve(branch).await;
+        if let Err(error) = &called {
+            self.failure.get_or_insert_with(|| error.to_string());
+        }
+        called
+    }
+
+    async fn reserve(&mut self, branch: &TccBranch) -> Result<()> {
         let id = self.ids.next_id()?;
         let registration = BranchRegistration::new(Mode::Tcc, &self.gid, &id)
             .data("confirm", &branch.confirm)
@@ -160,14 +170,24 @@ impl DtmClient {
             gid: tcc.gid.clone(),
             ids: BranchIds::default(),
             options: tcc.options.clone(),
+            failure: None,
         };
-        match body(&mut branches).await {
-            Ok(value) => {
+        match (body(&mut branches).await, branches.failure.take()) {
+            (Ok(_), Some(failure)) => {
+                cancel(self, tcc, &failure).await;
+                cancels.tcc = None;
+                let message = "a reservation failed, and the body went on: the transaction is cancelled";
+                Err(Error::new(ErrorKind::FailedPrecondition, "tcc.submit", message)
+                    .with_context("gid", &tcc.gid)
+                    .with_context("reservation", failure)
+                    .into())
+            }
+            (Ok(value), None) => {
                 cancels.tcc = None;
                 self.submit_decided("tcc.submit", &tcc.to_global("")).await?;
                 Ok(value)
             }
-            Err(error) => {
+            (Err(error), _) => {
                 // Armed until it is done: the caller may go away meanwhile.
                 cancel(self, tcc, &error.to_string()).await;
                 cancels.tcc = None;
@@ -190,7 +210,7 @@ impl DtmClient {
                 .with_context("op", &branch.op));
         }
         let (gid, ids) = (branch.gid.clone(), BranchIds::below(&branch.id));
-        Ok(TccBranches { client: self.clone(), gid, ids, options: TransactionOptions::default() })
+        Ok(TccBranches { client: self.clone(), gid, ids, options: TransactionOptions::default(), failure: None })
     }
 }
 

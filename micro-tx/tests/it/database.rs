@@ -176,7 +176,7 @@ async fn migrations_run_once_keep_to_their_prefix_and_refuse_what_is_newer() {
     let (first, second) = tokio::join!(shop.migrate(), shop.migrate());
     first.and(second).unwrap();
     let names = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name LIKE ? ESCAPE '\\'";
-    for (prefix, count) in [("micro\\_%", 5), ("shop\\_%", 5)] {
+    for (prefix, count) in [("micro\\_%", 6), ("shop\\_%", 6)] {
         let row = database.fetch_optional(names, &[prefix.into()]).await.unwrap().unwrap();
         assert_eq!(row.get::<i64>(0).unwrap(), count, "{prefix}");
     }

@@ -16,6 +16,13 @@ use crate::{
 const WRITE_DELAY_INITIAL: Duration = Duration::from_millis(50);
 const WRITE_DELAY_MAX: Duration = Duration::from_secs(1);
 
+/// That much later, or so late that nobody waits for it.
+pub(in crate::saga) fn after(instant: Instant, duration: Duration) -> Instant {
+    // Thirty years, as tokio has it where a time is too far away.
+    const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
+    instant + duration.min(FAR)
+}
+
 pub(in crate::saga) struct Held {
     due: DueSaga,
     began_at: Option<Instant>,
@@ -30,16 +37,21 @@ pub(in crate::saga) struct Held {
 
 impl Held {
     pub(super) fn new(
-        due: DueSaga,
+        mut due: DueSaga,
         lease: SagaLease,
         leased_at: Instant,
         writer: Batcher<LogWriter>,
         stop: CancellationToken,
     ) -> Self {
+        if due.was_abandoned && due.progress.rollback_reason.is_none() {
+            // Any action may have been called, and it is not written. From here on it is, with whatever is
+            // written next: who gives the saga back gives the doubt on.
+            due.progress.begun.extend(0..due.saga.steps.len());
+        }
         Self {
             began_at: leased_at.checked_sub(due.age),
             taken_at: leased_at,
-            ends_at: Mutex::new(leased_at + lease.duration),
+            ends_at: Mutex::new(after(leased_at, lease.duration)),
             due,
             lease,
             lost: CancellationToken::new(),
@@ -52,13 +64,9 @@ impl Held {
         &self.due.saga
     }
 
-    /// As it was written last, when it was taken.
+    /// As it was written last, when it was taken; of an abandoned one every action counts as begun.
     pub(in crate::saga) fn progress(&self) -> &SagaProgress {
         &self.due.progress
-    }
-
-    pub(in crate::saga) fn was_abandoned(&self) -> bool {
-        self.due.was_abandoned
     }
 
     /// How long ago it was added.
@@ -118,7 +126,7 @@ impl Held {
                         && is_mine
                     {
                         let mut ends_at = lock(&self.ends_at);
-                        *ends_at = (*ends_at).max(asked_at + *duration);
+                        *ends_at = (*ends_at).max(after(asked_at, *duration));
                     }
                     return is_mine;
                 }

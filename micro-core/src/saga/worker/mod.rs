@@ -2,7 +2,7 @@
 
 mod held;
 
-pub(super) use held::Held;
+pub(super) use held::{Held, after};
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -342,7 +342,7 @@ impl<C: Carrier> Shared<C> {
 
     fn remember(&self, pause: Duration) {
         let mut due = lock(&self.due);
-        due.insert(Instant::now() + pause + DUE_SLACK);
+        due.insert(after(Instant::now(), pause.saturating_add(DUE_SLACK)));
         if due.len() > DUE_COUNT_MAX {
             due.pop_last();
         }

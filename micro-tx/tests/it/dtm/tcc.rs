@@ -25,6 +25,7 @@ on_each_wire! {
     case_49_tcc_cover_call_branch
     a_dropped_transaction_is_cancelled
     a_refused_try_cancels_what_was_reserved
+    a_refusal_that_the_body_swallows_cancels_all_the_same
     a_confirm_that_is_not_done_yet_is_no_error
 }
 
@@ -219,4 +220,21 @@ async fn a_confirm_that_is_not_done_yet_is_no_error(stage: Stage) {
     assert_eq!(stage.status(&tcc.gid).await, Submitted);
     stage.until(&tcc.gid, Succeeded).await;
     assert_eq!(stage.branches.calls(&tcc.gid), ["01/try", "01/confirm", "01/confirm"]);
+}
+
+/// What was not reserved must not be confirmed, whatever the body makes of it.
+async fn a_refusal_that_the_body_swallows_cancels_all_the_same(stage: Stage) {
+    let tcc = tcc(|_| {});
+    stage.branches.script(&tcc.gid, "02/try", [Say::Failure("no stock".to_owned())]);
+    let done = stage.dtm.tcc(&tcc, async |branches| {
+        branches.call(&stage.reservation("Out")).await?;
+        let refused = branches.call(&stage.reservation("In")).await;
+        assert!(refused.is_err());
+        Ok::<_, Error>(())
+    });
+    let error = done.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert!(error.to_string().contains("the transaction is cancelled"), "{error}");
+    stage.until(&tcc.gid, Failed).await;
+    assert_eq!(stage.branches.calls(&tcc.gid), ["01/try", "02/try", "02/cancel", "01/cancel"]);
 }
