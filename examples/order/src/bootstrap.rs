@@ -198,18 +198,31 @@ fn server<E: OnBehalf + Clone>(
 ) -> Result<GrpcServer> {
     let orders = SqlOrders::new(database);
     let pay_notify = PayNotify::new(database.transactions(), orders.clone(), config.callback_retry);
-    let barriers = Arc::new(database.barrier_with(&config.barrier_table)?);
-    let settle = SettlePayments::new(database.transactions(), barriers, orders.clone(), config.callback_retry);
-    let settlement = SettlementGrpc::new(settle, events.clone(), config.callback_batches);
+    // What a saga's coordinator calls is there, and announced, where there are sagas.
+    let settlement = match &config.wire {
+        Wire::Saga(_) => Some(settlement(config, database, events.clone())?),
+        Wire::Events | Wire::Grpc { .. } => None,
+    };
     let calls = OrderGrpc::new(pay_notify, FindOrder::new(orders), events, config.callback_batches);
     let mut grpc = config.grpc.clone();
     grpc.version.clone_from(&config.version);
-    GrpcServer::builder(config.service.as_str())
+    let mut server = GrpcServer::builder(config.service.as_str())
         .config(grpc)
         .go_micro(config.go_micro.clone())
-        .add_service(OrderServer::new(calls))
-        .add_service(SettlementServer::new(settlement))
-        .reflection(DESCRIPTORS)
-        .subscribed(inbox.topics().iter().map(|topic| &**topic))
-        .build()
+        .add_service(OrderServer::new(calls));
+    if let Some(settlement) = settlement {
+        server = server.add_service(SettlementServer::new(settlement));
+    }
+    server.reflection(DESCRIPTORS).subscribed(inbox.topics().iter().map(|topic| &**topic)).build()
+}
+
+fn settlement<E: OnBehalf + Clone>(
+    config: &OrderConfig,
+    database: &SqlDatabase,
+    events: E,
+) -> Result<SettlementGrpc<SqlOrders, E>> {
+    let barriers = Arc::new(database.barrier_with(&config.barrier_table)?);
+    let orders = SqlOrders::new(database);
+    let settle = SettlePayments::new(database.transactions(), barriers, orders, config.callback_retry);
+    Ok(SettlementGrpc::new(settle, events, config.callback_batches))
 }

@@ -77,7 +77,7 @@ async fn by_a_saga_an_order_is_confirmed_or_fails(databases: Databases) {
 }
 
 async fn a_settlement_that_makes_no_sense_is_refused(databases: Databases) {
-    let shop = Shop::with_stock(&databases, &[3]).await;
+    let shop = Shop::on_wire(&databases, &[3], by_saga()).await;
     shop.place(1, &[(1, 2)]).await;
     let mut settlement = SettlementClient::new(shop.channel.clone());
     let refused = settlement.confirm_payment(OrderId { order_id: 0 }).await.unwrap_err();
