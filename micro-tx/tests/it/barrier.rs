@@ -19,30 +19,31 @@ use crate::{
 
 /// A database with a barrier's table and two accounts of 100 each.
 pub(crate) struct Bank {
-    database: SqlDatabase,
+    pub(crate) database: SqlDatabase,
     pub(crate) store: SqlBarrier,
     gid: String,
-    _guard: Box<dyn Any + Send>,
+    _guard: Box<dyn Any + Send + Sync>,
 }
 
 impl Bank {
-    async fn on_sqlite() -> Self {
+    pub(crate) async fn on_sqlite() -> Self {
         let file = File::new();
         Self::new(file.database().await, Box::new(file)).await
     }
 
-    async fn on(server: Server) -> Option<Self> {
+    pub(crate) async fn on(server: Server) -> Option<Self> {
         let site = site(server).await?;
         Some(Self::new(site.database().await, Box::new(site)).await)
     }
 
-    pub(crate) async fn new(database: SqlDatabase, guard: Box<dyn Any + Send>) -> Self {
+    pub(crate) async fn new(database: SqlDatabase, guard: Box<dyn Any + Send + Sync>) -> Self {
         let store = database.barrier_with("barrier").unwrap();
         store.create_table().await.unwrap();
         database
             .execute_script(
-                "CREATE TABLE accounts (name VARCHAR(64) PRIMARY KEY, balance BIGINT NOT NULL); \
-                 INSERT INTO accounts VALUES ('out', 100), ('in', 100)",
+                "CREATE TABLE accounts (name VARCHAR(64) PRIMARY KEY, balance BIGINT NOT NULL, \
+                 reserved BIGINT NOT NULL DEFAULT 0); \
+                 INSERT INTO accounts (name, balance) VALUES ('out', 100), ('in', 100)",
             )
             .await
             .unwrap();
@@ -73,8 +74,12 @@ impl Bank {
 
     /// `op/barrier id/reason` of each row, in the order in which they came.
     async fn rows(&self) -> Vec<String> {
+        self.rows_of(&self.gid).await
+    }
+
+    pub(crate) async fn rows_of(&self, gid: &str) -> Vec<String> {
         let select = "SELECT op, barrier_id, reason FROM barrier WHERE gid = ? ORDER BY id";
-        let rows = self.database.fetch_all(select, &[self.gid.as_str().into()]).await.unwrap();
+        let rows = self.database.fetch_all(select, &[gid.into()]).await.unwrap();
         let text =
             |row: &micro_tx::Row| (0..3).map(|column| row.get::<String>(column).unwrap()).collect::<Vec<_>>().join("/");
         rows.iter().map(text).collect()
@@ -244,7 +249,7 @@ async fn an_error_rolls_the_row_back_and_a_success_leaves_exactly_one(bank: Bank
     let mut barrier = Barrier::new(branch.clone());
     let failing = bank.database.run_with_barrier(&bank.store, &mut barrier, async |tx| {
         tx.sql()?.execute("UPDATE accounts SET balance = 0 WHERE name = 'out'", &[]).await?;
-        tx.sql()?.execute("INSERT INTO accounts VALUES ('in', 1)", &[]).await?;
+        tx.sql()?.execute("INSERT INTO accounts (name, balance) VALUES ('in', 1)", &[]).await?;
         Ok::<_, Error>(())
     });
     assert_eq!(failing.await.unwrap_err().kind(), ErrorKind::AlreadyExists);

@@ -6,18 +6,23 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use axum::{
     extract::{Request as HttpRequest, State},
     http::StatusCode,
     response::{IntoResponse, Response as HttpResponse},
 };
-use micro_core::{Health, app::Component as _, branch::Branch};
-use micro_grpc::{GrpcServer, metadata_of};
+use micro_core::{
+    Health,
+    app::Component as _,
+    branch::{Branch, BranchError, HttpAnswer},
+};
+use micro_grpc::{BranchCall, GrpcServer};
 use tokio::net::TcpListener;
 use tonic::{
     Request, Response, Status,
@@ -60,6 +65,12 @@ impl Seen {
 
 type Script = Arc<Mutex<HashMap<(String, String), Vec<Say>>>>;
 
+/// What is done by a call of which a test said nothing.
+#[async_trait]
+pub(crate) trait Business: Send + Sync + 'static {
+    async fn call(&self, seen: &Seen) -> Result<(), BranchError>;
+}
+
 /// The two servers. Calls of which a test said nothing are done.
 pub(crate) struct Branches {
     pub(crate) grpc: String,
@@ -73,6 +84,7 @@ pub(crate) struct Branches {
 struct Memory {
     script: Script,
     seen: Arc<Mutex<Vec<Seen>>>,
+    business: Arc<OnceLock<Arc<dyn Business>>>,
 }
 
 impl Branches {
@@ -87,6 +99,11 @@ impl Branches {
         let router = axum::Router::new().fallback(over_http).with_state(memory.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { grpc, http, memory, _server: server, _health: health }
+    }
+
+    /// Has this done by calls of which a test said nothing.
+    pub(crate) fn work(&self, business: Arc<dyn Business>) {
+        assert!(self.memory.business.set(business).is_ok(), "they have work");
     }
 
     /// What a branch of a transaction answers, call by call; afterwards it is done.
@@ -113,6 +130,13 @@ impl Memory {
         self.seen.lock().unwrap().push(seen);
         self.script.lock().unwrap().get_mut(&key).and_then(Vec::pop).unwrap_or(Say::Done)
     }
+
+    async fn work(&self, seen: &Seen) -> Result<(), BranchError> {
+        match self.business.get() {
+            Some(business) => business.call(seen).await,
+            None => Ok(()),
+        }
+    }
 }
 
 async fn over_http(State(memory): State<Memory>, request: HttpRequest) -> HttpResponse {
@@ -123,8 +147,12 @@ async fn over_http(State(memory): State<Memory>, request: HttpRequest) -> HttpRe
     let headers = text_headers(request.headers());
     let payload = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
     let payload = String::from_utf8(payload.to_vec()).unwrap();
-    match memory.say(Seen { branch, method, payload, headers, at: Instant::now() }) {
-        Say::Done => r#"{"dtm_result":"SUCCESS"}"#.into_response(),
+    let seen = Seen { branch, method, payload, headers, at: Instant::now() };
+    match memory.say(seen.clone()) {
+        Say::Done => {
+            let answer = HttpAnswer::of(&seen.method, Some(&seen.branch), memory.work(&seen).await);
+            (StatusCode::from_u16(answer.status).unwrap(), answer.body).into_response()
+        }
         Say::Failure(text) => (StatusCode::CONFLICT, text).into_response(),
         Say::Ongoing => (StatusCode::TOO_EARLY, "").into_response(),
         Say::Oops => (StatusCode::INTERNAL_SERVER_ERROR, "oops").into_response(),
@@ -175,12 +203,14 @@ impl UnaryService<String> for Method {
     fn call(&mut self, request: Request<String>) -> Self::Future {
         let (memory, method) = (self.memory.clone(), self.path.clone());
         Box::pin(async move {
-            let branch = Branch::from_metadata(&metadata_of(&request));
-            let branch = branch.map_err(micro_grpc::to_status)?.ok_or_else(|| Status::invalid_argument("no branch"))?;
+            let call = BranchCall::of(&request)?;
+            let branch = call.branch().cloned().ok_or_else(|| Status::invalid_argument("no branch"))?;
             let headers = text_headers(&request.metadata().clone().into_headers());
             let payload = request.into_inner();
-            match memory.say(Seen { branch, method, payload, headers, at: Instant::now() }) {
-                Say::Done | Say::Text(_) => Ok(Response::new(())),
+            let seen = Seen { branch, method, payload, headers, at: Instant::now() };
+            match memory.say(seen.clone()) {
+                Say::Done => call.answer(memory.work(&seen).await),
+                Say::Text(_) => Ok(Response::new(())),
                 Say::Failure(text) => Err(Status::aborted(text)),
                 Say::Ongoing => Err(Status::failed_precondition("")),
                 Say::Oops => Err(Status::internal("oops")),

@@ -2,6 +2,7 @@
 //! pass, and our own.
 
 mod added;
+mod barriers;
 mod base;
 mod branches;
 mod local;
@@ -10,6 +11,7 @@ mod restarts;
 mod saga;
 mod stage;
 mod tcc;
+mod tellers;
 mod topics;
 mod unreachable;
 mod vectors;
