@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
@@ -29,21 +30,8 @@ struct Go {
 impl Go {
     /// `None` after the reason is printed, where Go is missing.
     async fn start(site: &Site) -> Option<Self> {
-        let built = tokio::task::spawn_blocking(dev_servers::go_dtm).await.unwrap();
-        let program = built
-            .inspect_err(|reason| {
-                let is_required = std::env::var("MICRO_TEST_REQUIRE").is_ok_and(|value| value == "1");
-                assert!(!is_required, "DTM's Go client is missing and required: {reason}");
-                eprintln!("skipped, DTM's Go client is missing: {reason}");
-            })
-            .ok()?;
-        let (driver, source) = match site.server {
-            Server::Mariadb => {
-                let (user, address) = site.base().trim_start_matches("mysql://").split_once('@').unwrap();
-                ("mysql", format!("{user}@tcp({address})/{}", site.name()))
-            }
-            Server::Postgres => ("postgres", format!("{}?sslmode=disable", site.url())),
-        };
+        let (driver, source) = source(site);
+        let program = program().await?;
         let mut process = Command::new(program)
             .args(["barrier", "--driver", driver, "--dsn", &source, "--table", "barrier"])
             .stdin(Stdio::piped())
@@ -72,6 +60,29 @@ impl Go {
         self.answered.read_line(&mut answer).unwrap();
         let answer: Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{line}: {answer:?}"));
         (answer["called"].as_bool().unwrap(), answer["error"].as_str().unwrap().to_owned())
+    }
+}
+
+/// DTM's client for Go; `None` after the reason is printed, where it is missing.
+pub(crate) async fn program() -> Option<PathBuf> {
+    let built = tokio::task::spawn_blocking(dev_servers::go_dtm).await.unwrap();
+    built
+        .inspect_err(|reason| {
+            let is_required = std::env::var("MICRO_TEST_REQUIRE").is_ok_and(|value| value == "1");
+            assert!(!is_required, "DTM's Go client is missing and required: {reason}");
+            eprintln!("skipped, DTM's Go client is missing: {reason}");
+        })
+        .ok()
+}
+
+/// The test's database as Go writes it: driver and source.
+pub(crate) fn source(site: &Site) -> (&'static str, String) {
+    match site.server {
+        Server::Mariadb => {
+            let (user, address) = site.base().trim_start_matches("mysql://").split_once('@').unwrap();
+            ("mysql", format!("{user}@tcp({address})/{}", site.name()))
+        }
+        Server::Postgres => ("postgres", format!("{}?sslmode=disable", site.url())),
     }
 }
 

@@ -5,6 +5,7 @@ mod added;
 mod barriers;
 mod base;
 mod branches;
+mod go_branch;
 mod local;
 mod msg;
 mod restarts;
