@@ -11,6 +11,8 @@ pub use micro_core as core;
 pub use micro_grpc as grpc;
 #[cfg(feature = "middleware")]
 pub use micro_middleware as middleware;
+#[cfg(feature = "redis")]
+pub use micro_redis as redis;
 #[cfg(any(feature = "tx-sqlite", feature = "tx-mysql", feature = "tx-postgres", feature = "tx-dtm"))]
 pub use micro_tx as tx;
 

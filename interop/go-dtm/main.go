@@ -1,6 +1,7 @@
 // Command go-dtm is DTM's own client for Go as the Rust tests meet it.
 //
 //	go-dtm barrier --driver mysql --dsn DSN --table SCHEMA.TABLE   its barrier, a call for each line
+//	go-dtm redis --address HOST:PORT                               its barrier on Redis, a call for each line
 //	go-dtm serve --dsn DSN --table SCHEMA.TABLE                    a participant, a line for each call
 //
 // Each subcommand stands in a file of its own and adds itself to the table. A result is one line of

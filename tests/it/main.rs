@@ -8,6 +8,8 @@ mod calls;
 mod go_zero;
 #[cfg(feature = "tx-sqlite")]
 mod http_branches;
+#[cfg(all(feature = "redis", feature = "tx-dtm"))]
+mod redis_branches;
 
 #[cfg(any(feature = "registry-etcd", all(feature = "grpc", feature = "registry-consul")))]
 mod peer;

@@ -128,6 +128,18 @@ impl Barrier {
         self.branch.as_ref()
     }
 
+    /// The call's next barrier, for a store that keeps its rows elsewhere than in the caller's transaction;
+    /// `None` where no coordinator called. Once it is through, [`mark_passed`](Self::mark_passed).
+    pub fn next_call(&self) -> Option<BarrierCall<'_>> {
+        self.branch.as_ref().map(|branch| BarrierCall::new(branch, self.passed_count + 1))
+    }
+
+    /// Marks the call's next barrier as passed, whether its work was done or must not be done (again):
+    /// after an attempt that left nothing the next one is of the same barrier.
+    pub fn mark_passed(&mut self) {
+        self.passed_count += 1;
+    }
+
     /// Enters the call's next barrier within the caller's transaction; always
     /// [`Passage::Proceed`] where no coordinator called.
     ///
@@ -140,14 +152,14 @@ impl Barrier {
     /// Those of [`BarrierStore::enter`]; `AlreadyExists` for the local transaction of a two-phase message
     /// that took place, or was forbidden, before: it must be rolled back.
     pub async fn enter(&mut self, store: &dyn BarrierStore, tx: &mut Tx) -> Result<Passage> {
-        let Some(branch) = &self.branch else { return Ok(Passage::Proceed) };
-        let number = self.passed_count + 1;
-        let passage = store.enter(tx, &BarrierCall::new(branch, number)).await?;
-        self.passed_count = number;
-        if passage != Passage::Proceed && branch.op == Op::Msg {
+        let Some(call) = self.next_call() else { return Ok(Passage::Proceed) };
+        let passage = store.enter(tx, &call).await?;
+        if passage != Passage::Proceed && call.branch.op == Op::Msg {
             let message = "the local transaction of this message took place, or was forbidden, before";
-            return Err(Error::new(ErrorKind::AlreadyExists, "barrier.enter", message).with_context("gid", &branch.gid));
+            let error = Error::new(ErrorKind::AlreadyExists, "barrier.enter", message);
+            return Err(error.with_context("gid", &call.branch.gid));
         }
+        self.mark_passed();
         Ok(passage)
     }
 }

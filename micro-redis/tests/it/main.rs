@@ -1,0 +1,8 @@
+//! The integration tests of micro-redis, in one binary, on real servers.
+
+mod server;
+
+mod barrier;
+mod cluster;
+mod connect;
+mod go_client;

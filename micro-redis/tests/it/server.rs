@@ -1,0 +1,42 @@
+//! The Redis that the tests share, and one of a test's own.
+
+use dev_servers::{Kind, Server, shared};
+use micro_redis::{RedisBarrier, RedisConfig};
+use micro_testkit::Missing;
+
+/// What is there, or `None` after saying why the test is skipped; one that is required fails.
+pub(crate) fn there<T>(outcome: Result<T, String>) -> Option<T> {
+    let required = std::env::var("MICRO_TEST_REQUIRE").is_ok_and(|value| value == "1");
+    match outcome.map_err(Missing::new) {
+        Ok(found) => Some(found),
+        Err(missing) => {
+            assert!(!required, "Redis is missing and required: {missing:?}");
+            eprintln!("skipped, Redis is missing: {missing:?}");
+            None
+        }
+    }
+}
+
+/// Where the Redis is that tests share.
+pub(crate) async fn shared_url() -> Option<String> {
+    there(blocking(|| shared(Kind::Redis)).await)
+}
+
+/// A Redis of a test's own, with these settings.
+pub(crate) async fn own(settings: &'static [(&'static str, &'static str)]) -> Option<Server> {
+    there(blocking(move || Server::start_with(Kind::Redis, settings)).await)
+}
+
+pub(crate) async fn connected(url: &str) -> RedisBarrier {
+    RedisBarrier::connect(RedisConfig::from_url(url).unwrap()).await.unwrap()
+}
+
+/// Redis's own client, as anybody has it.
+pub(crate) async fn outsider(url: &str) -> redis::aio::MultiplexedConnection {
+    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+}
+
+/// Runs what blocks beside the runtime.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
