@@ -6,15 +6,15 @@ use micro_core::{
     Error,
     branch::{Branch, BranchAnswer, Mode, Op},
     saga::{BranchCaller as _, BranchRequest, Outcome, Saga, Step},
-    transaction::{RetryPolicy, retrying},
 };
+use micro_testkit::eventually;
 use micro_tx::dtm::{
     BranchRegistration, Tcc, TccBranch, TransactionOptions,
     TransactionStatus::{Failed, Submitted, Succeeded},
 };
 
 use super::{
-    stage::{SECOND, waiting},
+    stage::{PATIENCE, SECOND, waiting},
     tellers::{Counter, on_each_database},
 };
 
@@ -126,10 +126,14 @@ async fn case_51_tcc_barrier_disorder(counter: Counter) {
     let (tcc, out) = (tcc(), counter.reserve("TransOut", 30));
     let called = |op: Op| Branch::new(Mode::Tcc, &tcc.gid, "01", op).unwrap();
     let (cancel, late) = (called(Op::Cancel), called(Op::Try));
+    // On MariaDB two that wait for each other's rows may meet in a deadlock: DTM asks again, as we do.
     let call = async |url: &str, branch: &Branch| {
         let request = || BranchRequest::new(url, branch).payload(out.payload.clone());
-        // On MariaDB two that wait for each other's rows may meet in a deadlock: DTM asks again, as we do.
-        retrying(RetryPolicy::default(), async || counter.dtm.caller().call(request()).await).await
+        let answer = async || match counter.dtm.caller().call(request()).await {
+            Ok(answer) => (answer == BranchAnswer::Succeeded).then_some(()).ok_or(format!("{answer:?}")),
+            Err(error) => Err(error.report()),
+        };
+        eventually(PATIENCE, "the call is done", answer).await;
     };
     let given_up = counter.dtm.tcc(&tcc, async |_| {
         let registration = BranchRegistration::new(Mode::Tcc, &tcc.gid, "01")
@@ -139,11 +143,11 @@ async fn case_51_tcc_barrier_disorder(counter: Counter) {
         counter.dtm.register_branch(&registration).await?;
         Err::<(), _>(Error::new(micro_core::ErrorKind::Unavailable, "transfer", "the try did not come back"))
     });
-    let (given_up, first, second) = tokio::join!(given_up, call(&out.cancel, &cancel), call(&out.cancel, &cancel));
+    let (given_up, (), ()) = tokio::join!(given_up, call(&out.cancel, &cancel), call(&out.cancel, &cancel));
     given_up.unwrap_err();
-    assert_eq!((first.unwrap(), second.unwrap()), (BranchAnswer::Succeeded, BranchAnswer::Succeeded));
     counter.until(&tcc.gid, Failed).await;
-    assert_eq!(call(&out.try_url, &late).await.unwrap(), BranchAnswer::Succeeded, "it is done with");
+    // A success, so that nobody asks for it again.
+    call(&out.try_url, &late).await;
     assert_eq!(counter.teller.accounts().await, ["100+0", "100+0"]);
     assert_eq!(counter.states(&tcc.gid).await, ["succeed", "prepared"]);
     assert_eq!(counter.teller.bank.rows_of(&tcc.gid).await, ["try/01/cancel", "cancel/01/cancel"]);
