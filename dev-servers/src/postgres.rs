@@ -52,6 +52,8 @@ impl Program for Postgres {
             // No socket file: its path may be longer than one may be.
             .args(["-h", "127.0.0.1", "-p", &site.port.to_string(), "-k", ""])
             .args(["-c", "max_connections=500"])
+            // None by default: branches of XA are prepared transactions.
+            .args(["-c", "max_prepared_transactions=100"])
             .current_dir(&site.folder);
         if !site.is_durable {
             command.arg("-F");

@@ -84,6 +84,8 @@ mod stores;
 mod transaction;
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 mod value;
+#[cfg(all(feature = "dtm", any(feature = "mysql", feature = "postgres")))]
+mod xa;
 
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 pub use config::{SqlConfig, Synchronous};

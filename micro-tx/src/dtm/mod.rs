@@ -3,8 +3,8 @@
 //!
 //! [`DtmClient`] is the connection; [`DtmClient::coordinator`] carries out core's
 //! [`Saga`](micro_core::saga::Saga)s, [`TwoPhaseMessage`] are calls that come about if and only if a local
-//! transaction commits, [`DtmClient::tcc`] makes reservations, [`UrlBranchCaller`] calls branches as DTM
-//! does. What both APIs can do is there by its own name as well; what became of transactions, and their
+//! transaction commits, [`DtmClient::tcc`] makes reservations, [`DtmClient::xa`] has databases commit
+//! together, [`UrlBranchCaller`] calls branches as DTM does. What both APIs can do is there by its own name as well; what became of transactions, and their
 //! administration, over HTTP alone.
 //!
 //! ```no_run
@@ -35,6 +35,7 @@ mod api;
 mod branch_ids;
 mod calls;
 mod config;
+mod decision;
 mod error;
 mod global;
 mod grpc;
@@ -46,6 +47,9 @@ mod saga;
 mod state;
 mod tcc;
 mod tls;
+mod xa;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod xa_participant;
 
 pub use api::{BranchRegistration, WorkflowProgress, WorkflowStep};
 pub use branch_ids::BranchIds;
@@ -59,6 +63,9 @@ pub use state::{
     TransactionState, TransactionStatus,
 };
 pub use tcc::{Tcc, TccBranch, TccBranches};
+pub use xa::{Xa, XaBranches};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub use xa_participant::XaParticipant;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 

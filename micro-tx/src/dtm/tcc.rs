@@ -14,8 +14,6 @@ use super::{BranchIds, BranchRegistration, DtmClient, GlobalTransaction, Transac
 
 /// DTM's own limit of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
-/// What DTM's store keeps of a reason.
-const REASON_CHARS_MAX: usize = 1000;
 
 /// A TCC transaction: its id, and how patient DTM is. One that is not submitted within
 /// [`timeout_to_fail`](TransactionOptions::timeout_to_fail), 35 s by default, is cancelled by DTM.
@@ -52,10 +50,9 @@ impl Tcc {
         self
     }
 
-    fn to_global(&self, reason: &str) -> GlobalTransaction {
+    fn to_global(&self) -> GlobalTransaction {
         let mut transaction = GlobalTransaction::new(Mode::Tcc, &self.gid);
         transaction.options = self.options.clone();
-        transaction.rollback_reason = reason.chars().take(REASON_CHARS_MAX).collect();
         transaction
     }
 }
@@ -160,40 +157,23 @@ impl DtmClient {
         F: AsyncFnOnce(&mut TccBranches) -> Result<T, E>,
         E: From<Error> + Display,
     {
-        let mut cancels = Cancels { client: self.clone(), tcc: Some(tcc.clone()) };
-        if let Err(error) = self.prepare(&tcc.to_global("")).await {
-            cancels.tcc = None;
-            return Err(error.into());
-        }
-        let mut branches = TccBranches {
+        let branches = TccBranches {
             client: self.clone(),
             gid: tcc.gid.clone(),
             ids: BranchIds::default(),
             options: tcc.options.clone(),
             failure: None,
         };
-        match (body(&mut branches).await, branches.failure.take()) {
-            (Ok(_), Some(failure)) => {
-                cancel(self, tcc, &failure).await;
-                cancels.tcc = None;
-                let message = "a reservation failed, and the body went on: the transaction is cancelled";
-                Err(Error::new(ErrorKind::FailedPrecondition, "tcc.submit", message)
-                    .with_context("gid", &tcc.gid)
-                    .with_context("reservation", failure)
-                    .into())
-            }
-            (Ok(value), None) => {
-                cancels.tcc = None;
-                self.submit_decided("tcc.submit", &tcc.to_global("")).await?;
-                Ok(value)
-            }
-            (Err(error), _) => {
-                // Armed until it is done: the caller may go away meanwhile.
-                cancel(self, tcc, &error.to_string()).await;
-                cancels.tcc = None;
-                Err(error)
-            }
-        }
+        let body = async move |branches: &mut TccBranches| {
+            let value = body(branches).await?;
+            let Some(failure) = branches.failure.take() else { return Ok(value) };
+            let message = "a reservation failed, and the body went on: the transaction is cancelled";
+            Err(Error::new(ErrorKind::FailedPrecondition, "tcc.submit", message)
+                .with_context("gid", &tcc.gid)
+                .with_context("reservation", failure)
+                .into())
+        };
+        self.decided("tcc.submit", &tcc.to_global(), branches, body).await
     }
 
     /// The branches below one that is called to `try`: a service that reserves in others in its turn. They
@@ -211,25 +191,5 @@ impl DtmClient {
         }
         let (gid, ids) = (branch.gid.clone(), BranchIds::below(&branch.id));
         Ok(TccBranches { client: self.clone(), gid, ids, options: TransactionOptions::default(), failure: None })
-    }
-}
-
-/// Has a transaction cancelled whose body did not come to its end.
-struct Cancels {
-    client: DtmClient,
-    tcc: Option<Tcc>,
-}
-
-impl Drop for Cancels {
-    fn drop(&mut self) {
-        let (Some(tcc), Ok(runtime)) = (self.tcc.take(), tokio::runtime::Handle::try_current()) else { return };
-        let client = self.client.clone();
-        runtime.spawn(async move { cancel(&client, &tcc, "the caller panicked or gave up").await });
-    }
-}
-
-async fn cancel(client: &DtmClient, tcc: &Tcc, reason: &str) {
-    if let Err(error) = client.abort(&tcc.to_global(reason)).await {
-        tracing::debug!(gid = tcc.gid, error = %error.report(), "DTM cancels it when time is up");
     }
 }

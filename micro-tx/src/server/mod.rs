@@ -6,6 +6,8 @@ mod lock;
 mod pool;
 mod statements;
 mod transaction;
+#[cfg(feature = "dtm")]
+mod xa;
 
 use std::sync::Arc;
 

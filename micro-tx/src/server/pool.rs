@@ -365,6 +365,16 @@ impl<D: Driver> Lease<D> {
         }
     }
 
+    /// Closes the connection with a word to the server, which then lets go of what it holds.
+    #[cfg(all(feature = "dtm", feature = "mysql"))]
+    pub(crate) async fn close(mut self) {
+        match self.connection.take() {
+            Some(Connection::Own(established)) => farewell::<D>(established.connection).await,
+            Some(Connection::Pooled(connection)) => farewell::<D>(connection.detach()).await,
+            None => {}
+        }
+    }
+
     /// sqlx's connection.
     pub(crate) fn connection(&mut self) -> Option<&mut D::Connection> {
         self.connection.as_mut().map(Connection::get)

@@ -73,12 +73,23 @@ impl<D: Driver> ServerTx<D> {
     }
 
     pub(crate) async fn commit(mut self) -> Result<()> {
+        self.take_whole("tx.commit").await?.commit("tx.commit").await
+    }
+
+    /// The connection of a transaction that can commit; what follows here is refused.
+    pub(super) async fn take_whole(&mut self, operation: &'static str) -> Result<Lease<D>> {
         if self.is_lent && !self.is_broken {
             // PostgreSQL answers a COMMIT of a failed transaction by rolling back, without an
             // error: a statement is asked for its answer first.
-            self.execute("tx.commit", "SELECT 1", &[]).await?;
+            self.execute(operation, "SELECT 1", &[]).await?;
         }
-        self.take("tx.commit")?.commit("tx.commit").await
+        self.take(operation)
+    }
+
+    /// The connection, whatever state the transaction is in.
+    #[cfg(all(feature = "dtm", feature = "mysql"))]
+    pub(super) fn take_any(&mut self) -> Option<Lease<D>> {
+        self.lease.take()
     }
 
     pub(crate) async fn rollback(mut self) {

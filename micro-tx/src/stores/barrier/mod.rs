@@ -114,6 +114,22 @@ impl SqlBarrier {
         self.table.create(&self.database).await
     }
 
+    /// The database whose table it is.
+    #[cfg(all(feature = "dtm", any(feature = "mysql", feature = "postgres")))]
+    pub(crate) fn database(&self) -> &SqlDatabase {
+        &self.database
+    }
+
+    /// Stops the action of a branch of XA that was rolled back. Waits for one that is under way, and is
+    /// `Aborted` where that is prepared meanwhile: it is to be rolled back again.
+    #[cfg(all(feature = "dtm", any(feature = "mysql", feature = "postgres")))]
+    pub(crate) async fn forbid_action(&self, branch: &Branch) -> Result<()> {
+        let call = BarrierCall::new(branch, 1);
+        checked(&call)?;
+        let values = values_of(&call, &Op::Action, &branch.op);
+        self.database.repeat_as("barrier.forbid", &self.insert, &values).await.map(drop)
+    }
+
     /// Adds a row where there is none, and says whether it did.
     async fn note(&self, sql: &mut SqlTx, call: &BarrierCall<'_>, op: &Op) -> Result<bool> {
         Ok(sql.execute_as("barrier.enter", &self.insert, &values_of(call, op, &call.branch.op)).await? > 0)

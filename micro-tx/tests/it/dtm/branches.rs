@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -84,7 +84,8 @@ pub(crate) struct Branches {
 struct Memory {
     script: Script,
     seen: Arc<Mutex<Vec<Seen>>>,
-    business: Arc<OnceLock<Arc<dyn Business>>>,
+    /// By the end of the method's name.
+    business: Arc<Mutex<Vec<(String, Arc<dyn Business>)>>>,
 }
 
 impl Branches {
@@ -101,9 +102,9 @@ impl Branches {
         Self { grpc, http, memory, _server: server, _health: health }
     }
 
-    /// Has this done by calls of which a test said nothing.
-    pub(crate) fn work(&self, business: Arc<dyn Business>) {
-        assert!(self.memory.business.set(business).is_ok(), "they have work");
+    /// Has this done by calls of which a test said nothing, where the method's name ends so.
+    pub(crate) fn work(&self, method: &str, business: Arc<dyn Business>) {
+        self.memory.business.lock().unwrap().push((method.to_owned(), business));
     }
 
     /// What a branch of a transaction answers, call by call; afterwards it is done.
@@ -132,8 +133,9 @@ impl Memory {
     }
 
     async fn work(&self, seen: &Seen) -> Result<(), BranchError> {
-        match self.business.get() {
-            Some(business) => business.call(seen).await,
+        let work = self.business.lock().unwrap().clone();
+        match work.into_iter().find(|(method, _)| seen.method.ends_with(method)) {
+            Some((_, business)) => business.call(seen).await,
             None => Ok(()),
         }
     }

@@ -16,3 +16,4 @@ mod tellers;
 mod topics;
 mod unreachable;
 mod vectors;
+mod xa;

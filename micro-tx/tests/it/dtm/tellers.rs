@@ -65,7 +65,7 @@ impl Counter {
     pub(crate) async fn open(wire: Wire, bank: Bank) -> Option<Self> {
         let stage = Stage::shared(wire).await?;
         let teller = Arc::new(Teller { bank, panic_count: AtomicU32::new(0) });
-        stage.branches.work(teller.clone());
+        stage.branches.work("", teller.clone());
         Some(Self { stage, teller })
     }
 }

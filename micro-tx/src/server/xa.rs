@@ -1,0 +1,200 @@
+//! Two-phase commit: a transaction that is prepared on one connection and ended on any.
+
+#[cfg(feature = "mysql")]
+use std::time::Duration;
+
+use micro_core::{Error, ErrorKind, Result, transaction::shielded};
+#[cfg(feature = "mysql")]
+use sqlx::Row as _;
+use sqlx::error::DatabaseError;
+
+use super::{Driver, ServerConnections, ServerTx, pool};
+#[cfg(feature = "mysql")]
+use crate::error::from_sqlx;
+
+/// How many times a prepared transaction that a connection still holds is asked for.
+#[cfg(feature = "mysql")]
+const HELD_COUNT_MAX: u32 = 10;
+/// The pause between.
+#[cfg(feature = "mysql")]
+const HELD_PAUSE: Duration = Duration::from_millis(50);
+/// How long the list of what is prepared may take.
+#[cfg(feature = "mysql")]
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl<D: Driver> ServerConnections<D> {
+    /// Runs a text of statements without values; running it twice is as running it once.
+    async fn script(&self, operation: &'static str, script: &str) -> Result<()> {
+        match self.script_once(operation, script).await {
+            Err(error) if pool::is_dead_connection(&error) => self.script_once(operation, script).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn script_once(&self, operation: &'static str, script: &str) -> Result<()> {
+        let mut lease = self.pool.lease(operation).await?;
+        let script = script.to_owned();
+        shielded(operation, async move {
+            lease.connect(operation).await?;
+            lease.script(operation, &script).await
+        })
+        .await
+    }
+}
+
+#[cfg(feature = "mysql")]
+impl ServerConnections<sqlx::MySql> {
+    /// Begins a branch on a connection of its own: what is prepared belongs to the connection until that
+    /// is closed, and no other one can end it before (MySQL up to 8.0.28, MariaDB).
+    pub(crate) async fn begin_xa(&self, xid: &str) -> Result<ServerTx<sqlx::MySql>> {
+        let mut lease = self.pool.dedicated("xa.begin").await?;
+        let script = format!("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; XA START '{xid}'");
+        let lease = shielded("xa.begin", async move {
+            lease.script("xa.begin", &script).await.map_err(|error| of_start(error, &script))?;
+            Ok(lease)
+        })
+        .await?;
+        Ok(ServerTx::new(lease, self.statements.clone()))
+    }
+
+    /// Commits or rolls back a prepared branch. One that is not known was ended before.
+    ///
+    /// # Errors
+    ///
+    /// `Aborted` for one that the connection which prepared it still holds: the server does not know it on
+    /// another connection, and it must not be taken for one that was ended.
+    pub(crate) async fn end_xa(&self, xid: &str, is_commit: bool) -> Result<()> {
+        let (operation, verb) = if is_commit { ("xa.commit", "COMMIT") } else { ("xa.rollback", "ROLLBACK") };
+        for _ in 0..HELD_COUNT_MAX {
+            match self.script(operation, &format!("XA {verb} '{xid}'")).await {
+                Err(error) if is_code(&error, "XAE04") => {}
+                outcome => return outcome,
+            }
+            if !self.is_prepared(operation, xid).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(HELD_PAUSE).await;
+        }
+        let message = "the connection that prepared this branch still holds it: ask again";
+        Err(Error::new(ErrorKind::Aborted, operation, message).with_context("xid", xid))
+    }
+
+    /// Whether the server lists it as prepared, by whichever connection.
+    async fn is_prepared(&self, operation: &'static str, xid: &str) -> Result<bool> {
+        // Closed when it is dropped, so that it may be dropped in the middle of an answer.
+        let mut lease = self.pool.dedicated(operation).await?;
+        let connection = lease.connection().expect("a lease of its own is connected");
+        // A prepared statement is not allowed here on MySQL.
+        let listing = sqlx::raw_sql("XA RECOVER").fetch_all(connection);
+        let listed = tokio::time::timeout(LIST_TIMEOUT, listing).await.map_err(|_| {
+            Error::new(ErrorKind::DeadlineExceeded, operation, "the server gave no list of prepared branches in time")
+        })?;
+        let is_listed = |row: &sqlx::mysql::MySqlRow| {
+            let data: std::result::Result<Vec<u8>, _> = row.try_get_unchecked("data");
+            data.is_ok_and(|data| data == xid.as_bytes())
+        };
+        match listed.map_err(|error| from_sqlx(operation, error)) {
+            Ok(rows) => Ok(rows.iter().any(is_listed)),
+            // MySQL 8 tells only those who have XA_RECOVER_ADMIN; from 8.0.29 on it lets go at once.
+            Err(error) if is_code(&error, "XAE03") || error.kind() == ErrorKind::PermissionDenied => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(feature = "mysql")]
+impl ServerTx<sqlx::MySql> {
+    /// Ends the first phase: the branch outlives the connection, which is closed.
+    pub(crate) async fn prepare_xa(&mut self, xid: &str) -> Result<()> {
+        let mut lease = self.take_whole("xa.prepare").await?;
+        let xid = xid.to_owned();
+        shielded("xa.prepare", async move {
+            let prepared = match lease.script("xa.prepare", &format!("XA END '{xid}'")).await {
+                Ok(()) => lease.script("xa.prepare", &format!("XA PREPARE '{xid}'")).await,
+                refused => refused,
+            };
+            if prepared.is_err() {
+                let _ = lease.script("xa.prepare", &format!("XA ROLLBACK '{xid}'")).await;
+            }
+            lease.close().await;
+            prepared
+        })
+        .await
+    }
+
+    /// Undoes a branch that is not prepared, and closes its connection.
+    pub(crate) async fn undo_xa(&mut self, xid: &str) {
+        let Some(mut lease) = self.take_any() else { return };
+        let xid = xid.to_owned();
+        let undoing = shielded("xa.undo", async move {
+            // One that lost a conflict cannot be ended any more, but rolled back.
+            let _ = lease.script("xa.undo", &format!("XA END '{xid}'")).await;
+            let undone = lease.script("xa.undo", &format!("XA ROLLBACK '{xid}'")).await;
+            lease.close().await;
+            undone
+        });
+        if let Err(error) = undoing.await {
+            tracing::debug!(error = %error.report(), "the server undoes a branch whose connection is closed");
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl ServerConnections<sqlx::Postgres> {
+    /// Commits or rolls back a prepared branch. One that is not known was ended before.
+    pub(crate) async fn end_xa(&self, xid: &str, is_commit: bool) -> Result<()> {
+        let (operation, verb) = if is_commit { ("xa.commit", "COMMIT") } else { ("xa.rollback", "ROLLBACK") };
+        match self.script(operation, &format!("{verb} PREPARED '{xid}'")).await {
+            Err(error) if is_code(&error, "42704") => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl ServerTx<sqlx::Postgres> {
+    /// Ends the first phase; the connection goes back to the pool.
+    pub(crate) async fn prepare_xa(&mut self, xid: &str) -> Result<()> {
+        let mut lease = self.take_whole("xa.prepare").await?;
+        let script = format!("PREPARE TRANSACTION '{xid}'");
+        shielded("xa.prepare", async move {
+            let prepared = lease.script("xa.prepare", &script).await;
+            // sqlx counts it as open still; the server says that none is.
+            lease.rollback().await;
+            prepared.map_err(of_prepare)
+        })
+        .await
+    }
+}
+
+#[cfg(feature = "mysql")]
+fn of_start(error: Error, script: &str) -> Error {
+    if !is_code(&error, "XAE08") {
+        return error;
+    }
+    let message = "this branch is under way, or prepared: its coordinator ends it";
+    Error::new(ErrorKind::Aborted, "xa.begin", message).with_context("statement", script).with_source(error)
+}
+
+/// PostgreSQL prepares none by default.
+#[cfg(feature = "postgres")]
+fn of_prepare(error: Error) -> Error {
+    let (kind, message) = if is_code(&error, "55000") {
+        let message = "PostgreSQL prepares no transactions: set max_prepared_transactions above 0 and start it again";
+        (ErrorKind::FailedPrecondition, message)
+    } else if is_code(&error, "53200") {
+        let message = "as many transactions are prepared as PostgreSQL allows: set max_prepared_transactions higher";
+        (ErrorKind::ResourceExhausted, message)
+    } else if is_code(&error, "42710") {
+        (ErrorKind::Aborted, "this branch is prepared already: its coordinator ends it")
+    } else {
+        return error;
+    };
+    Error::new(kind, "xa.prepare", message).with_source(error)
+}
+
+fn is_code(error: &Error, code: &str) -> bool {
+    let driver = std::error::Error::source(error).and_then(|source| source.downcast_ref::<sqlx::Error>());
+    let answer = driver.and_then(sqlx::Error::as_database_error);
+    answer.and_then(DatabaseError::code).is_some_and(|found| found == code)
+}

@@ -1,0 +1,396 @@
+//! Cases of XA: DTM's own tests of the names that stand there, with a branch in MariaDB and one in
+//! PostgreSQL.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dev_servers::Server as OwnServer;
+use micro_core::{
+    Error, ErrorKind,
+    branch::{Branch, BranchError, Mode, Op},
+};
+use micro_testkit::{Missing, eventually};
+use micro_tx::{
+    SqlDatabase, SqlTxExt as _,
+    dtm::{
+        TransactionOptions,
+        TransactionStatus::{Failed, Prepared, Submitted, Succeeded},
+        Xa, XaParticipant,
+    },
+};
+use sqlx::{Connection as _, Executor as _, MySqlConnection};
+
+use super::{
+    branches::{Business, Say, Seen},
+    stage::{PATIENCE, SECOND, Stage, blocking, on_each_wire, there},
+};
+use crate::{
+    on_servers::{INSERT, site},
+    server::{Server, Site},
+};
+
+on_each_wire! {
+    case_71_xa_normal
+    case_72_xa_rollback
+    case_73_xa_duplicate
+    case_74_xa_local_error
+    case_75_xa_timeout
+    case_76_xa_not_timeout
+    case_78_xa_cover_gid_error
+    a_dropped_xa_is_rolled_back
+    an_action_that_comes_after_its_rollback_does_nothing
+}
+
+/// A service that adds a row to its database.
+struct Bank {
+    method: String,
+    database: SqlDatabase,
+    participant: XaParticipant,
+    site: Site,
+}
+
+impl Bank {
+    async fn open(stage: &Stage, server: Server) -> Option<Self> {
+        Some(Self::at(stage, site(server).await?).await)
+    }
+
+    async fn at(stage: &Stage, site: Site) -> Self {
+        let database = site.database().await;
+        let barrier = database.barrier_with("barrier").unwrap();
+        barrier.create_table().await.unwrap();
+        let participant = XaParticipant::new(stage.dtm.clone(), barrier);
+        let method = format!("Xa{:?}", site.server);
+        stage.branches.work(&method, Arc::new(Serving(participant.clone())));
+        Self { method, database, participant, site }
+    }
+
+    async fn row_count(&self, gid: &str) -> i64 {
+        let count = "SELECT count(*) FROM orders WHERE code LIKE ?";
+        let row = self.database.fetch_optional(count, &[format!("{gid}%").into()]).await.unwrap();
+        row.unwrap().get(0).unwrap()
+    }
+}
+
+/// Its method.
+struct Serving(XaParticipant);
+
+#[async_trait]
+impl Business for Serving {
+    async fn call(&self, seen: &Seen) -> Result<(), BranchError> {
+        work(&self.0, &seen.branch, &seen.payload).await.map(drop)
+    }
+}
+
+/// Adds a row, unless it is told to refuse.
+async fn work(participant: &XaParticipant, branch: &Branch, payload: &str) -> Result<Option<()>, BranchError> {
+    let code: String = format!("{}-{}", branch.gid, branch.id).chars().take(64).collect();
+    participant
+        .serve(Some(branch), async |tx| {
+            tx.sql()?.execute(INSERT, &[code.as_str().into(), "worked".into()]).await?;
+            if payload.contains("refuse") { Err(BranchError::failed("the account is closed")) } else { Ok(()) }
+        })
+        .await
+}
+
+/// A branch in each database.
+async fn banks(stage: &Stage) -> Option<[Bank; 2]> {
+    Some([Bank::open(stage, Server::Mariadb).await?, Bank::open(stage, Server::Postgres).await?])
+}
+
+fn xa(change: impl FnOnce(&mut TransactionOptions)) -> Xa {
+    let mut options = TransactionOptions::default();
+    options.retry_interval = Some(SECOND);
+    change(&mut options);
+    Xa::new().options(options)
+}
+
+fn waiting() -> Xa {
+    xa(|options| options.is_waited_for = true)
+}
+
+async fn case_71_xa_normal(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    let xa = waiting();
+    let done = stage.dtm.xa(&xa, async |branches| {
+        for bank in &banks {
+            branches.call(&stage.url(&bank.method), stage.payload("30")).await?;
+        }
+        assert_eq!(stage.status(&xa.gid).await, Prepared);
+        for bank in &banks {
+            assert_eq!(bank.row_count(&xa.gid).await, 0, "{}: seen by nobody", bank.method);
+            assert!(bank.site.is_quiet().await, "{}: nothing is open beside what is prepared", bank.method);
+        }
+        Ok::<_, Error>(17)
+    });
+    assert_eq!(done.await.unwrap(), 17);
+    stage.until(&xa.gid, Succeeded).await;
+    for bank in &banks {
+        assert_eq!(bank.row_count(&xa.gid).await, 1, "{}", bank.method);
+    }
+    assert_eq!(stage.states(&xa.gid).await, ["prepared", "succeed", "prepared", "succeed"]);
+    assert_eq!(stage.branches.calls(&xa.gid), ["01/action", "02/action", "01/commit", "02/commit"]);
+    let seen = stage.branches.seen(&xa.gid);
+    assert_eq!(seen[0].branch.phase2_url.as_deref(), Some(&*stage.url(&banks[0].method)));
+    assert_eq!(seen[0].branch.coordinator.as_deref(), Some(stage.dtm.address()), "our own call");
+    assert_eq!(seen[2].payload, "", "the second phase has no body");
+}
+
+async fn case_72_xa_rollback(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    // Either database is the one that has to undo what is prepared.
+    for [first, second] in [[0, 1], [1, 0]] {
+        let xa = xa(|_| {});
+        let done = stage.dtm.xa(&xa, async |branches| {
+            branches.call(&stage.url(&banks[first].method), stage.payload("30")).await?;
+            branches.call(&stage.url(&banks[second].method), stage.payload("refuse")).await
+        });
+        let error = done.await.unwrap_err();
+        assert!(error.message().contains("the account is closed"), "{error}");
+        stage.until(&xa.gid, Failed).await;
+        assert_eq!(stage.branches.calls(&xa.gid), ["01/action", "02/action", "01/rollback"]);
+        assert!(stage.reason(&xa.gid).await.contains("the account is closed"));
+        for bank in &banks {
+            assert_eq!(bank.row_count(&xa.gid).await, 0);
+            assert!(bank.site.is_quiet().await);
+        }
+    }
+}
+
+/// A branch that somebody committed by hand is committed.
+async fn case_73_xa_duplicate(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    let xa = waiting();
+    let done = stage.dtm.xa(&xa, async |branches| {
+        for (bank, id) in banks.iter().zip(["01", "02"]) {
+            branches.call(&stage.url(&bank.method), stage.payload("30")).await?;
+            let commit = Branch::new(Mode::Xa, &xa.gid, id, Op::Commit)?;
+            assert_eq!(work(&bank.participant, &commit, "").await.unwrap(), None);
+            assert_eq!(bank.row_count(&xa.gid).await, 1);
+        }
+        Ok::<_, Error>(())
+    });
+    done.await.unwrap();
+    stage.until(&xa.gid, Succeeded).await;
+    assert_eq!(stage.branches.calls(&xa.gid)[2..], ["01/commit", "02/commit"]);
+}
+
+async fn case_74_xa_local_error(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    let xa = xa(|_| {});
+    let done = stage.dtm.xa(&xa, async |branches| {
+        for bank in &banks {
+            branches.call(&stage.url(&bank.method), stage.payload("30")).await?;
+        }
+        Err::<(), _>(Error::new(ErrorKind::FailedPrecondition, "transfer", "not today"))
+    });
+    assert_eq!(done.await.unwrap_err().to_string(), "transfer: not today");
+    stage.until(&xa.gid, Failed).await;
+    assert_eq!(stage.reason(&xa.gid).await, "transfer: not today");
+    for bank in &banks {
+        assert_eq!(bank.row_count(&xa.gid).await, 0);
+    }
+}
+
+async fn case_75_xa_timeout(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    let xa = xa(|options| {
+        options.timeout_to_fail = Some(SECOND);
+        options.retry_interval = Some(2 * SECOND);
+    });
+    let done = stage.dtm.xa(&xa, async |branches| {
+        branches.call(&stage.url(&banks[0].method), stage.payload("30")).await?;
+        stage.until(&xa.gid, Failed).await;
+        // Too late: it is not prepared, for DTM does not know it any more.
+        let late = branches.call(&stage.url(&banks[1].method), stage.payload("30")).await;
+        assert_eq!(late.unwrap_err().kind(), ErrorKind::FailedPrecondition);
+        Ok::<_, Error>(())
+    });
+    assert_eq!(done.await.unwrap_err().kind(), ErrorKind::FailedPrecondition, "submitting is refused");
+    assert_eq!(stage.branches.calls(&xa.gid), ["01/action", "01/rollback", "02/action"]);
+    for bank in &banks {
+        assert_eq!(bank.row_count(&xa.gid).await, 0);
+        assert!(bank.site.is_quiet().await);
+    }
+}
+
+/// A commit that does not succeed at once is asked for again.
+async fn case_76_xa_not_timeout(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    let xa = waiting();
+    stage.branches.script(&xa.gid, "01/commit", [Say::Oops]);
+    let done = stage.dtm.xa(&xa, async |branches| {
+        for bank in &banks {
+            branches.call(&stage.url(&bank.method), stage.payload("30")).await?;
+        }
+        Ok::<_, Error>(())
+    });
+    done.await.unwrap();
+    assert_eq!(stage.status(&xa.gid).await, Submitted);
+    stage.until(&xa.gid, Succeeded).await;
+    for bank in &banks {
+        assert_eq!(bank.row_count(&xa.gid).await, 1);
+    }
+}
+
+/// A database that is away in the second phase has what was prepared when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_77_xa_cover_db_error() {
+    for server in [Server::Mariadb, Server::Postgres] {
+        let Some(stage) = Stage::shared(super::stage::Wire::Grpc).await else { return };
+        let own = there(blocking(move || OwnServer::start(server.kind())).await.map_err(Missing::new));
+        let Some(mut own) = own else { return };
+        let bank = Bank::at(&stage, Site::at(server, own.url().to_owned()).await).await;
+        let xa = xa(|_| {});
+        let done = stage.dtm.xa(&xa, async |branches| {
+            branches.call(&stage.url(&bank.method), stage.payload("30")).await?;
+            own.kill();
+            Ok::<_, Error>(())
+        });
+        done.await.unwrap();
+        stage.until_called(&xa.gid, 2).await;
+        assert_eq!(stage.status(&xa.gid).await, Submitted);
+        let own = blocking(move || own.restart().map(|()| own)).await.unwrap();
+        stage.until(&xa.gid, Succeeded).await;
+        assert_eq!(bank.row_count(&xa.gid).await, 1);
+        drop(bank);
+        drop(own);
+    }
+}
+
+async fn case_78_xa_cover_gid_error(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    for gid in ["' or 1=1 -- ".to_owned() + &Xa::new().gid, "a\"b".to_owned() + &Xa::new().gid] {
+        for bank in &banks {
+            let xa = Xa::with_gid(format!("{gid}{}", bank.method));
+            let done =
+                stage.dtm.xa(&xa, async |branches| branches.call(&stage.url(&bank.method), stage.payload("30")).await);
+            let error = done.await.unwrap_err();
+            assert!(error.message().contains("printable ASCII") || error.message().contains("shorter gid"), "{error}");
+        }
+    }
+    // MySQL keeps 64 bytes, PostgreSQL more.
+    let long = "g".repeat(62 - Xa::new().gid.len()) + &Xa::new().gid;
+    for (bank, is_taken) in banks.iter().zip([false, true]) {
+        let xa = Xa::with_gid(&long);
+        let branch = branch_of(&xa, Op::Action);
+        let outcome = work(&bank.participant, &branch, "refuse").await.unwrap_err();
+        match outcome {
+            BranchError::Failed(reason) => assert!(is_taken && reason.contains("closed")),
+            outcome => {
+                let told = outcome.to_string();
+                assert!(!is_taken && told.contains("bytes=65") && told.contains("bytes_max=64"), "{told}");
+            }
+        }
+    }
+}
+
+fn branch_of(xa: &Xa, op: Op) -> Branch {
+    let mut branch = Branch::new(Mode::Xa, &xa.gid, "01", op).unwrap();
+    branch.phase2_url = Some("127.0.0.1:1/busi.Busi/Nobody".to_owned());
+    branch
+}
+
+/// A call that names no branch, or one of something else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_79_xa_grpc_type() {
+    let Some(stage) = Stage::shared(super::stage::Wire::Grpc).await else { return };
+    let Some(banks) = banks(&stage).await else { return };
+    for bank in &banks {
+        let of = async |branch: Option<&Branch>| {
+            let served = bank.participant.serve(branch, async |_| -> Result<(), Error> { panic!("not XA's") });
+            served.await.unwrap_err()
+        };
+        let error = of(None).await;
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.message().contains("metadata"), "{error}");
+        let saga = Branch::new(Mode::Saga, "g", "01", Op::Action).unwrap();
+        let error = of(Some(&saga)).await;
+        assert!(error.to_string().contains("trans_type=saga"), "{error}");
+        let without_url = Branch::new(Mode::Xa, "g", "01", Op::Action).unwrap();
+        assert!(of(Some(&without_url)).await.message().contains("phase2_url"));
+    }
+}
+
+async fn a_dropped_xa_is_rolled_back(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    let xa = xa(|_| {});
+    let begun = stage.dtm.xa(&xa, async |branches| {
+        for bank in &banks {
+            branches.call(&stage.url(&bank.method), stage.payload("30")).await?;
+        }
+        std::future::pending::<Result<(), Error>>().await
+    });
+    tokio::select! {
+        _ = begun => unreachable!("it waits for ever"),
+        () = stage.until_called(&xa.gid, 2) => {}
+    }
+    stage.until(&xa.gid, Failed).await;
+    assert_eq!(stage.reason(&xa.gid).await, "the caller panicked or gave up");
+    for bank in &banks {
+        eventually(PATIENCE, "an action given up half-way to be undone", async || {
+            bank.site.is_quiet().await.then_some(()).ok_or("something is open")
+        })
+        .await;
+        assert_eq!(bank.row_count(&xa.gid).await, 0);
+    }
+}
+
+async fn an_action_that_comes_after_its_rollback_does_nothing(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    for bank in &banks {
+        let xa = xa(|_| {});
+        for _ in 0..2 {
+            assert_eq!(work(&bank.participant, &branch_of(&xa, Op::Rollback), "").await.unwrap(), None);
+        }
+        assert_eq!(work(&bank.participant, &branch_of(&xa, Op::Action), "30").await.unwrap(), None, "not run");
+        assert_eq!(bank.row_count(&xa.gid).await, 0);
+        assert!(bank.site.is_quiet().await);
+        let rows = "SELECT op, barrier_id, reason FROM barrier WHERE gid = ?";
+        let rows = bank.database.fetch_all(rows, &[xa.gid.as_str().into()]).await.unwrap();
+        assert_eq!(rows.len(), 1);
+        let [op, id, reason] = [0, 1, 2].map(|index| rows[0].get::<String>(index).unwrap());
+        assert_eq!([&*op, &id, &reason], ["action", "01", "rollback"]);
+    }
+}
+
+/// What another connection has prepared, and still holds, is unknown to MariaDB on every other one: not to
+/// be taken for what was committed before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_branch_that_its_connection_still_holds_is_not_taken_for_committed() {
+    let Some(stage) = Stage::shared(super::stage::Wire::Grpc).await else { return };
+    let Some(bank) = Bank::open(&stage, Server::Mariadb).await else { return };
+    let xa = Xa::new();
+    let mut holder = MySqlConnection::connect(&bank.site.url()).await.unwrap();
+    let name = format!("'{}-01'", xa.gid);
+    let script = format!(
+        "XA START {name}; INSERT INTO orders VALUES ('{}-01', 'worked'); XA END {name}; XA PREPARE {name}",
+        xa.gid
+    );
+    holder.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(script))).await.unwrap();
+    let error = work(&bank.participant, &branch_of(&xa, Op::Commit), "").await.unwrap_err();
+    assert!(matches!(&error, BranchError::Other(error) if error.kind() == ErrorKind::Aborted), "{error}");
+    holder.close().await.unwrap();
+    eventually(PATIENCE, "the commit", async || {
+        work(&bank.participant, &branch_of(&xa, Op::Commit), "").await.map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(bank.row_count(&xa.gid).await, 1);
+}
+
+/// PostgreSQL's default.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_that_prepares_nothing_says_what_to_set() {
+    let Some(stage) = Stage::shared(super::stage::Wire::Grpc).await else { return };
+    let settings = &[("max_prepared_transactions", "0")];
+    let own = blocking(|| OwnServer::start_with(Server::Postgres.kind(), settings)).await.map_err(Missing::new);
+    let Some(own) = there(own) else { return };
+    let bank = Bank::at(&stage, Site::at(Server::Postgres, own.url().to_owned()).await).await;
+    let xa = xa(|_| {});
+    let done =
+        stage.dtm.xa(&xa, async |branches| branches.call(&stage.url(&bank.method), stage.payload("30")).await).await;
+    let error = done.unwrap_err();
+    assert!(error.message().contains("set max_prepared_transactions above 0"), "{error}");
+    stage.until(&xa.gid, Failed).await;
+    assert_eq!(bank.row_count(&xa.gid).await, 0);
+    assert!(bank.site.is_quiet().await);
+}
