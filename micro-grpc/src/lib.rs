@@ -27,7 +27,7 @@ pub use branch::BranchCall;
 pub use client::{GrpcClient, GrpcClientBuilder, GrpcClientConfig};
 pub use go_micro::{GoMicroConfig, GoMicroError, StatusCompat};
 pub use metadata::{metadata_of, request};
-pub use raw::{GrpcBranchCaller, RawFailure, RawGrpcClient};
+pub use raw::{GrpcBranchCaller, RawFailure, RawGrpcClient, WorkflowService};
 pub use server::{GrpcServer, GrpcServerBuilder, GrpcServerConfig, endpoints_of};
 pub use status::{from_status, to_status};
 

@@ -1,6 +1,7 @@
 //! Calls the branches of global transactions that are gRPC methods.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use micro_core::{
     Error, ErrorKind, Metadata, Result,
     branch::BranchAnswer,
@@ -31,11 +32,13 @@ impl GrpcBranchCaller {
     pub fn new(client: RawGrpcClient) -> Self {
         Self { client }
     }
-}
 
-#[async_trait]
-impl BranchCaller for GrpcBranchCaller {
-    async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
+    /// As [`call`](BranchCaller::call), with the message that comes with a success.
+    ///
+    /// # Errors
+    ///
+    /// Those of `call`.
+    pub async fn call_for_message(&self, request: BranchRequest<'_>) -> Result<(BranchAnswer, Bytes)> {
         let (address, path) = split(request.url)?;
         let mut metadata = Metadata::new();
         for (name, value) in request.headers {
@@ -44,10 +47,17 @@ impl BranchCaller for GrpcBranchCaller {
         // Last: headers that came with another branch's call must not say which one this is.
         request.branch.write_metadata(&mut metadata);
         match self.client.call(address, path, request.payload, &metadata, request.timeout).await {
-            Ok(_) => Ok(BranchAnswer::Succeeded),
-            Err(RawFailure::Answered(status)) => answer(request.url, status),
+            Ok(message) => Ok((BranchAnswer::Succeeded, message)),
+            Err(RawFailure::Answered(status)) => Ok((answer(request.url, status)?, Bytes::new())),
             Err(RawFailure::Unanswered(error)) => Err(error.with_context("url", request.url)),
         }
+    }
+}
+
+#[async_trait]
+impl BranchCaller for GrpcBranchCaller {
+    async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
+        self.call_for_message(request).await.map(|(answer, _)| answer)
     }
 }
 

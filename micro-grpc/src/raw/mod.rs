@@ -3,8 +3,10 @@
 
 mod branch;
 mod codec;
+mod workflow;
 
 pub use branch::GrpcBranchCaller;
+pub use workflow::WorkflowService;
 
 use std::{
     collections::HashMap,

@@ -78,11 +78,13 @@ impl HttpBranchCaller {
         }
         Ok(builder.timeout(request.timeout))
     }
-}
 
-#[async_trait]
-impl BranchCaller for HttpBranchCaller {
-    async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
+    /// As [`call`](BranchCaller::call), with the body of the answer.
+    ///
+    /// # Errors
+    ///
+    /// Those of `call`.
+    pub async fn call_for_body(&self, request: BranchRequest<'_>) -> Result<(BranchAnswer, Bytes)> {
         let lost = |cause: reqwest::Error| {
             let (kind, message) = if cause.is_timeout() {
                 (ErrorKind::DeadlineExceeded, "no answer within the time limit")
@@ -102,7 +104,15 @@ impl BranchCaller for HttpBranchCaller {
             }
             body.extend_from_slice(&chunk);
         }
-        answer(request.url, response.status(), &body.freeze())
+        let body = body.freeze();
+        Ok((answer(request.url, response.status(), &body)?, body))
+    }
+}
+
+#[async_trait]
+impl BranchCaller for HttpBranchCaller {
+    async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
+        self.call_for_body(request).await.map(|(answer, _)| answer)
     }
 }
 
@@ -137,16 +147,25 @@ impl UrlBranchCaller {
     pub fn new(grpc: GrpcBranchCaller, http: HttpBranchCaller) -> Self {
         Self { grpc, http }
     }
+
+    /// As [`call`](BranchCaller::call), with the body of the answer.
+    ///
+    /// # Errors
+    ///
+    /// Those of `call`.
+    pub async fn call_for_body(&self, request: BranchRequest<'_>) -> Result<(BranchAnswer, Bytes)> {
+        if request.url.starts_with("http://") || request.url.starts_with("https://") {
+            self.http.call_for_body(request).await
+        } else {
+            self.grpc.call_for_message(request).await
+        }
+    }
 }
 
 #[async_trait]
 impl BranchCaller for UrlBranchCaller {
     async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
-        if request.url.starts_with("http://") || request.url.starts_with("https://") {
-            self.http.call(request).await
-        } else {
-            self.grpc.call(request).await
-        }
+        self.call_for_body(request).await.map(|(answer, _)| answer)
     }
 }
 

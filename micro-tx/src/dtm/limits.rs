@@ -51,6 +51,7 @@ pub(crate) fn check(operation: &'static str, transaction: &GlobalTransaction, li
         ("custom data", transaction.custom_data.as_str()),
         ("query_prepared", transaction.query_prepared.as_str()),
         ("rollback reason", transaction.rollback_reason.as_str()),
+        ("result, in base64", transaction.extra.get("result").map_or("", String::as_str)),
     ];
     for (what, text) in texts {
         let length = text.chars().count();

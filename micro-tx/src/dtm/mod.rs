@@ -4,7 +4,8 @@
 //! [`DtmClient`] is the connection; [`DtmClient::coordinator`] carries out core's
 //! [`Saga`](micro_core::saga::Saga)s, [`TwoPhaseMessage`] are calls that come about if and only if a local
 //! transaction commits, [`DtmClient::tcc`] makes reservations, [`DtmClient::xa`] has databases commit
-//! together, [`UrlBranchCaller`] calls branches as DTM does. What both APIs can do is there by its own name as well; what became of transactions, and their
+//! together, [`Workflows`] are functions that go on after a crash, [`UrlBranchCaller`] calls branches as DTM
+//! does. What both APIs can do is there by its own name as well; what became of transactions, and their
 //! administration, over HTTP alone.
 //!
 //! ```no_run
@@ -47,6 +48,8 @@ mod saga;
 mod state;
 mod tcc;
 mod tls;
+mod workflow;
+mod workflow_run;
 mod xa;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod xa_participant;
@@ -63,6 +66,8 @@ pub use state::{
     TransactionState, TransactionStatus,
 };
 pub use tcc::{Tcc, TccBranch, TccBranches};
+pub use workflow::{WorkflowExecution, WorkflowOutcome, Workflows, WorkflowsBuilder};
+pub use workflow_run::{Workflow, WorkflowBranch};
 pub use xa::{Xa, XaBranches};
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub use xa_participant::XaParticipant;
@@ -274,6 +279,11 @@ impl DtmClient {
             }
         }
         call().await
+    }
+
+    /// Submits once more where the answer does not come, without a look at limits.
+    pub(crate) async fn submit_raw(&self, transaction: &GlobalTransaction) -> Answer<()> {
+        self.resent(|| self.send(Verb::Submit, transaction)).await
     }
 
     /// Submits, and says what became of it. Where the answer does not tell, DTM is asked over HTTP.

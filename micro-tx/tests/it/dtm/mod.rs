@@ -16,4 +16,5 @@ mod tellers;
 mod topics;
 mod unreachable;
 mod vectors;
+mod workflow;
 mod xa;
