@@ -54,6 +54,6 @@ pub mod prelude {
 pub struct Guide;
 
 /// The Rust in the guide's part on distributed transactions compiles and runs.
-#[cfg(all(doctest, feature = "grpc", feature = "tx-sqlite", feature = "tx-dtm"))]
+#[cfg(all(doctest, feature = "grpc", feature = "tx-sqlite", feature = "tx-mysql", feature = "tx-dtm"))]
 #[doc = include_str!("../docs/guide/distributed-transactions.md")]
 pub struct GuideToTransactions;
