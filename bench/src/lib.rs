@@ -25,6 +25,12 @@ pub mod greeter {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/greeter.bin"));
 }
 
+/// The branches of sagas, as tonic generates them.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod busi {
+    tonic::include_proto!("busi");
+}
+
 /// What goes wrong here ends the run with its text.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 

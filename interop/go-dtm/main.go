@@ -3,6 +3,8 @@
 //	go-dtm barrier --driver mysql --dsn DSN --table SCHEMA.TABLE   its barrier, a call for each line
 //	go-dtm redis --address HOST:PORT                               its barrier on Redis, a call for each line
 //	go-dtm serve --dsn DSN --table SCHEMA.TABLE                    a participant, a line for each call
+//	go-dtm branches                                                branches that do nothing
+//	go-dtm drive-sagas --dtm HOST:PORT --branches HOST:PORT        sagas, measured from outside
 //
 // Each subcommand stands in a file of its own and adds itself to the table. A result is one line of
 // JSON on stdout; what the client logs goes to stderr. It ends with 0 after a success, with 1 after a

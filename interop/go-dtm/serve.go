@@ -19,6 +19,7 @@ import (
 
 func init() {
 	commands["serve"] = command{"a participant of sagas over gRPC, with DTM's barrier on MariaDB", serve}
+	commands["branches"] = command{"branches of sagas over gRPC that do nothing", branches}
 }
 
 // tellers moves money on the table accounts behind DTM's barrier; methods whose name has Out in it take
@@ -40,29 +41,40 @@ func serve(arguments []string) error {
 		return err
 	}
 	defer database.Close()
+	tellers := &tellers{database}
+	return serveBusi(tellers.move)
+}
+
+func branches(arguments []string) error {
+	flags := flag.NewFlagSet("branches", flag.ExitOnError)
+	_ = flags.Parse(arguments) // ExitOnError
+	return serveBusi(func(context.Context, string, string) error { return nil })
+}
+
+// serveBusi serves methods that are this function, with their name and the amount, and says where.
+func serveBusi(work func(ctx context.Context, name string, amount string) error) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	server := grpc.NewServer()
-	tellers := &tellers{database}
 	description := grpc.ServiceDesc{ServiceName: "busi.Busi", HandlerType: (*any)(nil)}
 	for _, name := range []string{"TransOut", "TransOutRevert", "TransIn", "TransInRevert"} {
-		description.Methods = append(description.Methods, tellers.method(name))
+		description.Methods = append(description.Methods, method(name, work))
 	}
-	server.RegisterService(&description, tellers)
-	tell(map[string]any{"address": listener.Addr().String()})
+	server.RegisterService(&description, nil)
+	tell(map[string]any{"ready": map[string]any{"address": listener.Addr().String()}})
 	return server.Serve(listener)
 }
 
 // method is one of a service whose messages need no file of their own: the amount as a text.
-func (t *tellers) method(name string) grpc.MethodDesc {
+func method(name string, work func(context.Context, string, string) error) grpc.MethodDesc {
 	handler := func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		var amount wrapperspb.StringValue
 		if err := decode(&amount); err != nil {
 			return nil, err
 		}
-		if err := t.move(ctx, name, amount.Value); err != nil {
+		if err := work(ctx, name, amount.Value); err != nil {
 			return nil, err
 		}
 		return &emptypb.Empty{}, nil

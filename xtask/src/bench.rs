@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    path::PathBuf,
     process::{Command, ExitCode, Stdio},
 };
 
@@ -35,6 +36,12 @@ pub(crate) enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Sagas beside those of DTM's client for Go, behind the barrier, and on the embedded coordinator.
+    Sagas {
+        /// For the program that measures: `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Each part against the library beneath it, and the chain against one by hand.
     Parts,
 }
@@ -44,6 +51,7 @@ pub(crate) fn run(task: &Task, tree: &Tree) -> ExitCode {
     let done = match task {
         Task::Chain { arguments } => chain(tree, arguments),
         Task::Interop { arguments } => interop(tree, arguments),
+        Task::Sagas { arguments } => sagas(tree, arguments),
         Task::Parts => parts(tree),
     };
     match done {
@@ -78,10 +86,22 @@ fn chain(tree: &Tree, arguments: &[String]) -> Result<(), String> {
 fn interop(tree: &Tree, arguments: &[String]) -> Result<(), String> {
     let urls = durable_servers(&[Kind::Kafka, Kind::Consul])?;
     let go_peer = dev_servers::go_peer()?;
-    let build = ["build", "--profile", PROFILE, "-p", "bench", "--bin", "interop", "--bin", "rust-peer"];
-    finish(cargo(&tree.root).args(build))?;
-    let program = tree.metadata.target_directory.as_std_path().join(PROFILE).join("interop");
+    let program = with_rust_peer(tree, "interop")?;
     finish(Command::new(program).arg("--go-peer").arg(go_peer).args(arguments).envs(urls))
+}
+
+fn sagas(tree: &Tree, arguments: &[String]) -> Result<(), String> {
+    let urls = durable_servers(&[Kind::Mariadb, Kind::DtmMysql])?;
+    let go_dtm = dev_servers::go_dtm()?;
+    let program = with_rust_peer(tree, "sagas")?;
+    finish(Command::new(program).arg("--go-dtm").arg(go_dtm).args(arguments).envs(urls))
+}
+
+/// Builds a program that measures, and the Rust sides beside it.
+fn with_rust_peer(tree: &Tree, program: &str) -> Result<PathBuf, String> {
+    let build = ["build", "--profile", PROFILE, "-p", "bench", "--bin", program, "--bin", "rust-peer"];
+    finish(cargo(&tree.root).args(build))?;
+    Ok(tree.metadata.target_directory.as_std_path().join(PROFILE).join(program))
 }
 
 /// What a claim rests on is measured with commits that are on the disk.

@@ -1,8 +1,10 @@
-//! The Rust sides of `cargo xtask bench interop`: a greeter of ours or of tonic alone, who calls one,
-//! and who publishes through ours.
+//! The Rust sides of `cargo xtask bench interop` and `bench sagas`: a greeter of ours or of tonic alone, who
+//! calls one, who publishes through ours, branches of sagas, and who has them carried out.
 
+mod branches;
 mod calls;
 mod publish;
+mod sagas;
 mod serve;
 mod turns;
 
@@ -29,6 +31,10 @@ enum Task {
     Calls(calls::Options),
     /// Publishes with receipts.
     Publish(publish::Options),
+    /// Serves branches of sagas until it is told to end.
+    Branches(branches::Options),
+    /// Has sagas carried out in closed loops.
+    Sagas(sagas::Options),
 }
 
 /// What calls go through.
@@ -58,6 +64,8 @@ fn run(Arguments { workers, task }: Arguments) -> Result<()> {
             Task::Serve(options) => serve::run(options).await,
             Task::Calls(options) => calls::run(options).await,
             Task::Publish(options) => publish::run(options).await,
+            Task::Branches(options) => branches::run(options).await,
+            Task::Sagas(options) => sagas::run(options).await,
         }
     })
 }

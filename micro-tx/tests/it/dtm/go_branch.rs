@@ -41,7 +41,7 @@ impl Go {
             let told = BufReader::new(process.stdout.take().unwrap());
             let mut go = Self { process, told, address: String::new() };
             let line = go.line();
-            line["address"].as_str().unwrap_or_else(|| panic!("{line}")).clone_into(&mut go.address);
+            line["ready"]["address"].as_str().unwrap_or_else(|| panic!("{line}")).clone_into(&mut go.address);
             go
         });
         Some(started.await)
