@@ -6,6 +6,8 @@ use std::{
 };
 
 use clap::ValueEnum;
+use micro_core::registry::Registry as _;
+use micro_registry_consul::{ConsulConfig, ConsulRegistry};
 use tokio::{net::TcpStream, process::Command};
 
 use crate::{
@@ -19,6 +21,7 @@ const ORDER_TABLES: &str = include_str!("../../examples/order/src/infrastructure
 const PRODUCT_TABLES: &str = include_str!("../../examples/product/src/infrastructure/schema/mysql.sql");
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const TOPIC: &str = "OrderEvent";
+const PRODUCT: &str = "go.micro.service.Product";
 const CONFIRM_TOPIC: &str = "ProductEvent";
 
 /// A chain: an order and a product service.
@@ -34,6 +37,16 @@ pub enum Contestant {
     GoOrder,
     /// Our order service and the product service on go-micro v4, with confirmation.
     GoProduct,
+    /// The examples on micro-rs, goods deducted by a call within the callback.
+    OursGrpc,
+    /// go-micro v4, goods deducted by a call within the callback.
+    GoGrpc,
+    /// The order service on go-micro v4 that calls our product service within the callback.
+    GoOrderGrpc,
+    /// Our order service that calls the product service on go-micro v4 within the callback.
+    GoProductGrpc,
+    /// The examples on micro-rs, goods deducted by sagas on the order service's own coordinator.
+    OursSaga,
 }
 
 /// What a service is built on.
@@ -87,6 +100,11 @@ impl Contestant {
             Self::Raw => "by hand",
             Self::GoOrder => "Go order",
             Self::GoProduct => "Go product",
+            Self::OursGrpc => "ours, grpc",
+            Self::GoGrpc => "go-micro, grpc",
+            Self::GoOrderGrpc => "Go order, grpc",
+            Self::GoProductGrpc => "Go product, grpc",
+            Self::OursSaga => "ours, sagas",
         }
     }
 
@@ -94,21 +112,36 @@ impl Contestant {
     pub fn settled(self) -> Settled {
         match self {
             Self::Go => Settled::Deducted,
-            Self::Ours | Self::Raw | Self::GoOrder | Self::GoProduct => Settled::Confirmed,
+            _ => Settled::Confirmed,
         }
     }
 
     /// What `service` is built on.
     fn program(self, service: Service) -> Program {
+        use Contestant as C;
         match (self, service) {
-            (Self::Ours, _) | (Self::GoOrder, Service::Product) | (Self::GoProduct, Service::Order) => Program::Ours,
-            (Self::Go, _) | (Self::GoOrder, Service::Order) | (Self::GoProduct, Service::Product) => Program::Go,
-            (Self::Raw, _) => Program::Raw,
+            (C::Ours | C::OursGrpc | C::OursSaga, _)
+            | (C::GoOrder | C::GoOrderGrpc, Service::Product)
+            | (C::GoProduct | C::GoProductGrpc, Service::Order) => Program::Ours,
+            (C::Go | C::GoGrpc, _)
+            | (C::GoOrder | C::GoOrderGrpc, Service::Order)
+            | (C::GoProduct | C::GoProductGrpc, Service::Product) => Program::Go,
+            (C::Raw, _) => Program::Raw,
         }
     }
 
+    /// Whether events go between a service of ours and one in Go.
     fn is_mixed(self) -> bool {
         matches!(self, Self::GoOrder | Self::GoProduct)
+    }
+
+    /// The option of the order service, and of both in Go, by which goods are deducted.
+    fn wire(self) -> Option<&'static str> {
+        match self {
+            Self::OursGrpc | Self::GoGrpc | Self::GoOrderGrpc | Self::GoProductGrpc => Some("grpc"),
+            Self::OursSaga => Some("dtm"),
+            Self::Ours | Self::Go | Self::Raw | Self::GoOrder | Self::GoProduct => None,
+        }
     }
 
     /// Creates the tables that its services do not create themselves.
@@ -132,9 +165,12 @@ impl Contestant {
     pub async fn start(self, servers: &Servers, files: &Files, shop: &Shop) -> Result<Services> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
-        let log = |service: &str| files.logs.join(format!("{}-{service}.log", self.name().replace(' ', "-")));
+        let log = |service: &str| files.logs.join(format!("{}-{service}.log", self.name().replace([' ', ','], "-")));
         let mut command = self.command(Service::Product, servers, files, &shop.products);
         let mut product = Process::start("product", &mut command, &log("product"))?;
+        if self.wire().is_some() {
+            announced(PRODUCT, &servers.registry).await?;
+        }
         let mut command = self.command(Service::Order, servers, files, &shop.orders);
         let mut order = Process::start("order", command.args(["--listen", &address]), &log("order"))?;
         let began = Instant::now();
@@ -170,6 +206,7 @@ impl Contestant {
                 // The audit is the examples' own: neither of the others has anything like it.
                 if matches!(service, Service::Order) {
                     command.arg("--no-audit");
+                    command.args(self.wire().iter().flat_map(|wire| ["--wire", wire]));
                 }
             }
             Program::Raw => {
@@ -185,12 +222,26 @@ impl Contestant {
                 if self.is_mixed() {
                     command.args(["--confirm", CONFIRM_TOPIC]);
                 }
+                command.args(self.wire().iter().flat_map(|wire| ["--wire", wire]));
             }
         }
         // As docs/guide/deploying.md says; Go has an allocator of its own.
         command.env("MALLOC_ARENA_MAX", "1");
         command
     }
+}
+
+/// Waits until a service is found: what is called must be there, while events wait for who consumes them.
+async fn announced(service: &str, registry: &str) -> Result<()> {
+    let registry = ConsulRegistry::connect(ConsulConfig::from_url(registry)?).await?;
+    let began = Instant::now();
+    while registry.instances(service).await?.is_empty() {
+        if began.elapsed() > START_TIMEOUT {
+            return Err(format!("{service} is not announced after {START_TIMEOUT:?}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy)]

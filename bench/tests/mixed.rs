@@ -1,5 +1,5 @@
 //! A Go service is replaced by ours, or ours by a Go one, and nobody notices: the same topics, names
-//! and groups, every order settled, stock exact.
+//! and groups, every order settled, stock exact; and the programs on the wires without events.
 
 use std::{path::PathBuf, process::Command};
 
@@ -8,6 +8,7 @@ use bench::{
     round::{self, Arrival, Plan},
 };
 use dev_servers::Kind;
+use tokio::sync::Mutex;
 
 /// Orders of a test, unless `MICRO_TEST_ORDERS` says otherwise.
 const ORDER_COUNT: u32 = 1_000;
@@ -52,21 +53,46 @@ fn skipped(missing: &str) {
     eprintln!("skipped: {missing}");
 }
 
-/// One after the other, for the topics are the same: either service in Go, on Consul and on etcd.
+/// One chain at a time: names and topics are the same.
+static CHAIN: Mutex<()> = Mutex::const_new(());
+
+/// Either service in Go, on Consul and on etcd.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_go_service_in_the_place_of_either_of_ours_settles_every_order_and_keeps_stock_exact() {
     let (servers, files) = match world() {
         Ok(world) => world,
         Err(missing) => return skipped(&missing),
     };
-    settle(&servers, &files).await;
+    let mixed = [Contestant::GoOrder, Contestant::GoProduct];
+    settle(&mixed, &servers, &files).await;
     match etcd(&files) {
-        Ok(registry) => settle(&Servers { registry, ..servers }, &files).await,
+        Ok(registry) => settle(&mixed, &Servers { registry, ..servers }, &files).await,
         Err(missing) => skipped(&missing),
     }
 }
 
-async fn settle(servers: &Servers, files: &Files) {
+/// As the first of the Go services had them, either of them in Go; and by ours alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goods_deducted_by_a_call_settle_every_order_whichever_service_is_in_go() {
+    match world() {
+        Ok((servers, files)) => {
+            let wires = [Contestant::GoOrderGrpc, Contestant::GoProductGrpc, Contestant::GoGrpc, Contestant::OursGrpc];
+            settle(&wires, &servers, &files).await;
+        }
+        Err(missing) => skipped(&missing),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goods_deducted_by_sagas_of_the_program_settle_every_order() {
+    match world() {
+        Ok((servers, files)) => settle(&[Contestant::OursSaga], &servers, &files).await,
+        Err(missing) => skipped(&missing),
+    }
+}
+
+async fn settle(contestants: &[Contestant], servers: &Servers, files: &Files) {
+    let _alone = CHAIN.lock().await;
     let order_count = std::env::var("MICRO_TEST_ORDERS").map_or(ORDER_COUNT, |count| count.parse().expect("a number"));
     let plan = Plan {
         order_count,
@@ -75,9 +101,9 @@ async fn settle(servers: &Servers, files: &Files) {
         connection_count: 4,
         sku_count: 200,
     };
-    for contestant in [Contestant::GoOrder, Contestant::GoProduct] {
+    for contestant in contestants {
         // The round fails unless each order is paid, has its row and took exactly its unit.
-        let outcome = round::run(contestant, servers, files, plan).await.unwrap_or_else(|error| panic!("{error}"));
+        let outcome = round::run(*contestant, servers, files, plan).await.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(outcome.order_count, order_count);
         let (name, rate) = (contestant.name(), outcome.settled_per_second);
         println!("{name} on {}: {rate:.0} settled orders a second", servers.registry);

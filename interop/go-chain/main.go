@@ -7,6 +7,9 @@
 // producer: no outbox, no confirmation, the event published inside the transaction. With --confirm
 // the product service says what it deducted and the order service notes it: so each can take the
 // place of the Rust one.
+//
+// With --wire grpc the order service has the goods deducted by a call within its transaction, as the
+// first of the Go services did, and nothing is published.
 package main
 
 import (
@@ -18,8 +21,8 @@ import (
 
 // settings are what both services are told.
 type settings struct {
-	registry, kafka, mysql, listen, topic, group, confirm string
-	linger                                                time.Duration
+	registry, kafka, mysql, listen, topic, group, confirm, wire string
+	linger                                                      time.Duration
 }
 
 func main() {
@@ -35,8 +38,12 @@ func main() {
 	flags.StringVar(&s.topic, "topic", "OrderEvent", "topic of the payment events")
 	flags.StringVar(&s.group, "group", "product-consumer", "consumer group of the service that subscribes")
 	flags.StringVar(&s.confirm, "confirm", "", "topic on which the product service says what it deducted; none: it says nothing")
+	flags.StringVar(&s.wire, "wire", "events", "how goods are deducted: events, or grpc, a call within the callback")
 	flags.DurationVar(&s.linger, "linger", 0, "how long the producer lets a batch fill")
 	_ = flags.Parse(os.Args[2:]) // ExitOnError
+	if s.wire != "events" && s.wire != "grpc" {
+		fail("--wire is events or grpc, not " + s.wire)
+	}
 
 	// go-micro reads os.Args where it parses flags of its own: these are ours.
 	os.Args = os.Args[:1]

@@ -4,9 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"time"
 
 	"go-micro.dev/v4"
+	"go-micro.dev/v4/client"
 	"go-micro.dev/v4/server"
 	"google.golang.org/protobuf/proto"
 
@@ -16,6 +18,7 @@ import (
 const (
 	orderService   = "go.micro.service.Order"
 	paymentSuccess = "OnPaymentSuccess"
+	deductMethod   = "Product.DeductInvetory"
 	processing     = 3
 	paid           = 4
 	readyToShip    = 2
@@ -25,6 +28,8 @@ const (
 type Order struct {
 	db     *sql.DB
 	events micro.Event
+	// nil where goods are deducted by events.
+	products client.Client
 }
 
 func runOrder(s settings) error {
@@ -35,6 +40,9 @@ func runOrder(s settings) error {
 	defer db.Close()
 	service := newService(orderService, s)
 	order := &Order{db: db, events: micro.NewEvent(s.topic, service.Client())}
+	if s.wire == "grpc" {
+		order.products = service.Client()
+	}
 	if err := micro.RegisterHandler(service.Server(), order); err != nil {
 		return err
 	}
@@ -48,7 +56,7 @@ func runOrder(s settings) error {
 }
 
 // PayNotify takes one callback: two reads, then one transaction that marks the order and hands the
-// event to the producer.
+// event to the producer, or has the goods deducted.
 func (o *Order) PayNotify(ctx context.Context, request *pb.PayNotifyRequest, reply *pb.PayNotifyResponse) error {
 	if request.OutTradeNo == "" {
 		return errors.New("outTradeNo cannot be empty")
@@ -61,7 +69,12 @@ func (o *Order) PayNotify(ctx context.Context, request *pb.PayNotifyRequest, rep
 	if err != nil {
 		return err
 	}
-	if !isDone {
+	if !isDone && o.products != nil {
+		err = inTransaction(o.db, func(tx *sql.Tx) error { return o.settle(ctx, tx, id, lines) })
+		if err != nil {
+			return err
+		}
+	} else if !isDone {
 		err = inTransaction(o.db, func(tx *sql.Tx) error {
 			const update = "UPDATE orders SET pay_status = ?, updated_at = ? WHERE id = ? AND deleted_at IS NULL"
 			if _, err := tx.ExecContext(ctx, update, processing, time.Now(), id); err != nil {
@@ -74,6 +87,31 @@ func (o *Order) PayNotify(ctx context.Context, request *pb.PayNotifyRequest, rep
 		}
 	}
 	reply.StatusCode, reply.Msg = "0000", "SUCCESS"
+	return nil
+}
+
+// settle marks the order and calls the product service before the transaction ends.
+func (o *Order) settle(ctx context.Context, tx *sql.Tx, id int64, lines []*pb.OrderDetail) error {
+	const update = "UPDATE orders SET pay_status = ?, ship_status = ?, pay_time = ?, updated_at = ? " +
+		"WHERE id = ? AND deleted_at IS NULL"
+	now := time.Now()
+	if _, err := tx.ExecContext(ctx, update, paid, readyToShip, now, now, id); err != nil {
+		return err
+	}
+	body := &pb.OrderDetailReq{OrderId: id}
+	for _, line := range lines {
+		item := &pb.ProductInvetoryItem{
+			ProductId: line.ProductId, ProductNum: int64(line.Quantity), ProductSizeId: line.SkuId,
+		}
+		body.Products = append(body.Products, item)
+	}
+	reply := &pb.OrderProductResp{}
+	if err := o.products.Call(ctx, o.products.NewRequest(productService, deductMethod, body), reply); err != nil {
+		return err
+	}
+	if reply.StatusCode != "0000" {
+		return fmt.Errorf("order %d: the product service answers %q", id, reply.StatusCode)
+	}
 	return nil
 }
 

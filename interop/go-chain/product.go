@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"go-micro.dev/v4"
@@ -20,8 +21,8 @@ const (
 	inventoryDeducted = "OnInventoryDeductSuccess"
 )
 
-// product deducts what orders bought.
-type product struct {
+// Product deducts what orders bought. go-micro takes the type's name for the gRPC service's.
+type Product struct {
 	db *sql.DB
 	// nil where nobody is told.
 	events micro.Event
@@ -34,7 +35,13 @@ func runProduct(s settings) error {
 	}
 	defer db.Close()
 	service := newService(productService, s)
-	p := &product{db: db}
+	p := &Product{db: db}
+	if s.wire == "grpc" {
+		if err := micro.RegisterHandler(service.Server(), p); err != nil {
+			return err
+		}
+		return service.Run()
+	}
 	if s.confirm != "" {
 		p.events = micro.NewEvent(s.confirm, service.Client())
 	}
@@ -45,20 +52,39 @@ func runProduct(s settings) error {
 	return service.Run()
 }
 
-// paid handles one payment: an order that was deducted before is left alone, else one transaction
-// takes its stock and notes it.
-func (p *product) paid(ctx context.Context, event *pb.BaseEvent) error {
+// DeductInvetory takes an order's goods from stock for a caller that waits for it.
+func (p *Product) DeductInvetory(ctx context.Context, request *pb.OrderDetailReq, reply *pb.OrderProductResp) error {
+	payment := &pb.OnPaymentSuccess{OrderId: request.OrderId}
+	for _, item := range request.Products {
+		line := &pb.OrderDetail{ProductId: item.ProductId, SkuId: item.ProductSizeId, Quantity: uint32(item.ProductNum)}
+		payment.OrderDetails = append(payment.OrderDetails, line)
+	}
+	if err := p.take(ctx, payment, "call-"+strconv.FormatInt(request.OrderId, 10)); err != nil {
+		return err
+	}
+	reply.OrderId, reply.StatusCode = request.OrderId, "0000"
+	return nil
+}
+
+// paid handles one payment.
+func (p *Product) paid(ctx context.Context, event *pb.BaseEvent) error {
 	payment := &pb.OnPaymentSuccess{}
 	if err := proto.Unmarshal(event.Payload, payment); err != nil {
 		return err
 	}
+	eventID, _ := metadata.Get(ctx, "Event_id")
+	return p.take(ctx, payment, eventID)
+}
+
+// take leaves an order alone that was deducted before; of another one, one transaction takes its stock
+// and notes it.
+func (p *Product) take(ctx context.Context, payment *pb.OnPaymentSuccess, eventID string) error {
 	var known int64
 	const query = "SELECT order_id FROM order_inventory_events WHERE order_id = ? ORDER BY id LIMIT 1"
 	err := p.db.QueryRowContext(ctx, query, payment.OrderId).Scan(&known)
 	if !errors.Is(err, sql.ErrNoRows) {
 		return err // nil for an order that was deducted before
 	}
-	eventID, _ := metadata.Get(ctx, "Event_id")
 	return inTransaction(p.db, func(tx *sql.Tx) error {
 		deducted := &pb.OnInventoryDeductSuccess{OrderId: payment.OrderId}
 		for _, line := range payment.OrderDetails {

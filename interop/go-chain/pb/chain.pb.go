@@ -449,6 +449,181 @@ func (x *SkuInfo) GetThreshold() uint32 {
 	return 0
 }
 
+// What the order service calls of the product service, where goods are deducted by a call.
+type OrderDetailReq struct {
+	state         protoimpl.MessageState
+	sizeCache     protoimpl.SizeCache
+	unknownFields protoimpl.UnknownFields
+
+	OrderId  int64                  `protobuf:"varint,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	Products []*ProductInvetoryItem `protobuf:"bytes,2,rep,name=products,proto3" json:"products,omitempty"`
+}
+
+func (x *OrderDetailReq) Reset() {
+	*x = OrderDetailReq{}
+	if protoimpl.UnsafeEnabled {
+		mi := &file_chain_proto_msgTypes[7]
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		ms.StoreMessageInfo(mi)
+	}
+}
+
+func (x *OrderDetailReq) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OrderDetailReq) ProtoMessage() {}
+
+func (x *OrderDetailReq) ProtoReflect() protoreflect.Message {
+	mi := &file_chain_proto_msgTypes[7]
+	if protoimpl.UnsafeEnabled && x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OrderDetailReq.ProtoReflect.Descriptor instead.
+func (*OrderDetailReq) Descriptor() ([]byte, []int) {
+	return file_chain_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *OrderDetailReq) GetOrderId() int64 {
+	if x != nil {
+		return x.OrderId
+	}
+	return 0
+}
+
+func (x *OrderDetailReq) GetProducts() []*ProductInvetoryItem {
+	if x != nil {
+		return x.Products
+	}
+	return nil
+}
+
+type ProductInvetoryItem struct {
+	state         protoimpl.MessageState
+	sizeCache     protoimpl.SizeCache
+	unknownFields protoimpl.UnknownFields
+
+	ProductId  int64 `protobuf:"varint,1,opt,name=product_id,json=productId,proto3" json:"product_id,omitempty"`
+	ProductNum int64 `protobuf:"varint,2,opt,name=product_num,json=productNum,proto3" json:"product_num,omitempty"`
+	// The id of the SKU.
+	ProductSizeId int64 `protobuf:"varint,3,opt,name=product_size_id,json=productSizeId,proto3" json:"product_size_id,omitempty"`
+}
+
+func (x *ProductInvetoryItem) Reset() {
+	*x = ProductInvetoryItem{}
+	if protoimpl.UnsafeEnabled {
+		mi := &file_chain_proto_msgTypes[8]
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		ms.StoreMessageInfo(mi)
+	}
+}
+
+func (x *ProductInvetoryItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProductInvetoryItem) ProtoMessage() {}
+
+func (x *ProductInvetoryItem) ProtoReflect() protoreflect.Message {
+	mi := &file_chain_proto_msgTypes[8]
+	if protoimpl.UnsafeEnabled && x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProductInvetoryItem.ProtoReflect.Descriptor instead.
+func (*ProductInvetoryItem) Descriptor() ([]byte, []int) {
+	return file_chain_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ProductInvetoryItem) GetProductId() int64 {
+	if x != nil {
+		return x.ProductId
+	}
+	return 0
+}
+
+func (x *ProductInvetoryItem) GetProductNum() int64 {
+	if x != nil {
+		return x.ProductNum
+	}
+	return 0
+}
+
+func (x *ProductInvetoryItem) GetProductSizeId() int64 {
+	if x != nil {
+		return x.ProductSizeId
+	}
+	return 0
+}
+
+type OrderProductResp struct {
+	state         protoimpl.MessageState
+	sizeCache     protoimpl.SizeCache
+	unknownFields protoimpl.UnknownFields
+
+	OrderId    int64  `protobuf:"varint,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	StatusCode string `protobuf:"bytes,2,opt,name=StatusCode,proto3" json:"StatusCode,omitempty"`
+}
+
+func (x *OrderProductResp) Reset() {
+	*x = OrderProductResp{}
+	if protoimpl.UnsafeEnabled {
+		mi := &file_chain_proto_msgTypes[9]
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		ms.StoreMessageInfo(mi)
+	}
+}
+
+func (x *OrderProductResp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OrderProductResp) ProtoMessage() {}
+
+func (x *OrderProductResp) ProtoReflect() protoreflect.Message {
+	mi := &file_chain_proto_msgTypes[9]
+	if protoimpl.UnsafeEnabled && x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OrderProductResp.ProtoReflect.Descriptor instead.
+func (*OrderProductResp) Descriptor() ([]byte, []int) {
+	return file_chain_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *OrderProductResp) GetOrderId() int64 {
+	if x != nil {
+		return x.OrderId
+	}
+	return 0
+}
+
+func (x *OrderProductResp) GetStatusCode() string {
+	if x != nil {
+		return x.StatusCode
+	}
+	return ""
+}
+
 var File_chain_proto protoreflect.FileDescriptor
 
 var file_chain_proto_rawDesc = []byte{
@@ -495,9 +670,29 @@ var file_chain_proto_rawDesc = []byte{
 	0x69, 0x74, 0x79, 0x12, 0x14, 0x0a, 0x05, 0x53, 0x74, 0x6f, 0x63, 0x6b, 0x18, 0x03, 0x20, 0x01,
 	0x28, 0x0d, 0x52, 0x05, 0x53, 0x74, 0x6f, 0x63, 0x6b, 0x12, 0x1c, 0x0a, 0x09, 0x54, 0x68, 0x72,
 	0x65, 0x73, 0x68, 0x6f, 0x6c, 0x64, 0x18, 0x04, 0x20, 0x01, 0x28, 0x0d, 0x52, 0x09, 0x54, 0x68,
-	0x72, 0x65, 0x73, 0x68, 0x6f, 0x6c, 0x64, 0x42, 0x1e, 0x5a, 0x1c, 0x6d, 0x69, 0x63, 0x72, 0x6f,
-	0x2d, 0x72, 0x73, 0x2f, 0x69, 0x6e, 0x74, 0x65, 0x72, 0x6f, 0x70, 0x2f, 0x67, 0x6f, 0x2d, 0x63,
-	0x68, 0x61, 0x69, 0x6e, 0x2f, 0x70, 0x62, 0x62, 0x06, 0x70, 0x72, 0x6f, 0x74, 0x6f, 0x33,
+	0x72, 0x65, 0x73, 0x68, 0x6f, 0x6c, 0x64, 0x22, 0x63, 0x0a, 0x0e, 0x4f, 0x72, 0x64, 0x65, 0x72,
+	0x44, 0x65, 0x74, 0x61, 0x69, 0x6c, 0x52, 0x65, 0x71, 0x12, 0x19, 0x0a, 0x08, 0x6f, 0x72, 0x64,
+	0x65, 0x72, 0x5f, 0x69, 0x64, 0x18, 0x01, 0x20, 0x01, 0x28, 0x03, 0x52, 0x07, 0x6f, 0x72, 0x64,
+	0x65, 0x72, 0x49, 0x64, 0x12, 0x36, 0x0a, 0x08, 0x70, 0x72, 0x6f, 0x64, 0x75, 0x63, 0x74, 0x73,
+	0x18, 0x02, 0x20, 0x03, 0x28, 0x0b, 0x32, 0x1a, 0x2e, 0x63, 0x68, 0x61, 0x69, 0x6e, 0x2e, 0x50,
+	0x72, 0x6f, 0x64, 0x75, 0x63, 0x74, 0x49, 0x6e, 0x76, 0x65, 0x74, 0x6f, 0x72, 0x79, 0x49, 0x74,
+	0x65, 0x6d, 0x52, 0x08, 0x70, 0x72, 0x6f, 0x64, 0x75, 0x63, 0x74, 0x73, 0x22, 0x7d, 0x0a, 0x13,
+	0x50, 0x72, 0x6f, 0x64, 0x75, 0x63, 0x74, 0x49, 0x6e, 0x76, 0x65, 0x74, 0x6f, 0x72, 0x79, 0x49,
+	0x74, 0x65, 0x6d, 0x12, 0x1d, 0x0a, 0x0a, 0x70, 0x72, 0x6f, 0x64, 0x75, 0x63, 0x74, 0x5f, 0x69,
+	0x64, 0x18, 0x01, 0x20, 0x01, 0x28, 0x03, 0x52, 0x09, 0x70, 0x72, 0x6f, 0x64, 0x75, 0x63, 0x74,
+	0x49, 0x64, 0x12, 0x1f, 0x0a, 0x0b, 0x70, 0x72, 0x6f, 0x64, 0x75, 0x63, 0x74, 0x5f, 0x6e, 0x75,
+	0x6d, 0x18, 0x02, 0x20, 0x01, 0x28, 0x03, 0x52, 0x0a, 0x70, 0x72, 0x6f, 0x64, 0x75, 0x63, 0x74,
+	0x4e, 0x75, 0x6d, 0x12, 0x26, 0x0a, 0x0f, 0x70, 0x72, 0x6f, 0x64, 0x75, 0x63, 0x74, 0x5f, 0x73,
+	0x69, 0x7a, 0x65, 0x5f, 0x69, 0x64, 0x18, 0x03, 0x20, 0x01, 0x28, 0x03, 0x52, 0x0d, 0x70, 0x72,
+	0x6f, 0x64, 0x75, 0x63, 0x74, 0x53, 0x69, 0x7a, 0x65, 0x49, 0x64, 0x22, 0x4d, 0x0a, 0x10, 0x4f,
+	0x72, 0x64, 0x65, 0x72, 0x50, 0x72, 0x6f, 0x64, 0x75, 0x63, 0x74, 0x52, 0x65, 0x73, 0x70, 0x12,
+	0x19, 0x0a, 0x08, 0x6f, 0x72, 0x64, 0x65, 0x72, 0x5f, 0x69, 0x64, 0x18, 0x01, 0x20, 0x01, 0x28,
+	0x03, 0x52, 0x07, 0x6f, 0x72, 0x64, 0x65, 0x72, 0x49, 0x64, 0x12, 0x1e, 0x0a, 0x0a, 0x53, 0x74,
+	0x61, 0x74, 0x75, 0x73, 0x43, 0x6f, 0x64, 0x65, 0x18, 0x02, 0x20, 0x01, 0x28, 0x09, 0x52, 0x0a,
+	0x53, 0x74, 0x61, 0x74, 0x75, 0x73, 0x43, 0x6f, 0x64, 0x65, 0x42, 0x1e, 0x5a, 0x1c, 0x6d, 0x69,
+	0x63, 0x72, 0x6f, 0x2d, 0x72, 0x73, 0x2f, 0x69, 0x6e, 0x74, 0x65, 0x72, 0x6f, 0x70, 0x2f, 0x67,
+	0x6f, 0x2d, 0x63, 0x68, 0x61, 0x69, 0x6e, 0x2f, 0x70, 0x62, 0x62, 0x06, 0x70, 0x72, 0x6f, 0x74,
+	0x6f, 0x33,
 }
 
 var (
@@ -512,7 +707,7 @@ func file_chain_proto_rawDescGZIP() []byte {
 	return file_chain_proto_rawDescData
 }
 
-var file_chain_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_chain_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_chain_proto_goTypes = []interface{}{
 	(*PayNotifyRequest)(nil),         // 0: chain.PayNotifyRequest
 	(*PayNotifyResponse)(nil),        // 1: chain.PayNotifyResponse
@@ -521,15 +716,19 @@ var file_chain_proto_goTypes = []interface{}{
 	(*OrderDetail)(nil),              // 4: chain.OrderDetail
 	(*OnInventoryDeductSuccess)(nil), // 5: chain.OnInventoryDeductSuccess
 	(*SkuInfo)(nil),                  // 6: chain.SkuInfo
+	(*OrderDetailReq)(nil),           // 7: chain.OrderDetailReq
+	(*ProductInvetoryItem)(nil),      // 8: chain.ProductInvetoryItem
+	(*OrderProductResp)(nil),         // 9: chain.OrderProductResp
 }
 var file_chain_proto_depIdxs = []int32{
 	4, // 0: chain.OnPaymentSuccess.OrderDetails:type_name -> chain.OrderDetail
 	6, // 1: chain.OnInventoryDeductSuccess.Sku:type_name -> chain.SkuInfo
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	8, // 2: chain.OrderDetailReq.products:type_name -> chain.ProductInvetoryItem
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_chain_proto_init() }
@@ -622,6 +821,42 @@ func file_chain_proto_init() {
 				return nil
 			}
 		}
+		file_chain_proto_msgTypes[7].Exporter = func(v interface{}, i int) interface{} {
+			switch v := v.(*OrderDetailReq); i {
+			case 0:
+				return &v.state
+			case 1:
+				return &v.sizeCache
+			case 2:
+				return &v.unknownFields
+			default:
+				return nil
+			}
+		}
+		file_chain_proto_msgTypes[8].Exporter = func(v interface{}, i int) interface{} {
+			switch v := v.(*ProductInvetoryItem); i {
+			case 0:
+				return &v.state
+			case 1:
+				return &v.sizeCache
+			case 2:
+				return &v.unknownFields
+			default:
+				return nil
+			}
+		}
+		file_chain_proto_msgTypes[9].Exporter = func(v interface{}, i int) interface{} {
+			switch v := v.(*OrderProductResp); i {
+			case 0:
+				return &v.state
+			case 1:
+				return &v.sizeCache
+			case 2:
+				return &v.unknownFields
+			default:
+				return nil
+			}
+		}
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -629,7 +864,7 @@ func file_chain_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: file_chain_proto_rawDesc,
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
