@@ -45,6 +45,14 @@ const EMBEDDED: Subject = Subject {
     targets: &[Target { figure: "rate", bound: Bound::AtLeast(2.0) }],
 };
 
+const MODES: Subject = Subject {
+    name: "Transactions of two branches that move money in MariaDB, all behind the barrier or prepared by XA",
+    key: "modes",
+    unit: "transactions",
+    server: "the branches",
+    targets: &[],
+};
+
 /// Compares sagas with those of DTM's client for Go on the same server, in turn.
 #[derive(Parser)]
 struct Arguments {
@@ -60,6 +68,9 @@ struct Arguments {
     /// Worker threads of each Rust process; Go has one for each core.
     #[arg(long, default_value_t = 2)]
     workers: usize,
+    /// One part: sagas_against_go, barrier, embedded_against_dtm or modes.
+    #[arg(long)]
+    only: Option<String>,
     /// Ends with the figures as one JSON object in one line.
     #[arg(long)]
     json: bool,
@@ -89,12 +100,21 @@ async fn run(arguments: &Arguments) -> Result<()> {
     println!("{setting}");
     world.script(&format!("DROP DATABASE IF EXISTS {DATABASE}; CREATE DATABASE {DATABASE}")).await?;
     let mut outcomes = Vec::new();
-    for (subject, ours, theirs) in [
+    let saga = Side::Mode("saga");
+    let duels = [
         (AGAINST_GO, Side::Dtm(Branches::Nothing), Side::Go),
         (BARRIER, Side::Dtm(Branches::Barrier), Side::Dtm(Branches::Money)),
-        (EMBEDDED, Side::Embedded, Side::Dtm(Branches::Nothing)),
-    ] {
-        outcomes.extend(world.duel(subject, [ours, theirs]).await?);
+        (EMBEDDED, Side::Embedded(Branches::Nothing), Side::Dtm(Branches::Nothing)),
+        (MODES, Side::Embedded(Branches::Barrier), saga),
+        (MODES, Side::Mode("message"), saga),
+        (MODES, Side::Mode("tcc"), saga),
+        (MODES, Side::Mode("xa"), saga),
+        (MODES, Side::Mode("workflow"), saga),
+    ];
+    for (subject, ours, theirs) in duels {
+        if arguments.only.as_deref().is_none_or(|only| only == subject.key) {
+            outcomes.extend(world.duel(subject, [ours, theirs]).await?);
+        }
     }
     world.script(&format!("DROP DATABASE {DATABASE}")).await?;
     if arguments.json {
@@ -110,7 +130,9 @@ enum Side {
     /// Ours, on the DTM server.
     Dtm(Branches),
     /// Ours, on the embedded coordinator.
-    Embedded,
+    Embedded(Branches),
+    /// Ours, of this mode, on the DTM server; the branches move money behind the barrier.
+    Mode(&'static str),
     /// DTM's client for Go, on the DTM server.
     Go,
 }
@@ -129,7 +151,8 @@ impl Side {
             Self::Dtm(Branches::Nothing) => "ours on DTM",
             Self::Dtm(Branches::Money) => "without",
             Self::Dtm(Branches::Barrier) => "barrier",
-            Self::Embedded => "embedded",
+            Self::Embedded(_) => "embedded saga",
+            Self::Mode(mode) => mode,
             Self::Go => "Go",
         }
     }
@@ -191,7 +214,7 @@ impl<'a> World<'a> {
                 command.args(task);
                 command
             }),
-            Side::Dtm(_) | Side::Embedded => [["branches"], ["sagas"]].map(|task| {
+            Side::Dtm(_) | Side::Embedded(_) | Side::Mode(_) => [["branches"], ["sagas"]].map(|task| {
                 let mut command = Command::new(&self.rust_peer);
                 // As docs/guide/deploying.md says; Go has an allocator of its own.
                 command.env("MALLOC_ARENA_MAX", "1");
@@ -199,14 +222,19 @@ impl<'a> World<'a> {
                 command
             }),
         };
+        let dtm = format!("dtm://{}", self.dtm);
         match side {
             Side::Dtm(Branches::Money) => branches.args(["--database", &database]),
-            Side::Dtm(Branches::Barrier) => branches.args(["--database", &database, "--barrier"]),
-            Side::Dtm(Branches::Nothing) | Side::Embedded | Side::Go => &mut branches,
+            Side::Dtm(Branches::Barrier) | Side::Embedded(Branches::Barrier) | Side::Embedded(Branches::Money) => {
+                branches.args(["--database", &database, "--barrier"])
+            }
+            Side::Mode(_) => branches.args(["--database", &database, "--barrier", "--dtm", &dtm]),
+            Side::Dtm(Branches::Nothing) | Side::Embedded(Branches::Nothing) | Side::Go => &mut branches,
         };
         match side {
-            Side::Embedded => sagas.args(["--log", &database]),
-            Side::Dtm(_) => sagas.args(["--dtm", &format!("dtm://{}", self.dtm)]),
+            Side::Embedded(_) => sagas.args(["--log", &database]),
+            Side::Dtm(_) => sagas.args(["--dtm", &dtm]),
+            Side::Mode(mode) => sagas.args(["--dtm", &dtm, "--mode", mode, "--database", &database]),
             Side::Go => sagas.args(["--dtm", &self.dtm]),
         };
         let (server, ready) = self.start(name, "branches", &mut branches).await?;
