@@ -49,19 +49,20 @@ impl Places {
 
     /// The place of an instance, once nobody else holds it.
     ///
-    /// Cancel safe.
+    /// Cancel safe: who gives up leaves nothing.
     pub(crate) async fn named(&self, service: &str, id: &str) -> Place {
         let name = (service.to_owned(), id.to_owned());
         let slot = locked(&self.slots).entry(name.clone()).or_default().clone();
-        Place { kept: slot.lock_owned().await, slots: self.slots.clone(), name }
+        let usage = Usage { slots: self.slots.clone(), name, slot: Some(slot.clone()) };
+        Place { kept: slot.lock_owned().await, _usage: usage }
     }
 }
 
 /// A place that is held, until its drop.
 pub(crate) struct Place {
     kept: OwnedMutexGuard<Option<Kept>>,
-    slots: Slots,
-    name: Name,
+    // Dropped behind the guard.
+    _usage: Usage,
 }
 
 impl Place {
@@ -85,12 +86,20 @@ impl DerefMut for Place {
     }
 }
 
-impl Drop for Place {
+/// Somebody who holds a place or waits for it. The last one to leave an empty place takes it along.
+struct Usage {
+    slots: Slots,
+    name: Name,
+    slot: Option<Slot>,
+}
+
+impl Drop for Usage {
     fn drop(&mut self) {
+        // Whoever comes or leaves has the map for it, so that two who leave together see each other.
         let mut slots = locked(&self.slots);
-        // The map's own and the guard's: nobody waits, and who comes waits for the map.
-        let is_last = slots.get(&self.name).is_some_and(|slot| Arc::strong_count(slot) == 2);
-        if self.kept.is_none() && is_last {
+        self.slot = None;
+        let is_unused = |slot: &Slot| Arc::strong_count(slot) == 1 && slot.try_lock().is_ok_and(|kept| kept.is_none());
+        if slots.get(&self.name).is_some_and(is_unused) {
             slots.remove(&self.name);
         }
     }
@@ -143,5 +152,31 @@ mod tests {
         places.named("a", "1").await.take().unwrap();
         drop(places.named("a", "2").await);
         assert!(locked(&places.slots).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_waiting_leaves_no_empty_place() {
+        let places = Places::default();
+        // The one that holds it leaves first, and those that wait are cancelled then.
+        let held = places.named("a", "1").await;
+        let wait = |_| {
+            let places = places.clone();
+            tokio::spawn(async move { drop(places.named("a", "1").await) })
+        };
+        let waiting: Vec<_> = (0..2).map(wait).collect();
+        tokio::task::yield_now().await;
+        drop(held);
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+        for task in waiting {
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        assert!(locked(&places.slots).is_empty());
+        // The other way round; and what is kept stays.
+        let mut held = places.named("a", "1").await;
+        assert!(timeout(Duration::from_secs(1), places.named("a", "1")).await.is_err());
+        *held = Some(kept());
+        drop(held);
+        assert!(timeout(Duration::from_secs(1), places.named("a", "1")).await.is_ok());
+        assert_eq!(locked(&places.slots).len(), 1);
     }
 }
