@@ -1,10 +1,11 @@
 //! What the programs of the example services have in common: their options, the settings that come
-//! of them, the backends that these name, and how a program ends.
+//! of them, the backends that these name, how a program ends, and the shape of dead-letter events.
 //!
 //! Settings are laid over each other: the defaults, then the document that the Go services keep in
 //! Consul's key/value store, then the variables and flags of go-micro, then the command line.
 
 mod backends;
+mod dead_letter;
 mod document;
 mod options;
 mod settings;

@@ -1,7 +1,6 @@
 //! The messages of the proto files, and the dead-letter events that share their payloads.
 
-use bytes::{Bytes, BytesMut};
-use micro_core::{Result, event::Event};
+use launch::dead_letter_event;
 
 /// Package `go.micro.service`: the calls.
 #[allow(missing_docs, reason = "generated from commented protos")]
@@ -31,28 +30,6 @@ pub struct OnPaymentSuccessDlq(pub order_event::OnPaymentSuccess);
 /// On `ProductEventDLQ`: the order service could not confirm this deduction for good.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OnInventoryDeductSuccessDlq(pub product_event::OnInventoryDeductSuccess);
-
-/// A dead-letter event: the original's key and payload under a type and on a topic of its own.
-macro_rules! dead_letter_event {
-    ($type:ident of $original:ty, $topic:literal, $event_type:literal) => {
-        impl Event for $type {
-            const TOPIC: &'static str = $topic;
-            const EVENT_TYPE: &'static str = $event_type;
-
-            fn key(&self) -> String {
-                self.0.key()
-            }
-
-            fn encode_payload(&self, payload: &mut BytesMut) -> Result<()> {
-                self.0.encode_payload(payload)
-            }
-
-            fn decode_payload(payload: Bytes) -> Result<Self> {
-                <$original as Event>::decode_payload(payload).map(Self)
-            }
-        }
-    };
-}
 
 dead_letter_event!(OnPaymentSuccessDlq of order_event::OnPaymentSuccess, "OrderEventDLQ", "OnPaymentSuccessDLQ");
 dead_letter_event!(
