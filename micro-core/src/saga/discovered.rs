@@ -19,35 +19,69 @@ use crate::{
 /// What stands before the name of a service in the URL of a branch.
 pub const REGISTRY_SCHEME: &str = "registry:///";
 
+/// How many services are watched at the same time: names come from sagas, and may be anybody's.
+const SERVICE_COUNT_MAX: usize = 256;
+
 /// Calls `registry:///SERVICE/package.Service/Method` at an instance of `SERVICE`, and hands every other
 /// URL on as it is.
 ///
 /// A saga may outlive the instances that were there at its beginning: their names stay. DTM itself does
 /// not understand these URLs; what is handed to it has addresses.
+///
+/// A service is watched from its first call on, at most 256 of them at the same time: for one more, the
+/// watch of the one that was not called for longest ends, and begins again when it is called.
 pub struct DiscoveredBranches<C> {
-    registry: CachedRegistry,
+    registry: Arc<dyn Registry>,
     selector: Box<dyn Selector>,
-    /// Their watches go on for as long as this lives.
-    services: Mutex<HashMap<String, Arc<CachedService>>>,
+    services: Mutex<Services>,
     caller: C,
+}
+
+/// Those that are watched.
+#[derive(Default)]
+struct Services {
+    by_name: HashMap<String, Watched>,
+    /// How often one was asked for.
+    ask_count: u64,
+}
+
+/// A service and its watch, which ends when nobody has it any more.
+struct Watched {
+    service: Arc<CachedService>,
+    /// Which ask was the last one for it.
+    asked_last: u64,
 }
 
 impl<C: BranchCaller> DiscoveredBranches<C> {
     /// Calls through `caller` what `selector` picks among the instances in `registry`.
     pub fn new(registry: Arc<dyn Registry>, selector: impl Selector, caller: C) -> Self {
-        let registry = CachedRegistry::new(registry);
         Self { registry, selector: Box::new(selector), services: Mutex::default(), caller }
     }
 
     fn service(&self, name: &str) -> Arc<CachedService> {
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
-        match services.get(name) {
-            Some(service) => service.clone(),
-            None => {
-                let service = Arc::new(self.registry.service(name));
-                services.insert(name.to_owned(), service.clone());
-                service
-            }
+        services.ask_count += 1;
+        let asked_last = services.ask_count;
+        if let Some(watched) = services.by_name.get_mut(name) {
+            watched.asked_last = asked_last;
+            return watched.service.clone();
+        }
+        if services.by_name.len() >= SERVICE_COUNT_MAX {
+            services.forget_one();
+        }
+        // In a cache of its own, for a cache keeps what it was asked for.
+        let service = Arc::new(CachedRegistry::new(self.registry.clone()).service(name));
+        services.by_name.insert(name.to_owned(), Watched { service: service.clone(), asked_last });
+        service
+    }
+}
+
+impl Services {
+    /// Forgets the one that was not asked for longest.
+    fn forget_one(&mut self) {
+        let oldest = self.by_name.iter().min_by_key(|(_, watched)| watched.asked_last);
+        if let Some(name) = oldest.map(|(name, _)| name.clone()) {
+            self.by_name.remove(&name);
         }
     }
 }
@@ -73,7 +107,7 @@ impl<C: BranchCaller> BranchCaller for DiscoveredBranches<C> {
 
 impl<C> fmt::Debug for DiscoveredBranches<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DiscoveredBranches").field("registry", &self.registry).finish_non_exhaustive()
+        f.debug_struct("DiscoveredBranches").finish_non_exhaustive()
     }
 }
 
@@ -81,12 +115,52 @@ impl<C> fmt::Debug for DiscoveredBranches<C> {
 mod tests {
     use std::time::Duration;
 
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::{
         branch::{Branch, Mode, Op},
-        registry::{Instance, MemoryRegistry, RegisterOptions},
+        registry::{Instance, InstanceChange, InstanceWatch, MemoryRegistry, RegisterOptions, Registration},
         selector::RoundRobinSelector,
     };
+
+    /// Tells each watch of one instance, and knows which watches go on.
+    #[derive(Default)]
+    struct Watches(Mutex<Vec<(String, mpsc::Sender<InstanceChange>)>>);
+
+    impl Watches {
+        fn going_on(&self) -> Vec<String> {
+            let watches = self.0.lock().unwrap();
+            watches.iter().filter(|(_, sender)| !sender.is_closed()).map(|(name, _)| name.clone()).collect()
+        }
+    }
+
+    #[async_trait]
+    impl Registry for Watches {
+        async fn register(&self, _: Instance, _: RegisterOptions) -> Result<Registration> {
+            unreachable!("nobody registers")
+        }
+
+        async fn deregister(&self, _: &str, _: &str) -> Result<()> {
+            Ok(())
+        }
+
+        async fn instances(&self, _: &str) -> Result<Vec<Instance>> {
+            Ok(Vec::new())
+        }
+
+        async fn services(&self) -> Result<Vec<String>> {
+            Ok(Vec::new())
+        }
+
+        async fn watch(&self, service: &str) -> Result<InstanceWatch> {
+            let (sender, watch) = InstanceWatch::channel();
+            let instance = Instance::new(service, "127.0.0.1:1");
+            sender.try_send(InstanceChange::Snapshot(vec![instance])).unwrap();
+            self.0.lock().unwrap().push((service.to_owned(), sender));
+            Ok(watch)
+        }
+    }
 
     /// Keeps the URLs that are called.
     #[derive(Clone, Default)]
@@ -138,5 +212,31 @@ mod tests {
             let request = BranchRequest::new(url, &branch).timeout(Duration::from_secs(1));
             assert_eq!(branches.call(request).await.unwrap_err().kind(), kind, "{url}");
         }
+    }
+
+    #[tokio::test]
+    async fn no_more_services_are_watched_than_the_limit_and_the_longest_unused_one_goes_first() {
+        let registry = Arc::new(Watches::default());
+        let branches = DiscoveredBranches::new(registry.clone(), RoundRobinSelector::default(), Called::default());
+        let branch = Branch::new(Mode::Saga, "g", "01", Op::Action).unwrap();
+        let call = async |service: usize| {
+            let url = format!("registry:///shop-{service}/shop.Shop/Do");
+            branches.call(BranchRequest::new(&url, &branch)).await.unwrap();
+        };
+        for service in 0..SERVICE_COUNT_MAX {
+            call(service).await;
+        }
+        call(0).await;
+        assert_eq!(registry.going_on().len(), SERVICE_COUNT_MAX);
+        call(SERVICE_COUNT_MAX).await;
+        // Whose watch was told of its end has to run once more.
+        while registry.going_on().len() > SERVICE_COUNT_MAX {
+            tokio::task::yield_now().await;
+        }
+        let watched = registry.going_on();
+        let is_watched = |service: usize| watched.contains(&format!("shop-{service}"));
+        assert!(is_watched(0) && !is_watched(1) && is_watched(2) && is_watched(SERVICE_COUNT_MAX), "{watched:?}");
+        call(1).await;
+        assert!(registry.going_on().contains(&"shop-1".to_owned()), "it is watched again");
     }
 }
