@@ -14,7 +14,7 @@ use redis::{
 
 use crate::{
     config::RedisConfig,
-    error::{from_redis, late},
+    error::{CONNECT, from_redis, late},
 };
 
 /// The largest amount: what a script's numbers tell exactly.
@@ -42,7 +42,7 @@ const AMOUNT_MAX: u64 = 1 << 53;
 ///   one only where the barrier's keys may be lost.
 /// - In Redis Cluster the integer's key and the global id need the same hash tag, `stock:{A-17}` and
 ///   `{A-17}-order-1`, for a script's keys are in one slot. One server is spoken to: the one that has the
-///   slot, or a proxy.
+///   slot, or a proxy. Where another server has it, that is `Unavailable`, and told so.
 /// - An integer has 64 bits, an amount at most 2^53.
 #[derive(Clone)]
 pub struct RedisBarrier {
@@ -62,8 +62,8 @@ impl RedisBarrier {
     /// `InvalidArgument` for settings that cannot be; `Unavailable` or `DeadlineExceeded` with the address
     /// where no Redis answers within the connect timeout; `Unauthenticated`.
     pub async fn connect(config: RedisConfig) -> Result<Self> {
-        const OPERATION: &str = "redis.connect";
-        let (client, address) = config.checked()?;
+        const OPERATION: &str = CONNECT;
+        let (client, address) = config.client()?;
         // A request that finds no connection fails, and the next one tries anew: its caller decides.
         let settings = ConnectionManagerConfig::new()
             .set_number_of_retries(0)

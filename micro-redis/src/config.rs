@@ -1,9 +1,9 @@
 //! The settings of Redis: as data, from a URL.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use micro_core::{Error, ErrorKind, Result};
-use redis::{Client, ConnectionAddr};
+use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use serde::{Deserialize, Serialize};
 
 /// How long a barrier's key is kept by default: as long as DTM keeps a transaction that is not over.
@@ -15,9 +15,17 @@ const BARRIER_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RedisConfig {
-    /// `redis://[user:password@]host[:port][/database]`, or `redis+unix:///path`; shown without user and
-    /// password. Default `redis://127.0.0.1:6379`. TLS (`rediss://`) is not spoken.
+    /// `redis://[user:password@]host[:port][/database]`, `rediss://…` with TLS (feature `tls`), or
+    /// `redis+unix:///path`; shown without user and password. Default `redis://127.0.0.1:6379`. One server,
+    /// or a proxy: a cluster's or a sentinel's lists are refused.
     pub url: String,
+    /// A PEM file with the authorities that may have signed the server's certificate; default: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// A PEM file with this client's certificate, where the server asks for one, and the authorities between
+    /// it and the root.
+    pub cert_file: Option<PathBuf>,
+    /// A PEM file with the key of that certificate.
+    pub key_file: Option<PathBuf>,
     /// How long making a connection may take; default 5 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
@@ -34,6 +42,9 @@ impl Default for RedisConfig {
     fn default() -> Self {
         Self {
             url: "redis://127.0.0.1:6379".to_owned(),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(2),
             barrier_ttl: BARRIER_TTL,
@@ -54,17 +65,20 @@ impl RedisConfig {
     }
 
     /// What connects, and the address for errors.
-    pub(crate) fn checked(&self) -> Result<(Client, String)> {
-        let refused = |message: &'static str| Error::new(ErrorKind::InvalidArgument, "redis.connect", message);
-        if self.url.starts_with("rediss:") {
-            return Err(refused("TLS to Redis is not compiled in: expected redis://host:port, through a tunnel say"));
+    pub(crate) fn client(&self) -> Result<(Client, String)> {
+        let info = self.checked()?;
+        let address = info.addr().to_string();
+        #[cfg(feature = "tls")]
+        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            return Ok((crate::tls::client(info, self)?, address));
         }
         // Its own error may show the URL.
-        let client = Client::open(self.url.as_str()).map_err(|_| refused(EXPECTED))?;
-        let address = match client.get_connection_info().addr() {
-            ConnectionAddr::Tcp(host, _) if host.is_empty() => return Err(refused(EXPECTED)),
-            address => address.to_string(),
-        };
+        let client = Client::open(info).map_err(|_| refused(EXPECTED))?;
+        Ok((client, address))
+    }
+
+    fn checked(&self) -> Result<ConnectionInfo> {
+        let info = self.parsed()?;
         for (name, value) in [
             ("connect_timeout", self.connect_timeout),
             ("request_timeout", self.request_timeout),
@@ -74,7 +88,33 @@ impl RedisConfig {
                 return Err(refused("a duration is zero, so that nothing could be done").with_context("setting", name));
             }
         }
-        Ok((client, address))
+        if self.cert_file.is_some() != self.key_file.is_some() {
+            return Err(refused("a client's certificate and its key come together: cert_file and key_file"));
+        }
+        let has_files = self.ca_file.is_some() || self.cert_file.is_some();
+        if has_files && !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            return Err(refused("certificates are for TLS: expected rediss://host:port"));
+        }
+        Ok(info)
+    }
+
+    fn parsed(&self) -> Result<ConnectionInfo> {
+        let (scheme, rest) = self.url.split_once(':').unwrap_or_default();
+        let hosts = rest.trim_start_matches('/').split('/').next().unwrap_or_default();
+        let hosts = hosts.rsplit('@').next().unwrap_or_default();
+        if scheme.contains("cluster") || scheme.contains("sentinel") || hosts.contains(',') {
+            return Err(refused(ONE_SERVER));
+        }
+        // Its own error may show the URL.
+        let info = self.url.as_str().into_connection_info().map_err(|_| refused(EXPECTED))?;
+        match info.addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } if host.is_empty() => {
+                Err(refused(EXPECTED))
+            }
+            ConnectionAddr::TcpTls { insecure: true, .. } => Err(refused(INSECURE)),
+            ConnectionAddr::TcpTls { .. } if !cfg!(feature = "tls") => Err(refused(NO_TLS)),
+            _ => Ok(info),
+        }
     }
 
     /// For Redis, which counts to some 290 million years in milliseconds.
@@ -86,11 +126,24 @@ impl RedisConfig {
 }
 
 const EXPECTED: &str = "not a URL of Redis: expected redis://[user:password@]host[:port][/database]";
+const ONE_SERVER: &str = "clusters and sentinels are not understood: expected redis://host:port of one server, the one \
+                          that has the keys' slot, or of a proxy";
+const INSECURE: &str = "TLS with whoever answers protects nothing: expected rediss:// without #insecure, and the \
+                        server's authority in ca_file";
+const NO_TLS: &str = "TLS is not compiled in: turn micro-redis's feature tls on, or expected redis://host:port, through a \
+                      tunnel say";
+
+fn refused(message: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidArgument, "redis.connect", message)
+}
 
 impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConfig")
-            .field("address", &self.checked().map_or_else(|_| "not a URL".to_owned(), |(_, address)| address))
+            .field("address", &self.parsed().map_or_else(|_| "not a URL".to_owned(), |info| info.addr().to_string()))
+            .field("ca_file", &self.ca_file)
+            .field("cert_file", &self.cert_file)
+            .field("key_file", &self.key_file)
             .field("connect_timeout", &self.connect_timeout)
             .field("request_timeout", &self.request_timeout)
             .field("barrier_ttl", &self.barrier_ttl)
@@ -119,7 +172,7 @@ mod tests {
     #[test]
     fn a_url_says_where_redis_is_and_the_password_is_shown_nowhere() {
         let config = RedisConfig::from_url("redis://user:canary@10.0.0.7:6380/2").unwrap();
-        assert_eq!(config.checked().unwrap().1, "10.0.0.7:6380");
+        assert_eq!(config.client().unwrap().1, "10.0.0.7:6380");
         let shown = format!("{config:?}");
         assert!(shown.contains("10.0.0.7:6380") && !shown.contains("canary"), "{shown}");
     }
@@ -131,13 +184,33 @@ mod tests {
             ("127.0.0.1:6379", "expected redis://"),
             ("http://:canary@127.0.0.1", "expected redis://"),
             ("redis://:canary@127.0.0.1/no-number", "expected redis://"),
-            ("rediss://:canary@127.0.0.1", "TLS"),
+            ("rediss://:canary@127.0.0.1/#insecure", "expected rediss:// without #insecure"),
+            ("redis://:canary@10.0.0.7:6379,10.0.0.8:6379", "clusters and sentinels are not understood"),
+            ("redis-cluster://:canary@10.0.0.7:6379", "expected redis://host:port of one server"),
+            ("redis+cluster://:canary@10.0.0.7:6379", "expected redis://host:port of one server"),
+            ("redis-sentinel://:canary@10.0.0.7:26379/master", "or of a proxy"),
+            #[cfg(not(feature = "tls"))]
+            ("rediss://:canary@127.0.0.1", "feature tls"),
         ] {
             let error = RedisConfig::from_url(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{url}");
             assert!(error.report().contains(told), "{url}: {}", error.report());
             assert!(!error.report().contains("canary"), "{}", error.report());
         }
+    }
+
+    #[test]
+    fn a_password_may_have_a_comma() {
+        let config = RedisConfig::from_url("redis://user:a,canary@10.0.0.7").unwrap();
+        assert_eq!(config.client().unwrap().1, "10.0.0.7:6379");
+    }
+
+    #[test]
+    fn certificates_are_for_tls_and_come_with_their_key() {
+        let mut config = RedisConfig { ca_file: Some("ca.pem".into()), ..RedisConfig::default() };
+        assert!(config.checked().unwrap_err().to_string().contains("expected rediss://"));
+        config.cert_file = Some("client.pem".into());
+        assert!(config.checked().unwrap_err().to_string().contains("cert_file and key_file"));
     }
 
     #[test]

@@ -5,23 +5,40 @@ use redis::{ErrorKind as Redis, RedisError, ServerErrorKind as Server};
 
 /// What Redis or its client failed with, as an error of ours with the address.
 pub(crate) fn from_redis(operation: &'static str, address: &str, error: RedisError) -> Error {
-    let (kind, message) = classify(&error);
+    let (kind, message) = match classify(&error) {
+        LATE if operation == CONNECT => LATE_TO_CONNECT,
+        told => told,
+    };
     told(kind, operation, message, address).with_source(error)
 }
 
 /// No answer came in time.
 pub(crate) fn late(operation: &'static str, address: &str) -> Error {
-    told(ErrorKind::DeadlineExceeded, operation, LATE.1, address)
+    let (kind, message) = if operation == CONNECT { LATE_TO_CONNECT } else { LATE };
+    told(kind, operation, message, address)
 }
 
 fn told(kind: ErrorKind, operation: &'static str, message: &'static str, address: &str) -> Error {
     Error::new(kind, operation, message).with_context("backend", "redis").with_context("address", address)
 }
 
+/// The operation in which nothing was asked yet.
+pub(crate) const CONNECT: &str = "redis.connect";
+
+const LATE_TO_CONNECT: (ErrorKind, &str) = (
+    ErrorKind::DeadlineExceeded,
+    "no Redis answered in time: is it there, and does this port speak what the URL says, TLS for rediss:// alone?",
+);
 const LATE: (ErrorKind, &str) =
     (ErrorKind::DeadlineExceeded, "Redis did not answer in time: it may have done it, and will know when asked again");
 const NO_CONNECTION: (ErrorKind, &str) =
     (ErrorKind::Unavailable, "no Redis answers: start one there, or correct the address");
+#[cfg(feature = "tls")]
+const NO_TLS: (ErrorKind, &str) = (
+    ErrorKind::Unavailable,
+    "no TLS with Redis: check ca_file, that the server's certificate is for this host and its port speaks TLS, and the \
+     client's own certificate where the server asks for one",
+);
 const NOT_NOW: (ErrorKind, &str) = (ErrorKind::Unavailable, "Redis cannot do it now");
 const WRONG_USER: (ErrorKind, &str) =
     (ErrorKind::Unauthenticated, "Redis wants a user and password that it knows: redis://user:password@…");
@@ -29,12 +46,25 @@ const WRONG_USER: (ErrorKind, &str) =
 fn classify(error: &RedisError) -> (ErrorKind, &'static str) {
     match error.kind() {
         _ if error.is_timeout() => LATE,
+        #[cfg(feature = "tls")]
+        Redis::Io if is_of_tls(error) => NO_TLS,
         Redis::Io => NO_CONNECTION,
         Redis::AuthenticationFailed => WRONG_USER,
         Redis::InvalidClientConfig => (ErrorKind::InvalidArgument, "the settings make no connection"),
         Redis::Server(server) => by_server(server, error),
         _ => by_code(error),
     }
+}
+
+/// Whether both sides were there, and did not come to terms.
+#[cfg(feature = "tls")]
+fn is_of_tls(error: &RedisError) -> bool {
+    use std::{error::Error, io, sync::Arc};
+
+    // As the client wraps it.
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.and_then(io::Error::get_ref).is_some_and(|cause| cause.is::<rustls::Error>())
 }
 
 fn by_server(server: Server, error: &RedisError) -> (ErrorKind, &'static str) {
@@ -45,7 +75,10 @@ fn by_server(server: Server, error: &RedisError) -> (ErrorKind, &'static str) {
             "the barrier's keys and the integer are in different slots of the cluster: put one hash tag, {A-17} say, \
              into the global id and into the key",
         ),
-        Server::Moved | Server::Ask => (ErrorKind::Unavailable, "another server of the cluster has this key"),
+        Server::Moved | Server::Ask => (
+            ErrorKind::Unavailable,
+            "another server of the cluster has this key: one is spoken to, name that one or a proxy",
+        ),
         Server::BusyLoading | Server::TryAgain | Server::ClusterDown | Server::MasterDown | Server::ReadOnly => NOT_NOW,
         _ => by_code(error),
     }

@@ -23,6 +23,8 @@
 
 mod barrier;
 mod config;
+#[cfg(feature = "tls")]
+mod tls;
 
 mod error;
 

@@ -6,3 +6,5 @@ mod barrier;
 mod cluster;
 mod connect;
 mod go_client;
+#[cfg(feature = "tls")]
+mod tls;

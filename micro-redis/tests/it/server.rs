@@ -27,6 +27,16 @@ pub(crate) async fn own(settings: &'static [(&'static str, &'static str)]) -> Op
     there(blocking(move || Server::start_with(Kind::Redis, settings)).await)
 }
 
+/// A Redis of a test's own, with settings that the test makes.
+#[cfg(feature = "tls")]
+pub(crate) async fn own_with(settings: Vec<(&'static str, String)>) -> Option<Server> {
+    let start = move || {
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        Server::start_with(Kind::Redis, &settings)
+    };
+    there(blocking(start).await)
+}
+
 pub(crate) async fn connected(url: &str) -> RedisBarrier {
     RedisBarrier::connect(RedisConfig::from_url(url).unwrap()).await.unwrap()
 }
