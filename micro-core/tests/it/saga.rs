@@ -620,3 +620,71 @@ async fn a_relay_hands_over_no_saga_that_has_turned_back() {
     assert_eq!(server.outcome(&saga.gid).await.unwrap(), None);
     assert_eq!(ours.saga_log().outcome(&saga.gid).await.unwrap(), Some(Outcome::StillRunning));
 }
+
+/// A log that has leased what it takes a while before it says so.
+struct SlowToTake(Arc<dyn SagaLog>, Duration);
+
+#[async_trait]
+impl SagaLog for SlowToTake {
+    async fn add(&self, tx: &mut micro_core::Tx, entries: &[SagaEntry]) -> Result<()> {
+        self.0.add(tx, entries).await
+    }
+
+    async fn take(&self, lease: SagaLease, limit: usize) -> Result<Vec<micro_core::saga::DueSaga>> {
+        let due = self.0.take(lease, limit).await?;
+        if !due.is_empty() {
+            tokio::time::sleep(self.1).await;
+        }
+        Ok(due)
+    }
+
+    async fn write(&self, writes: &[micro_core::saga::SagaWrite]) -> Result<Vec<bool>> {
+        self.0.write(writes).await
+    }
+
+    async fn outcome(&self, gid: &str) -> Result<Option<Outcome>> {
+        self.0.outcome(gid).await
+    }
+
+    async fn counts(&self) -> Result<SagaCounts> {
+        self.0.counts().await
+    }
+
+    async fn purge(&self, older_than: Duration, limit: usize) -> Result<u64> {
+        self.0.purge(older_than, limit).await
+    }
+}
+
+async fn with_twenty_due(take: Duration, script: &Arc<Script>) -> (MemoryDatabase, EmbeddedCoordinator) {
+    let database = MemoryDatabase::new();
+    let log = database.saga_log();
+    let entries: Vec<_> = (0..20).map(|_| SagaEntry::new(Arc::new(saga(1)))).collect();
+    database.transactions().run(async |tx| log.add(tx, &entries).await).await.unwrap();
+    let slow = Arc::new(SlowToTake(log, take));
+    let coordinator = EmbeddedCoordinator::builder(database.transactions(), slow, script.clone()).build();
+    coordinator.start(&Health::new()).await.unwrap();
+    (database, coordinator)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_sagas_are_taken_gives_them_back() {
+    let script = Script::new(&[]);
+    let (database, coordinator) = with_twenty_due(Duration::from_secs(2), &script).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let log = database.saga_log();
+    assert_eq!(log.counts().await.unwrap().due, 0, "they are leased");
+    coordinator.stop(Duration::from_secs(10)).await.unwrap();
+    assert!(script.called().is_empty());
+    let due = log.take(SagaLease::new(Duration::from_secs(60)), 100).await.unwrap();
+    assert_eq!(due.len(), 20, "they are due at once, and not when their lease ends");
+    assert!(due.iter().all(|due| !due.was_abandoned));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sagas_that_are_taken_too_slowly_are_worked_on_all_the_same() {
+    let script = Script::new(&[]);
+    let (_database, coordinator) = with_twenty_due(Duration::from_secs(7), &script).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(script.seconds("a1"), [7.0; 20], "not when the lease of 15 s ends");
+    coordinator.stop(Duration::from_secs(5)).await.unwrap();
+}

@@ -245,10 +245,9 @@ impl<C: Carrier> Shared<C> {
         let mut poll_interval = POLL_INTERVAL_MIN;
         let mut purge_at = Instant::now() + PURGE_INTERVAL;
         while !self.stop.is_cancelled() {
-            self.take_watch.look();
-            self.writer.inner().watch.look();
+            self.look();
             lock(&self.due).retain(|at| *at > Instant::now());
-            match self.stop.run_until_cancelled(unwound("saga.take", self.take())).await {
+            match self.take_counted().await {
                 None => return,
                 Some(Ok(Taken { has_more: true, .. })) => continue,
                 Some(Ok(Taken { count: 1.., .. })) => poll_interval = POLL_INTERVAL_MIN,
@@ -291,7 +290,7 @@ impl<C: Carrier> Shared<C> {
         let Some(mut permits) = permits else { return Ok(Taken { count: 0, has_more: false }) };
         self.is_behind.store(false, Ordering::SeqCst);
         let (lease, asked_at) = (SagaLease::new(self.config.lease), Instant::now());
-        let due = in_time(self.config.store_timeout, "saga.take", self.log.take(lease, room)).await?;
+        let due = self.ask(lease, room, asked_at).await?;
         self.take_watch.succeeded();
         let count = due.len();
         for due in due {
@@ -318,6 +317,22 @@ impl<C: Carrier> Shared<C> {
             drop(permit);
             if shared.is_behind.swap(false, Ordering::SeqCst) {
                 shared.wake.notify_one();
+    /// Takes, as one of the runs that a drain waits for: a stop must not drop the call, which may have
+    /// leased what nobody would work on. `None` once it is stopped.
+    async fn take_counted(self: &Arc<Self>) -> Option<Result<Taken>> {
+        let _counted = self.runs.token();
+        // Looked at only now: a drain that has not seen the token was told of by this.
+        if self.stop.is_cancelled() {
+            return None;
+        }
+        Some(unwound("saga.take", self.take()).await)
+    }
+
+    fn look(&self) {
+        self.take_watch.look();
+        self.writer.inner().watch.look();
+    }
+
             }
         };
         self.runs.spawn_on(run.instrument(span), &runtime);
@@ -354,6 +369,24 @@ impl<C: Carrier> Shared<C> {
         let interval = self.config.lease / 3;
         loop {
             let pause = self.abandoned.run_until_cancelled(tokio::time::sleep(interval)).await;
+    /// Asks the log. What comes late is told as a failure, and waited for all the same, for as long as its
+    /// leases last: they may be in the log already.
+    async fn ask(&self, lease: SagaLease, room: usize, asked_at: Instant) -> Result<Vec<DueSaga>> {
+        let mut asking = std::pin::pin!(self.log.take(lease, room));
+        let wait = self.config.store_timeout.max(POLL_INTERVAL_MIN);
+        loop {
+            if let Ok(answer) = tokio::time::timeout(wait, &mut asking).await {
+                return answer;
+            }
+            let error = late("saga.take", self.config.store_timeout);
+            if asked_at.elapsed() >= lease.duration {
+                return Err(error);
+            }
+            self.take_watch.failed(&error);
+            self.look();
+        }
+    }
+
             let is_drained = self.stop.is_cancelled() && lock(&self.held).is_empty();
             if pause.is_none() || is_drained {
                 return;
@@ -414,10 +447,12 @@ impl BatchCall for LogWriter {
 }
 
 async fn in_time<T>(limit: Duration, operation: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::DeadlineExceeded, operation, "the saga log gave no answer in time")
-            .with_context("store_timeout_ms", limit.as_millis()))
-    })
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(late(operation, limit)))
+}
+
+fn late(operation: &'static str, limit: Duration) -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, operation, "the saga log gave no answer in time")
+        .with_context("store_timeout_ms", limit.as_millis())
 }
 
 /// A [`FailureWatch`] that several tasks share, from the start on.
