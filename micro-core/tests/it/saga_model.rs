@@ -1,5 +1,6 @@
-//! Every order of success, failure, timeout, duplicate, empty compensation and hanging of a saga of four
-//! steps, on the embedded coordinator.
+//! Every order of success, failure, timeout, duplicate, an answer "ongoing", empty compensation and hanging
+//! of a saga of four steps, on the embedded coordinator: where actions are called again at once, up to a
+//! limit, and where they are called again after pauses, up to a time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,9 +13,12 @@ use micro_core::{
     saga::{BranchCaller, BranchRequest, EmbeddedCoordinator, EmbeddedCoordinatorConfig, Saga, SagaCoordinator as _},
     transaction::MemoryDatabase,
 };
-use micro_testkit::saga::model::{SagaCase, SagaWorld, ends_as_the_model_says};
+use micro_testkit::saga::model::{Fate, SagaCase, SagaWorld, ends_as_the_model_says};
 
-const PATIENCE: Duration = Duration::from_secs(3_600);
+const PATIENCE: Duration = Duration::from_secs(36_000);
+
+/// Longer than whatever comes to a success takes, with its pauses and the deaths of coordinators.
+const TIMEOUT_TO_FAIL: Duration = Duration::from_secs(1_800);
 
 /// The world, but each call takes a little time, during which a coordinator may die.
 struct Slow(Arc<SagaWorld>);
@@ -36,13 +40,12 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(is_concurrent: bool) -> Self {
+    fn new(cases: Vec<SagaCase>) -> Self {
         let participants = MemoryDatabase::with_acquire_timeout(PATIENCE);
         let barrier = participants.barrier();
         let world = Arc::new(SagaWorld::new(participants, barrier));
-        let cases: Vec<_> = SagaCase::all(is_concurrent).into_iter().enumerate().collect();
-        let cases: Vec<_> = cases.into_iter().map(|(number, case)| (format!("case-{number:04}"), case)).collect();
-        assert_eq!(cases.len(), 1_296);
+        let cases = cases.into_iter().enumerate();
+        let cases: Vec<_> = cases.map(|(number, case)| (format!("case-{number:04}"), case)).collect();
         cases.iter().for_each(|(gid, case)| world.play(gid, *case));
         Self { world, log: MemoryDatabase::new(), cases }
     }
@@ -74,8 +77,9 @@ fn saga(gid: &str, case: &SagaCase) -> Saga {
     case.saga(gid, |step, op| format!("world:1/w.World/{op}{step}"))
 }
 
-async fn every_order_ends_as_the_model_says(is_concurrent: bool) {
-    let stage = Stage::new(is_concurrent);
+async fn every_order_ends_as_the_model_says(is_concurrent: bool, timeout_to_fail: Option<Duration>) {
+    let stage = Stage::new(SagaCase::all(is_concurrent, timeout_to_fail));
+    assert_eq!(stage.cases.len(), 2_401);
     let coordinator = stage.coordinator(stage.world.clone()).await;
     stage.submit_all(&coordinator).await;
     stage.ends(&coordinator).await;
@@ -87,19 +91,33 @@ async fn every_order_ends_as_the_model_says(is_concurrent: bool) {
 
 #[tokio::test(start_paused = true)]
 async fn every_order_ends_as_the_model_says_step_by_step() {
-    every_order_ends_as_the_model_says(false).await;
+    every_order_ends_as_the_model_says(false, None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_order_ends_as_the_model_says_with_pauses_up_to_a_time() {
+    for is_concurrent in [false, true] {
+        every_order_ends_as_the_model_says(is_concurrent, Some(TIMEOUT_TO_FAIL)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_order_ends_as_the_model_says_all_steps_together() {
-    every_order_ends_as_the_model_says(true).await;
+    every_order_ends_as_the_model_says(true, None).await;
 }
 
 /// The coordinator dies again and again, wherever it stands: another one comes to the same end.
 #[tokio::test(start_paused = true)]
 async fn every_order_ends_as_the_model_says_though_coordinators_die() {
-    for is_concurrent in [false, true] {
-        let stage = Stage::new(is_concurrent);
+    // Where it pauses, those that differ then.
+    const PAUSING: [Fate; 4] = [Fate::Succeeds, Fate::TimesOut, Fate::OngoingOnce, Fate::NeverArrives];
+    for (is_concurrent, known, timeout_to_fail) in [
+        (false, &Fate::ALL[..], None),
+        (true, &Fate::ALL[..], None),
+        (false, &PAUSING[..], Some(TIMEOUT_TO_FAIL)),
+        (true, &PAUSING[..], Some(TIMEOUT_TO_FAIL)),
+    ] {
+        let stage = Stage::new(SagaCase::of(known, is_concurrent, timeout_to_fail));
         let slow = Arc::new(Slow(stage.world.clone()));
         let mut coordinator = stage.coordinator(slow.clone()).await;
         stage.submit_all(&coordinator).await;

@@ -32,6 +32,8 @@ pub enum Fate {
     TimesOut,
     /// Its call arrives twice.
     ArrivesTwice,
+    /// It says at first that it is still ongoing, and takes effect when it is called again.
+    OngoingOnce,
     /// No call of it ever arrives: its compensation is empty.
     NeverArrives,
     /// Each call arrives when its compensation is done: it hangs.
@@ -40,12 +42,19 @@ pub enum Fate {
 
 impl Fate {
     /// Every fate.
-    pub const ALL: [Self; 6] =
-        [Self::Succeeds, Self::Fails, Self::TimesOut, Self::ArrivesTwice, Self::NeverArrives, Self::ArrivesLate];
+    pub const ALL: [Self; 7] = [
+        Self::Succeeds,
+        Self::Fails,
+        Self::TimesOut,
+        Self::ArrivesTwice,
+        Self::OngoingOnce,
+        Self::NeverArrives,
+        Self::ArrivesLate,
+    ];
 
     /// Whether the saga goes on behind it.
     const fn goes_on(self) -> bool {
-        matches!(self, Self::Succeeds | Self::TimesOut | Self::ArrivesTwice)
+        matches!(self, Self::Succeeds | Self::TimesOut | Self::ArrivesTwice | Self::OngoingOnce)
     }
 }
 
@@ -64,6 +73,9 @@ pub struct SagaCase {
     pub fates: [Fate; STEP_COUNT],
     /// Whether its steps begin together.
     pub is_concurrent: bool,
+    /// After how long it turns back: its actions are called again after pauses. `None`: they are called
+    /// again at once, and it turns back when that was done too often.
+    pub timeout_to_fail: Option<Duration>,
 }
 
 /// The end that the model says.
@@ -79,19 +91,24 @@ pub struct SagaEnd {
 
 impl SagaCase {
     /// Every order of fates.
-    pub fn all(is_concurrent: bool) -> Vec<Self> {
+    pub fn all(is_concurrent: bool, timeout_to_fail: Option<Duration>) -> Vec<Self> {
+        Self::of(&Fate::ALL, is_concurrent, timeout_to_fail)
+    }
+
+    /// Every order of these fates.
+    pub fn of(known: &[Fate], is_concurrent: bool, timeout_to_fail: Option<Duration>) -> Vec<Self> {
         let mut cases = vec![[Fate::Succeeds; STEP_COUNT]];
         for step in 0..STEP_COUNT {
             let with = |fates: [Fate; STEP_COUNT]| {
-                Fate::ALL.map(|fate| {
+                known.iter().map(move |fate| {
                     let mut fates = fates;
-                    fates[step] = fate;
+                    fates[step] = *fate;
                     fates
                 })
             };
             cases = cases.into_iter().flat_map(with).collect();
         }
-        cases.into_iter().map(|fates| Self { fates, is_concurrent }).collect()
+        cases.into_iter().map(|fates| Self { fates, is_concurrent, timeout_to_fail }).collect()
     }
 
     /// The model itself.
@@ -111,8 +128,9 @@ impl SagaCase {
         let mut options = SagaOptions::default();
         options.is_concurrent = self.is_concurrent;
         options.retry_interval = Some(Duration::from_secs(1));
-        // More than answers are lost.
-        options.retry_count_max = Some(8);
+        options.timeout_to_fail = self.timeout_to_fail;
+        // More than answers are lost, or ongoing.
+        options.retry_count_max = self.timeout_to_fail.is_none().then_some(8);
         (0..STEP_COUNT).fold(Saga::with_gid(gid), |saga, number| saga.step(step(number))).options(options)
     }
 
@@ -194,6 +212,8 @@ impl SagaWorld {
                 let (first, second) = tokio::join!(self.pass(branch, 1), self.pass(branch, 1));
                 first.and(second)
             }
+            Fate::OngoingOnce if count == 1 => Ok(BranchAnswer::Ongoing),
+            Fate::OngoingOnce => self.pass(branch, 1).await,
             Fate::Fails => self.refuse(branch).await,
             Fate::NeverArrives => Err(lost("the call is lost")),
             Fate::ArrivesLate => {
