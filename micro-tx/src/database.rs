@@ -220,6 +220,16 @@ impl SqlDatabase {
         Arc::new(SqlSagaLog::new(self.clone()))
     }
 
+    /// Lets sagas be handed over again that were parked, once the reason is mended (a limit of the
+    /// coordinator's store): all of them. Answers how many. They are looked for within 2 s.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SqlTx::execute`].
+    pub async fn release_sagas(&self) -> Result<u64> {
+        stores::release_sagas(self).await
+    }
+
     /// What an inbox service works on, without an outbox for copies of dead letters.
     pub fn inbox_stores(&self) -> InboxStores {
         InboxStores {

@@ -11,15 +11,13 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    BranchCaller, Outcome, Saga, SagaChange, SagaCoordinator, SagaCounts, SagaLog, SagaOutbox,
+    BranchCaller, Outcome, Saga, SagaChange, SagaCoordinator, SagaCounts, SagaLog,
     execution::Execution,
-    worker::{Addition, Worker, WorkerConfig, after},
+    worker::{Addition, Worker, WorkerConfig, after, sagas_component},
 };
 use crate::{
-    ErrorKind, Health, Result, TransactionManager, Tx,
-    app::Component,
+    ErrorKind, Result, TransactionManager,
     batch::{BatchCall, Batcher, BatcherConfig},
-    registry::Instance,
 };
 
 /// How often the log is asked what became of a saga that is waited for, in case another process has it.
@@ -199,47 +197,16 @@ impl SagaCoordinator for EmbeddedCoordinator {
     async fn outcome(&self, gid: &str) -> Result<Option<Outcome>> {
         self.worker.log().outcome(gid).await
     }
-}
 
-#[async_trait]
-impl SagaOutbox for EmbeddedCoordinator {
-    async fn add(&self, tx: &mut Tx, saga: &Saga) -> Result<()> {
-        saga.check()?;
-        let addition = self.worker.addition(Arc::new(saga.clone()));
-        self.worker.log().add(tx, std::slice::from_ref(&addition.entry)).await?;
-        let worker = self.worker.clone();
-        tx.after_commit(move || worker.added(addition));
-        Ok(())
+    fn check(&self, saga: &Saga) -> Result<()> {
+        saga.check()
     }
 }
 
-#[async_trait]
-impl Component for EmbeddedCoordinator {
-    fn name(&self) -> &str {
-        self.worker.name()
-    }
-
-    async fn start(&self, health: &Health) -> Result<()> {
-        self.worker.start(health).await
-    }
-
-    fn instances(&self) -> Vec<Instance> {
-        Vec::new()
-    }
-
+sagas_component!(
+    EmbeddedCoordinator,
     /// Begins no further call; sagas are given back to the log as soon as their calls are answered.
-    async fn drain(&self, deadline: Duration) -> Result<()> {
-        self.worker.drain(deadline).await
-    }
-
-    async fn flush(&self, _deadline: Duration) -> Result<()> {
-        Ok(())
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.worker.close().await
-    }
-}
+);
 
 /// Adds sagas in transactions of their own, those that come at the same time in one.
 struct Submissions {

@@ -10,7 +10,7 @@ use crate::{Result, Tx};
 
 /// Keeps sagas in the service's own database, and says who works on which.
 ///
-/// A saga is *due*, *held* under a lease, *waiting*, or *finished*. Who takes one that is due holds it
+/// A saga is *due*, *held* under a lease, *waiting*, *parked*, or *finished*. Who takes one that is due holds it
 /// until the lease ends or is given back; a holder that died, or was frozen for too long, loses it to
 /// the next who asks. All times are those of one clock, the database's.
 ///
@@ -26,6 +26,7 @@ use crate::{Result, Tx};
 /// - `a_lost_lease_writes_nothing`, and is told so.
 /// - `a_waiting_saga_is_due_after_its_pause_with_its_progress`, and was not abandoned.
 /// - `what_was_recorded_is_found_by_the_next_holder`.
+/// - `a_parked_saga_is_not_due_and_is_counted`: it stays, with its progress and reason.
 /// - `a_finished_saga_is_not_due_and_keeps_its_outcome`; a removed one is not known.
 /// - `those_due_longest_come_first`, at most as many as are asked for.
 /// - `purge_forgets_only_what_finished_earlier`.
@@ -138,6 +139,9 @@ pub struct SagaProgress {
     /// Why it is rolled back, once it is: no action is called any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollback_reason: Option<String>,
+    /// Why it was parked last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked_reason: Option<String>,
     /// How often calls failed since one succeeded.
     #[serde(skip_serializing_if = "is_zero")]
     pub failure_count: u32,
@@ -176,6 +180,8 @@ pub enum SagaChange {
     Recorded(SagaProgress, Duration),
     /// It is nobody's, and due after this pause.
     Waiting(SagaProgress, Duration),
+    /// It is nobody's, and not due before somebody releases it: nothing can be done with it as it is.
+    Parked(SagaProgress),
     /// Every step took effect: the end.
     Succeeded,
     /// What had taken effect is undone, for this reason: the end.
@@ -189,6 +195,8 @@ pub enum SagaChange {
 pub struct SagaCounts {
     /// Those that are not at an end.
     pub unfinished: u64,
+    /// Those of them that are set aside with a reason. More than none calls for a person.
+    pub parked: u64,
     /// Those of them that nobody works on though it is time: more than a moment's worth means that no
     /// coordinator runs, or that too few do.
     pub due: u64,

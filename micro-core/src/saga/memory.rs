@@ -25,6 +25,20 @@ impl MemorySagaLog {
     pub(crate) fn new(database: Arc<Shared>) -> Self {
         Self { database }
     }
+
+    /// The global ids of the sagas that are parked, and why each is.
+    pub fn parked(&self) -> Vec<(String, String)> {
+        let state = self.database.state();
+        let parked = state.sagas.rows.iter().filter(|(_, row)| row.is_parked);
+        parked.map(|(gid, row)| (gid.clone(), row.progress.parked_reason.clone().unwrap_or_default())).collect()
+    }
+
+    /// Makes the parked sagas due, once the reason is mended, and answers how many.
+    pub fn release(&self) -> u64 {
+        let rows = &mut self.database.state().sagas.rows;
+        let parked = rows.values_mut().filter(|row| row.is_parked);
+        parked.map(|row| (row.is_parked, row.due_at) = (false, Instant::now())).count() as u64
+    }
 }
 
 #[async_trait]
@@ -47,7 +61,7 @@ impl SagaLog for MemorySagaLog {
     async fn take(&self, lease: SagaLease, limit: usize) -> Result<Vec<DueSaga>> {
         let now = Instant::now();
         let rows = &mut self.database.state().sagas.rows;
-        let mut due: Vec<_> = rows.values_mut().filter(|row| row.outcome.is_none() && row.due_at <= now).collect();
+        let mut due: Vec<_> = rows.values_mut().filter(|row| row.is_due(now)).collect();
         due.sort_by_key(|row| row.due_at);
         let taken = due.into_iter().take(limit).map(|row| {
             let was_abandoned = row.lease_id.replace(lease.id).is_some();
@@ -83,8 +97,9 @@ impl SagaLog for MemorySagaLog {
         let now = Instant::now();
         let state = self.database.state();
         let unfinished = state.sagas.rows.values().filter(|row| row.outcome.is_none());
-        let due = unfinished.clone().filter(|row| row.due_at <= now);
-        Ok(SagaCounts { unfinished: unfinished.count() as u64, due: due.count() as u64 })
+        let due = unfinished.clone().filter(|row| row.is_due(now)).count() as u64;
+        let parked = unfinished.clone().filter(|row| row.is_parked).count() as u64;
+        Ok(SagaCounts { unfinished: unfinished.count() as u64, parked, due })
     }
 
     async fn purge(&self, older_than: Duration, limit: usize) -> Result<u64> {
@@ -109,6 +124,7 @@ struct Row {
     /// From when on it may be taken; of one that is finished, since when it is.
     due_at: Instant,
     created_at: Instant,
+    is_parked: bool,
     outcome: Option<Outcome>,
 }
 
@@ -121,8 +137,13 @@ impl Row {
             lease_id: lease.map(|lease| lease.id),
             due_at: now + lease.map_or(Duration::ZERO, |lease| lease.duration),
             created_at: now,
+            is_parked: false,
             outcome: None,
         }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.outcome.is_none() && !self.is_parked && self.due_at <= now
     }
 
     /// `false` where the lease is lost. A removed row is its map's to remove.
@@ -142,6 +163,9 @@ impl Row {
             }
             SagaChange::Waiting(progress, pause) => {
                 (self.progress, self.due_at, self.lease_id) = (progress.clone(), now + *pause, None);
+            }
+            SagaChange::Parked(progress) => {
+                (self.progress, self.is_parked, self.lease_id) = (progress.clone(), true, None);
             }
             SagaChange::Succeeded => (self.outcome, self.due_at) = (Some(Outcome::Succeeded), now),
             SagaChange::RolledBack(reason) => {

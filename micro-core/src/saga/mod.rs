@@ -179,6 +179,13 @@ pub trait SagaCoordinator: Send + Sync + 'static {
 
     /// What became of a saga; `None` where the coordinator does not know it.
     async fn outcome(&self, gid: &str) -> Result<Option<Outcome>>;
+
+    /// Whether it could take this saga, by what is known without asking anybody: the limits of its store.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument`, with the limit: [`submit`](Self::submit) would be refused.
+    fn check(&self, saga: &Saga) -> Result<()>;
 }
 
 /// Hands sagas over if and only if a transaction commits.

@@ -6,10 +6,13 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Saga, SagaChange, SagaCoordinator, SagaLog, SagaOutbox,
-    worker::{Carrier, Held, Worker, WorkerConfig},
+    Saga, SagaChange, SagaCoordinator, SagaCounts, SagaLog,
+    worker::{Carrier, Held, Worker, WorkerConfig, sagas_component},
 };
-use crate::{Health, Result, Tx, app::Component, consume::trouble::backoff, registry::Instance};
+use crate::{Error, ErrorKind, Result, consume::trouble::backoff};
+
+/// The longest reason that is kept, in bytes.
+const REASON_BYTES_MAX: usize = 2_048;
 
 /// How a [`SagaRelay`] works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,8 +89,11 @@ impl SagaRelayBuilder {
 /// global id tells the coordinator that it knows it. Nobody waits for an outcome here; the coordinator
 /// is asked for it.
 ///
-/// A saga that the coordinator refuses (`InvalidArgument`: it cannot be) stays, and is handed over
-/// again: nothing of it was done, and its transaction is committed. A warning tells so.
+/// A saga that the coordinator would refuse for its limits is refused before its transaction commits
+/// ([`SagaCoordinator::check`]). One that is refused for good all the same (`InvalidArgument`, `OutOfRange`:
+/// it cannot be) is parked with the reason, which is logged: nothing of it was done, and its transaction is
+/// committed. [`counts`](Self::counts) says how many are; they are handed over again when the log releases
+/// them (`SqlDatabase::release_sagas`). What else fails is handed over again.
 ///
 /// Health and clones are as those of the [`EmbeddedCoordinator`](super::EmbeddedCoordinator). With this in
 /// its place a service moves to a server, and its log's unfinished sagas with it: they are begun there
@@ -104,47 +110,26 @@ impl SagaRelay {
     pub fn builder(log: Arc<dyn SagaLog>, coordinator: Arc<dyn SagaCoordinator>) -> SagaRelayBuilder {
         SagaRelayBuilder { name: "saga-relay".to_owned(), log, coordinator, config: SagaRelayConfig::default() }
     }
-}
 
-#[async_trait]
-impl SagaOutbox for SagaRelay {
-    async fn add(&self, tx: &mut Tx, saga: &Saga) -> Result<()> {
+    /// How many sagas its log holds.
+    ///
+    /// # Errors
+    ///
+    /// Those of the log.
+    pub async fn counts(&self) -> Result<SagaCounts> {
+        self.worker.log().counts().await
+    }
+
+    fn check(&self, saga: &Saga) -> Result<()> {
         saga.check()?;
-        let addition = self.worker.addition(Arc::new(saga.clone()));
-        self.worker.log().add(tx, std::slice::from_ref(&addition.entry)).await?;
-        let worker = self.worker.clone();
-        tx.after_commit(move || worker.added(addition));
-        Ok(())
+        self.worker.carrier().coordinator.check(&handed_over(saga))
     }
 }
 
-#[async_trait]
-impl Component for SagaRelay {
-    fn name(&self) -> &str {
-        self.worker.name()
-    }
-
-    async fn start(&self, health: &Health) -> Result<()> {
-        self.worker.start(health).await
-    }
-
-    fn instances(&self) -> Vec<Instance> {
-        Vec::new()
-    }
-
+sagas_component!(
+    SagaRelay,
     /// Waits for those that are being handed over; the others stay in the log.
-    async fn drain(&self, deadline: Duration) -> Result<()> {
-        self.worker.drain(deadline).await
-    }
-
-    async fn flush(&self, _deadline: Duration) -> Result<()> {
-        Ok(())
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.worker.close().await
-    }
-}
+);
 
 struct Handover {
     coordinator: Arc<dyn SagaCoordinator>,
@@ -163,11 +148,16 @@ impl Carrier for Handover {
             tracing::warn!(gid = held.saga().gid, "{told}");
             return Some(SagaChange::Waiting(progress, self.config.retry_interval_max));
         }
-        let mut saga = held.saga().clone();
-        saga.options.is_waited_for = false;
-        let Err(error) = held.while_mine(self.coordinator.submit(saga)).await? else {
+        let Err(error) = held.while_mine(self.coordinator.submit(handed_over(held.saga()))).await? else {
             return Some(SagaChange::Removed);
         };
+        if is_refusal(&error) {
+            let mut reason = error.report();
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+            tracing::error!(reason, "the coordinator refuses the saga for good, it is parked");
+            progress.parked_reason = Some(reason);
+            return Some(SagaChange::Parked(progress));
+        }
         progress.failure_count = progress.failure_count.saturating_add(1);
         if progress.failure_count.is_power_of_two() {
             let (count, error) = (progress.failure_count, error.report());
@@ -179,4 +169,17 @@ impl Carrier for Handover {
     }
 
     fn written(&self, _gid: &str, _change: &SagaChange) {}
+}
+
+/// Nobody waits here for what is handed over.
+fn handed_over(saga: &Saga) -> Saga {
+    let mut saga = saga.clone();
+    saga.options.is_waited_for = false;
+    saga
+}
+
+/// Whether the coordinator refuses this very saga, whoever hands it over and whenever. Other permanent
+/// kinds are faults of the deployment, or of a state that may change.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::OutOfRange)
 }

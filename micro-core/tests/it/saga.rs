@@ -571,6 +571,10 @@ impl micro_core::saga::SagaCoordinator for Away {
     async fn outcome(&self, gid: &str) -> Result<Option<Outcome>> {
         self.inner.outcome(gid).await
     }
+
+    fn check(&self, saga: &Saga) -> Result<()> {
+        self.inner.check(saga)
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -619,6 +623,75 @@ async fn a_relay_hands_over_no_saga_that_has_turned_back() {
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(server.outcome(&saga.gid).await.unwrap(), None);
     assert_eq!(ours.saga_log().outcome(&saga.gid).await.unwrap(), Some(Outcome::StillRunning));
+}
+
+/// A coordinator whose store keeps no more than three steps, which it knows of two limits before it asks.
+struct Narrow;
+
+#[async_trait]
+impl micro_core::saga::SagaCoordinator for Narrow {
+    async fn submit(&self, saga: Saga) -> Result<Outcome> {
+        assert!(!saga.options.is_waited_for, "nobody waits for what a relay hands over");
+        match saga.steps.len() {
+            0 => Err(Error::new(ErrorKind::PermissionDenied, "saga.submit", "the wrong user")),
+            1..=3 => Ok(Outcome::StillRunning),
+            count => Err(Error::new(ErrorKind::InvalidArgument, "saga.submit", "too long for a column")
+                .with_context("step_count", count)),
+        }
+    }
+
+    async fn outcome(&self, _gid: &str) -> Result<Option<Outcome>> {
+        Ok(None)
+    }
+
+    fn check(&self, saga: &Saga) -> Result<()> {
+        assert!(!saga.options.is_waited_for, "it is checked as it is handed over");
+        let is_long = saga.steps.len() > 10;
+        let refused =
+            || Error::new(ErrorKind::InvalidArgument, "saga.check", "too many").with_context("step_count_max", 10);
+        if is_long { Err(refused()) } else { Ok(()) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_refuses_before_the_commit_what_its_coordinator_would_refuse() {
+    let database = MemoryDatabase::new();
+    let relay = SagaRelay::builder(database.saga_log(), Arc::new(Narrow)).build();
+    let long = saga(11).options(options(|_| {}));
+    let error = database.transactions().run(async |tx| relay.add(tx, &long).await).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.to_string().contains("step_count_max=10"), "{error}");
+    assert_eq!(relay.counts().await.unwrap(), SagaCounts::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_coordinator_refuses_for_good_is_parked_with_the_reason_and_holds_up_nothing() {
+    let database = MemoryDatabase::new();
+    let relay = SagaRelay::builder(database.saga_log(), Arc::new(Narrow)).build();
+    relay.start(&Health::new()).await.unwrap();
+    let [refused, denied, taken] = [saga(5), saga(0), saga(2)].map(|saga| saga.options(options(|_| {})));
+    let all = [&refused, &denied, &taken];
+    let transactions = database.transactions();
+    let added = transactions.run(async |tx| {
+        for saga in all {
+            relay.add(tx, saga).await?;
+        }
+        Ok::<_, Error>(())
+    });
+    added.await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    // A wrong user is no fault of the saga: it goes on waiting.
+    assert_eq!(relay.counts().await.unwrap(), SagaCounts { unfinished: 2, parked: 1, due: 0 });
+    let log = database.saga_log();
+    assert_eq!(log.outcome(&taken.gid).await.unwrap(), None, "the others are handed over");
+    let parked = log.parked();
+    assert_eq!((parked.len(), &parked[0].0), (1, &refused.gid));
+    assert!(parked[0].1.contains("too long for a column (step_count=5)"), "{parked:?}");
+    assert_eq!(log.release(), 1);
+    assert_eq!(relay.counts().await.unwrap().parked, 0);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(relay.counts().await.unwrap().parked, 1, "it is handed over again, and parked again");
+    relay.stop(Duration::from_secs(5)).await.unwrap();
 }
 
 /// A log that has leased what it takes a while before it says so.

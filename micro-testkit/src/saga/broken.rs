@@ -43,6 +43,8 @@ pub enum SagaLogFault {
     TellsNoLoss,
     /// Waits for no pause.
     SkipsPauses,
+    /// Hands out what is parked.
+    ReleasesParked,
     /// Forgets what was done.
     ForgetsProgress,
     /// Gives every saga that waits back as abandoned.
@@ -114,6 +116,9 @@ impl BrokenSagaLog {
             }
             SagaChange::Waiting(progress, pause) if self.has(SagaLogFault::AbandonsWaiting) => {
                 SagaChange::Recorded(progress, pause)
+            }
+            SagaChange::Parked(progress) if self.has(SagaLogFault::ReleasesParked) => {
+                SagaChange::Waiting(progress, Duration::ZERO)
             }
             SagaChange::Waiting(progress, pause) => SagaChange::Waiting(forgotten(progress), pause),
             SagaChange::Recorded(progress, duration) => SagaChange::Recorded(forgotten(progress), duration),

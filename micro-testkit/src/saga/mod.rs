@@ -41,6 +41,7 @@ macro_rules! saga_log_conformance {
             a_lost_lease_writes_nothing
             a_waiting_saga_is_due_after_its_pause_with_its_progress
             what_was_recorded_is_found_by_the_next_holder
+            a_parked_saga_is_not_due_and_is_counted
             a_finished_saga_is_not_due_and_keeps_its_outcome
             those_due_longest_come_first
             purge_forgets_only_what_finished_earlier
@@ -67,9 +68,9 @@ pub async fn a_saga_is_due_exactly_when_its_transaction_committed(fixture: &impl
     log.add(&mut tx, &entries).await.expect("sagas are added");
     log.add(&mut tx, &[]).await.expect("nothing is added");
     tx.commit().await.expect("a transaction commits");
-    assert_eq!(counts(fixture).await, SagaCounts { unfinished: 2, due: 2 });
+    assert_eq!(counts(fixture).await, SagaCounts { unfinished: 2, parked: 0, due: 2 });
     let due = take(fixture, LONG).await;
-    assert_eq!(counts(fixture).await, SagaCounts { unfinished: 2, due: 0 });
+    assert_eq!(counts(fixture).await, SagaCounts { unfinished: 2, parked: 0, due: 0 });
     assert_eq!(due.len(), 2, "two sagas are due: {due:?}");
     for saga in &sagas {
         let found = due.iter().find(|due| due.saga.gid == saga.gid).expect("each is due");
@@ -217,6 +218,26 @@ pub async fn what_was_recorded_is_found_by_the_next_holder(fixture: &impl SagaLo
     assert_eq!(write(fixture, &gid, lease, recorded).await, [true], "writing it again is as writing it once");
     let due = eventually_taken(fixture, "the lease that was recorded ends").await;
     assert_eq!((due.progress, due.was_abandoned), (progress(), true), "what was recorded is found");
+}
+
+/// Beside one that waits; nothing is written for it any more, and its global id is known.
+pub async fn a_parked_saga_is_not_due_and_is_counted(fixture: &impl SagaLogFixture) {
+    let log = fixture.saga_log();
+    let gids: Vec<_> = (0..2).map(|_| unique("parked")).collect();
+    add(fixture, &gids.iter().map(|gid| entry(gid)).collect::<Vec<_>>()).await;
+    let lease = SagaLease::new(LONG);
+    assert_eq!(log.take(lease, 10).await.expect("sagas are taken").len(), 2);
+    let mut parked = progress();
+    parked.parked_reason = Some("too long: \u{4e09} of \"A-17\"".to_owned());
+    let changes = [SagaChange::Parked(parked), SagaChange::Waiting(progress(), short(fixture))];
+    let writes: Vec<_> = gids.iter().zip(changes).map(|(gid, change)| SagaWrite::new(gid, lease.id, change)).collect();
+    assert_eq!(log.write(&writes).await.expect("writes are answered"), [true, true]);
+    let due = eventually_taken(fixture, "a pause ends").await;
+    assert_eq!(due.saga.gid, gids[1], "a parked saga is due");
+    assert_eq!(take(fixture, LONG).await, [], "a parked saga is due");
+    assert_eq!(counts(fixture).await, SagaCounts { unfinished: 2, parked: 1, due: 0 }, "a parked saga is counted");
+    assert_eq!(outcome(fixture, &gids[0]).await, Some(Outcome::StillRunning));
+    assert_eq!(write(fixture, &gids[0], lease, SagaChange::Succeeded).await, [false], "it was given back");
 }
 
 /// Each end, several in one write and the same again; a removed one is as if it had never been.

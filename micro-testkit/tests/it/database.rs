@@ -359,6 +359,8 @@ mod can_fail {
             SagaLogFault::AbandonsWaiting => "it comes back as it was given back";
         what_was_recorded_is_found_by_the_next_holder:
             SagaLogFault::ForgetsProgress => "what was recorded is found";
+        a_parked_saga_is_not_due_and_is_counted:
+            SagaLogFault::ReleasesParked => "a parked saga is due";
         a_finished_saga_is_not_due_and_keeps_its_outcome:
             SagaLogFault::ForgetsOutcomes => "an end is kept",
             SagaLogFault::KeepsRemoved => "an end is kept";

@@ -257,6 +257,11 @@ impl DtmClient {
         self.shared.api.topic(verb, topic).await.map_err(|failed| failed.into_error(operation))
     }
 
+    /// Checks the limits of the store that the settings name.
+    pub(crate) fn check(&self, operation: &'static str, transaction: &GlobalTransaction) -> Result<()> {
+        limits::check(operation, transaction, self.shared.config.store_limits)
+    }
+
     async fn send(&self, verb: Verb, transaction: &GlobalTransaction) -> Answer<()> {
         let config = &self.shared.config;
         let is_long = transaction.options.is_waited_for && verb != Verb::Prepare;

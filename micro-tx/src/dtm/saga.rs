@@ -34,4 +34,8 @@ impl SagaCoordinator for DtmCoordinator {
     async fn outcome(&self, gid: &str) -> Result<Option<Outcome>> {
         Ok(self.client.query(gid).await?.map(|details| details.outcome()))
     }
+
+    fn check(&self, saga: &Saga) -> Result<()> {
+        self.client.check("saga.check", &GlobalTransaction::try_from(saga.clone())?)
+    }
 }

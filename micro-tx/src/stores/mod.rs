@@ -16,7 +16,7 @@ pub(crate) use inbox::SqlInbox;
 pub(crate) use outbox::{SqlOutbox, release};
 pub(crate) use owner::Owner;
 pub(crate) use parked::SqlParked;
-pub(crate) use sagas::SqlSagaLog;
+pub(crate) use sagas::{SqlSagaLog, release as release_sagas};
 
 /// A limit as the database takes it.
 fn limit(limit: usize) -> crate::value::Value {

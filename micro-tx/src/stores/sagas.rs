@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{database::SqlDatabase, row::Row, value::Value};
 
-/// Never.
-const HELD_FOR_EVER: i64 = i64::MAX / 2;
+/// Never: of what is parked, and with a lease of what cannot be read back.
+const NEVER: i64 = i64::MAX / 2;
 
 pub(crate) struct SqlSagaLog {
     database: SqlDatabase,
@@ -31,6 +31,7 @@ pub(crate) struct SqlSagaLog {
     theirs: Widths,
     record: String,
     wait: String,
+    park: String,
     roll_back: String,
     spoil: String,
     outcome: String,
@@ -86,14 +87,19 @@ impl SqlSagaLog {
                 "UPDATE micro_sagas SET progress = ?, due_at = {now} + ?, lease_id = NULL \
                  WHERE is_finished = 0 AND gid = ? AND lease_id = ?",
             ),
+            park: text(
+                "UPDATE micro_sagas SET progress = ?, due_at = ?, lease_id = NULL \
+                 WHERE is_finished = 0 AND gid = ? AND lease_id = ?",
+            ),
             roll_back: text(
                 "UPDATE micro_sagas SET is_finished = 1, due_at = {now}, progress = ? WHERE gid = ? AND lease_id = ?",
             ),
             spoil: text("UPDATE micro_sagas SET due_at = ? WHERE gid = ? AND lease_id = ?"),
             outcome: text("SELECT is_finished, progress FROM micro_sagas WHERE gid = ?"),
-            counts: text(
-                "SELECT count(*), count(CASE WHEN due_at <= {now} THEN 1 END) FROM micro_sagas WHERE is_finished = 0",
-            ),
+            counts: text(&format!(
+                "SELECT count(*), count(CASE WHEN due_at = {NEVER} AND lease_id IS NULL THEN 1 END), \
+                 count(CASE WHEN due_at <= {{now}} THEN 1 END) FROM micro_sagas WHERE is_finished = 0"
+            )),
             purge: text(purge),
             database,
         }
@@ -117,7 +123,7 @@ impl SqlSagaLog {
                 Err(error) => {
                     let gid = &due.gid;
                     tracing::error!(gid, error = %error.report(), "a saga cannot be read back, it is held for ever");
-                    let values = [HELD_FOR_EVER.into(), gid.into(), lease.id.into()];
+                    let values = [NEVER.into(), gid.into(), lease.id.into()];
                     self.database.repeat_as("saga.take", &self.spoil, &values).await?;
                 }
             }
@@ -149,6 +155,7 @@ impl SqlSagaLog {
                 SagaChange::Waiting(progress, pause) => {
                     (&self.wait, vec![json(progress)?.into(), millis(*pause).into()])
                 }
+                SagaChange::Parked(progress) => (&self.park, vec![json(progress)?.into(), NEVER.into()]),
                 SagaChange::RolledBack(reason) => {
                     let mut progress = SagaProgress::default();
                     progress.rollback_reason = Some(reason.clone());
@@ -318,7 +325,7 @@ impl SagaLog for SqlSagaLog {
     async fn counts(&self) -> Result<SagaCounts> {
         let rows = self.database.fetch_all_as("saga.counts", &self.counts, &[]).await?;
         let mut counts = SagaCounts::default();
-        (counts.unfinished, counts.due) = (rows[0].get(0)?, rows[0].get(1)?);
+        (counts.unfinished, counts.parked, counts.due) = (rows[0].get(0)?, rows[0].get(1)?, rows[0].get(2)?);
         Ok(counts)
     }
 
@@ -326,6 +333,13 @@ impl SagaLog for SqlSagaLog {
         let values = [millis(older_than).into(), limit(count_max)];
         self.database.repeat_as("saga.purge", &self.purge, &values).await
     }
+}
+
+/// Makes parked sagas due, and answers how many.
+pub(crate) async fn release(database: &SqlDatabase) -> Result<u64> {
+    let now = database.dialect().now_millis();
+    let statement = "UPDATE micro_sagas SET due_at = {now} WHERE is_finished = 0 AND due_at = ? AND lease_id IS NULL";
+    database.repeat_as("saga.release", &database.prefixed(&statement.replace("{now}", now)), &[NEVER.into()]).await
 }
 
 fn read(due: &Due, row: &Row) -> Result<DueSaga> {

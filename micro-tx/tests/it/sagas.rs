@@ -14,7 +14,7 @@ use micro_core::{
     branch::BranchAnswer,
     saga::{
         BranchCaller, BranchRequest, EmbeddedCoordinator, Outcome, Saga, SagaChange, SagaCounts, SagaEntry, SagaLease,
-        SagaWrite, Step,
+        SagaProgress, SagaWrite, Step,
     },
 };
 use micro_testkit::eventually;
@@ -32,6 +32,7 @@ const LONG: Duration = Duration::from_secs(600);
 on_each_server!(
     a_saga_that_somebody_spoiled_hides_no_other_one
     several_coordinators_share_a_log_and_call_each_branch_once
+    parked_sagas_are_due_again_when_they_are_released
 );
 
 mod on_a_file {
@@ -44,6 +45,12 @@ mod on_a_file {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn parked_sagas_are_due_again_when_they_are_released() {
+        let file = File::new();
+        parked_ones_are_released(&file.database().await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn several_coordinators_share_a_log_and_call_each_branch_once() {
         let file = File::new();
         each_branch_is_called_once([file.database().await, file.database().await]).await;
@@ -52,6 +59,10 @@ mod on_a_file {
 
 async fn a_saga_that_somebody_spoiled_hides_no_other_one(site: Site) {
     one_of_three_is_spoiled(&site.database().await).await;
+}
+
+async fn parked_sagas_are_due_again_when_they_are_released(site: Site) {
+    parked_ones_are_released(&site.database().await).await;
 }
 
 async fn several_coordinators_share_a_log_and_call_each_branch_once(site: Site) {
@@ -84,6 +95,32 @@ async fn one_of_three_is_spoiled(database: &SqlDatabase) {
     // The spoiled ones are there to be looked at, and nobody tries them again and again.
     assert_eq!(log.counts().await.unwrap(), counts(2, 0));
     assert!(log.take(lease, 10).await.unwrap().is_empty());
+}
+
+/// Beside one that is held, one that waits and one that cannot be read back, which stay as they are.
+async fn parked_ones_are_released(database: &SqlDatabase) {
+    add(database, 5).await;
+    let spoil = "UPDATE micro_sagas SET saga = ? WHERE gid = 'saga-0004'";
+    assert_eq!(database.execute(spoil, &[vec![0xff_u8, 0xff].into()]).await.unwrap(), 1);
+    let log = database.saga_log();
+    let lease = SagaLease::new(LONG);
+    assert_eq!(log.take(lease, 10).await.unwrap().len(), 4);
+    let mut progress = SagaProgress::default();
+    progress.parked_reason = Some("too long for a column".to_owned());
+    let parked = SagaChange::Parked(progress.clone());
+    let changes = [parked.clone(), parked, SagaChange::Waiting(SagaProgress::default(), LONG)];
+    let writes = changes.into_iter().enumerate();
+    let writes: Vec<_> = writes.map(|(number, change)| SagaWrite::new(saga(number).gid, lease.id, change)).collect();
+    assert_eq!(log.write(&writes).await.unwrap(), [true; 3]);
+    assert_eq!(log.counts().await.unwrap().parked, 2);
+    assert!(log.take(SagaLease::new(LONG), 10).await.unwrap().is_empty());
+
+    assert_eq!(database.release_sagas().await.unwrap(), 2);
+    assert_eq!(log.counts().await.unwrap(), counts(5, 2));
+    let due = log.take(SagaLease::new(LONG), 10).await.unwrap();
+    let found: Vec<_> = due.iter().map(|due| (due.saga.gid.as_str(), &due.progress, due.was_abandoned)).collect();
+    assert_eq!(found, [("saga-0000", &progress, false), ("saga-0001", &progress, false)]);
+    assert_eq!(database.release_sagas().await.unwrap(), 0);
 }
 
 fn counts(unfinished: u64, due: u64) -> SagaCounts {

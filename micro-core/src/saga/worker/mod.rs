@@ -27,7 +27,7 @@ use tracing::Instrument as _;
 
 use super::{DueSaga, Saga, SagaChange, SagaEntry, SagaLease, SagaLog, SagaWrite};
 use crate::{
-    Error, ErrorKind, Health, Result,
+    Error, ErrorKind, Health, Result, Tx,
     batch::{BatchCall, Batcher, BatcherConfig},
     consume::{
         trouble::{FailureWatch, TroubleBoard},
@@ -72,6 +72,50 @@ pub(super) struct WorkerConfig {
     /// How long finished sagas are kept; `None`: there are none.
     pub(super) retention: Option<Duration>,
 }
+
+/// Makes a component of what has a `worker` and says by its `check` which sagas it takes, and an outbox of
+/// sagas.
+macro_rules! sagas_component {
+    ($type:ty, $(#[$drain:meta])*) => {
+        #[async_trait]
+        impl $crate::saga::SagaOutbox for $type {
+            async fn add(&self, tx: &mut $crate::Tx, saga: &$crate::saga::Saga) -> $crate::Result<()> {
+                self.check(saga)?;
+                self.worker.add(tx, saga).await
+            }
+        }
+
+        #[async_trait]
+        impl $crate::app::Component for $type {
+            fn name(&self) -> &str {
+                self.worker.name()
+            }
+
+            async fn start(&self, health: &$crate::Health) -> $crate::Result<()> {
+                self.worker.start(health).await
+            }
+
+            fn instances(&self) -> Vec<$crate::registry::Instance> {
+                Vec::new()
+            }
+
+            $(#[$drain])*
+            async fn drain(&self, deadline: std::time::Duration) -> $crate::Result<()> {
+                self.worker.drain(deadline).await
+            }
+
+            async fn flush(&self, _deadline: std::time::Duration) -> $crate::Result<()> {
+                Ok(())
+            }
+
+            async fn close(&self) -> $crate::Result<()> {
+                self.worker.close().await
+            }
+        }
+    };
+}
+
+pub(super) use sagas_component;
 
 /// Works on sagas, many at a time. Clones share it; with the last of them it ends as in a crash, unless
 /// it was closed.
@@ -179,6 +223,15 @@ impl<C: Carrier> Worker<C> {
         }
     }
 
+    /// Adds a saga to the transaction, to be worked on after the commit.
+    pub(super) async fn add(&self, tx: &mut Tx, saga: &Saga) -> Result<()> {
+        let addition = self.addition(Arc::new(saga.clone()));
+        self.log().add(tx, std::slice::from_ref(&addition.entry)).await?;
+        let worker = self.clone();
+        tx.after_commit(move || worker.added(addition));
+        Ok(())
+    }
+
     /// It is committed.
     pub(super) fn added(&self, addition: Addition) {
         match (addition.entry.lease, addition.room) {
@@ -264,6 +317,22 @@ impl<C: Carrier> Shared<C> {
         }
     }
 
+    /// Takes, as one of the runs that a drain waits for: a stop must not drop the call, which may have
+    /// leased what nobody would work on. `None` once it is stopped.
+    async fn take_counted(self: &Arc<Self>) -> Option<Result<Taken>> {
+        let _counted = self.runs.token();
+        // Looked at only now: a drain that has not seen the token was told of by this.
+        if self.stop.is_cancelled() {
+            return None;
+        }
+        Some(unwound("saga.take", self.take()).await)
+    }
+
+    fn look(&self) {
+        self.take_watch.look();
+        self.writer.inner().watch.look();
+    }
+
     /// Waits until something may be due; `true` where nothing says so.
     async fn wait(&self, poll_at: Instant) -> bool {
         loop {
@@ -300,6 +369,24 @@ impl<C: Carrier> Shared<C> {
         Ok(Taken { count, has_more: count == room })
     }
 
+    /// Asks the log. What comes late is told as a failure, and waited for all the same, for as long as its
+    /// leases last: they may be in the log already.
+    async fn ask(&self, lease: SagaLease, room: usize, asked_at: Instant) -> Result<Vec<DueSaga>> {
+        let mut asking = std::pin::pin!(self.log.take(lease, room));
+        let wait = self.config.store_timeout.max(POLL_INTERVAL_MIN);
+        loop {
+            if let Ok(answer) = tokio::time::timeout(wait, &mut asking).await {
+                return answer;
+            }
+            let error = late("saga.take", self.config.store_timeout);
+            if asked_at.elapsed() >= lease.duration {
+                return Err(error);
+            }
+            self.take_watch.failed(&error);
+            self.look();
+        }
+    }
+
     /// Works on a saga in a task of its own.
     fn begin(self: &Arc<Self>, due: DueSaga, lease: SagaLease, leased_at: Instant, permit: OwnedSemaphorePermit) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -317,22 +404,6 @@ impl<C: Carrier> Shared<C> {
             drop(permit);
             if shared.is_behind.swap(false, Ordering::SeqCst) {
                 shared.wake.notify_one();
-    /// Takes, as one of the runs that a drain waits for: a stop must not drop the call, which may have
-    /// leased what nobody would work on. `None` once it is stopped.
-    async fn take_counted(self: &Arc<Self>) -> Option<Result<Taken>> {
-        let _counted = self.runs.token();
-        // Looked at only now: a drain that has not seen the token was told of by this.
-        if self.stop.is_cancelled() {
-            return None;
-        }
-        Some(unwound("saga.take", self.take()).await)
-    }
-
-    fn look(&self) {
-        self.take_watch.look();
-        self.writer.inner().watch.look();
-    }
-
             }
         };
         self.runs.spawn_on(run.instrument(span), &runtime);
@@ -369,24 +440,6 @@ impl<C: Carrier> Shared<C> {
         let interval = self.config.lease / 3;
         loop {
             let pause = self.abandoned.run_until_cancelled(tokio::time::sleep(interval)).await;
-    /// Asks the log. What comes late is told as a failure, and waited for all the same, for as long as its
-    /// leases last: they may be in the log already.
-    async fn ask(&self, lease: SagaLease, room: usize, asked_at: Instant) -> Result<Vec<DueSaga>> {
-        let mut asking = std::pin::pin!(self.log.take(lease, room));
-        let wait = self.config.store_timeout.max(POLL_INTERVAL_MIN);
-        loop {
-            if let Ok(answer) = tokio::time::timeout(wait, &mut asking).await {
-                return answer;
-            }
-            let error = late("saga.take", self.config.store_timeout);
-            if asked_at.elapsed() >= lease.duration {
-                return Err(error);
-            }
-            self.take_watch.failed(&error);
-            self.look();
-        }
-    }
-
             let is_drained = self.stop.is_cancelled() && lock(&self.held).is_empty();
             if pause.is_none() || is_drained {
                 return;

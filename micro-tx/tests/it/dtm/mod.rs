@@ -8,6 +8,7 @@ mod branches;
 mod go_branch;
 mod local;
 mod msg;
+mod relay;
 mod restarts;
 mod saga;
 mod stage;
