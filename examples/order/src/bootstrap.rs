@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// The first pause before a saga's call is made again.
-const RETRY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+pub const RETRY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The adapters that the service is plugged into. Two services of one process may share registry
 /// and broker; each has a database of its own.

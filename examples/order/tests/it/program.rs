@@ -39,6 +39,27 @@ fn what_cannot_be_is_one_line_that_says_what_was_expected() {
     }
 }
 
+#[test]
+fn ways_to_ask_for_goods_that_do_not_go_together_are_refused() {
+    for (arguments, expected) in [
+        (&["--dtm", "dtm://127.0.0.1:1"][..], "expected --wire dtm with --dtm"),
+        (&["--wire", "grpc", "--dtm", "dtm://127.0.0.1:1"], "expected --wire dtm with --dtm"),
+        (&["--wire", "dtm", "--dtm", "dtm://127.0.0.1:1"], "expected --listen HOST:PORT"),
+        (
+            &["--wire", "dtm", "--dtm", "dtm://127.0.0.1:1", "--listen", "127.0.0.1:7", "--product", "shop"],
+            "expected --product HOST:PORT",
+        ),
+    ] {
+        let output = order(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = lines_of_the_program(&output);
+        assert!(said.len() == 1 && said[0].starts_with("order: ") && said[0].contains(expected), "{said:?}");
+    }
+    let output = order(&["--wire", "carrier-pigeon"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("events, grpc, dtm"));
+}
+
 /// Port 1: nobody listens there.
 #[test]
 fn a_server_that_is_away_is_one_line_with_backend_address_and_cause() {

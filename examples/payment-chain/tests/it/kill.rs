@@ -5,28 +5,29 @@ use dev_servers::{Kind, Server};
 
 use crate::stage::Stage;
 
+/// How often a part is killed, unless `MICRO_TEST_KILLS` says otherwise.
 const KILL_COUNT: usize = 20;
 /// Callbacks acknowledged between two kills at least: the kill hits a chain at work.
-const ACKNOWLEDGED_BETWEEN_KILLS: usize = 40;
+pub(crate) const ACKNOWLEDGED_BETWEEN_KILLS: usize = 40;
 
 #[test]
 fn a_killed_order_service_loses_nothing() {
     let Some(mut stage) = Stage::start(Kind::Mariadb) else { return };
-    kill_often(&mut stage, |stage| stage.order.kill_and_restart());
+    kill_often(&mut stage, KILL_COUNT, |stage| stage.order.kill_and_restart());
     stage.judge();
 }
 
 #[test]
 fn a_killed_product_service_loses_nothing() {
     let Some(mut stage) = Stage::start(Kind::Mariadb) else { return };
-    kill_often(&mut stage, |stage| stage.product.kill_and_restart());
+    kill_often(&mut stage, KILL_COUNT, |stage| stage.product.kill_and_restart());
     stage.judge();
 }
 
 #[test]
 fn a_killed_kafka_loses_nothing() {
     let Some(mut stage) = Stage::start(Kind::Mariadb) else { return };
-    kill_often(&mut stage, |stage| {
+    kill_often(&mut stage, KILL_COUNT, |stage| {
         stage.kafka.kill();
         // Payments are taken without it: their events wait in the outbox.
         stage.await_acknowledged(ACKNOWLEDGED_BETWEEN_KILLS / 2, "without Kafka");
@@ -41,19 +42,22 @@ fn a_killed_kafka_loses_nothing() {
 #[test]
 fn a_killed_mariadb_loses_nothing() {
     let Some(mut stage) = Stage::start(Kind::Mariadb) else { return };
-    kill_often(&mut stage, |stage| kill_and_restart(&mut stage.database));
+    kill_often(&mut stage, KILL_COUNT, |stage| kill_and_restart(&mut stage.database));
     stage.judge();
 }
 
 #[test]
 fn a_killed_postgresql_loses_nothing() {
     let Some(mut stage) = Stage::start(Kind::Postgres) else { return };
-    kill_often(&mut stage, |stage| kill_and_restart(&mut stage.database));
+    kill_often(&mut stage, KILL_COUNT, |stage| kill_and_restart(&mut stage.database));
     stage.judge();
 }
 
-fn kill_often(stage: &mut Stage, kill: impl Fn(&mut Stage)) {
-    for round in 1..=KILL_COUNT {
+/// Kills `usually` so many times, or as often as `MICRO_TEST_KILLS` says.
+pub(crate) fn kill_often(stage: &mut Stage, usually: usize, kill: impl Fn(&mut Stage)) {
+    let count = std::env::var("MICRO_TEST_KILLS").ok();
+    let count = count.map_or(usually, |count| count.parse().expect("MICRO_TEST_KILLS is a number"));
+    for round in 1..=count {
         stage.await_acknowledged(ACKNOWLEDGED_BETWEEN_KILLS, &format!("before kill {round}"));
         kill(stage);
     }

@@ -3,6 +3,8 @@
 #[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql", feature = "tx-postgres"))]
 mod kill;
 #[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql", feature = "tx-postgres"))]
+mod kill_wires;
+#[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql", feature = "tx-postgres"))]
 mod outage;
 #[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql", feature = "tx-postgres"))]
 mod servers;

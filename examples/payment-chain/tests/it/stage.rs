@@ -26,21 +26,51 @@ use payment_chain::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const CALLER_COUNT: usize = 8;
-/// Stock that is short for some SKUs, so that refusals are under way as well.
-const SEED: Seed = Seed { orders: 20_000, skus: 40, stock: 200 };
+/// How long the answer to a callback is waited for.
+const CALLBACK_DEADLINE: Duration = Duration::from_secs(5);
+const ORDER_COUNT: u32 = 20_000;
+/// How long everything may take to settle: leases end, and DTM goes on with one saga after the other.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(240);
+
+/// How the order service of a stage has goods deducted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// By events through the outbox.
+    Events,
+    /// By a call within the callback.
+    Grpc,
+    /// By a saga of its own coordinator.
+    Saga,
+    /// By a saga of a DTM server, which keeps its data in MariaDB.
+    #[cfg(feature = "tx-dtm")]
+    Dtm,
+}
+
+impl Wire {
+    /// Sagas find stock that is short by half of a test, so that they are carried back as well.
+    const fn seed(self) -> Seed {
+        let stock = match self {
+            Self::Events | Self::Grpc => 200,
+            _ => 5,
+        };
+        Seed { orders: ORDER_COUNT, skus: 40, stock }
+    }
+}
 
 /// The chain at work: servers, two service processes, callers.
 pub(crate) struct Stage {
     pub(crate) runtime: tokio::runtime::Runtime,
     orders: SqlDatabase,
     products: SqlDatabase,
-    acknowledged: Arc<Mutex<BTreeSet<i64>>>,
-    is_resting: Arc<AtomicBool>,
+    seed: Seed,
+    calls: Calls,
     stop: CancellationToken,
     callers: TaskTracker,
     // Fields are dropped in this order: services before the servers they need.
     pub(crate) order: Service,
     pub(crate) product: Service,
+    #[cfg(feature = "tx-dtm")]
+    dtm: Option<Server>,
     pub(crate) kafka: Server,
     pub(crate) database: Server,
     pub(crate) consul: Server,
@@ -48,54 +78,68 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// `None` where the servers cannot be had.
+    /// With the wire of events. `None` where the servers cannot be had.
     pub(crate) fn start(database_kind: Kind) -> Option<Self> {
+        Self::start_on(Wire::Events, database_kind)
+    }
+
+    /// `None` where the servers cannot be had.
+    pub(crate) fn start_on(wire: Wire, database_kind: Kind) -> Option<Self> {
         // Two stages at once would only wait for each other's processors.
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let kafka = server(Kind::Kafka)?;
         let consul = server(Kind::Consul)?;
         let database = server(database_kind)?;
+        #[cfg(feature = "tx-dtm")]
+        let dtm = if wire == Wire::Dtm { Some(server(Kind::DtmMysql)?) } else { None };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
 
         let (orders_url, products_url) = runtime.block_on(create_databases(database_kind, database.url()));
-        let service = |name: &'static str, database_url: &str| {
-            Service::start(
-                name,
-                &[
-                    "--registry".to_owned(),
-                    consul.url().to_owned(),
-                    "--broker".to_owned(),
-                    // A name of its own, so that a member that is killed and comes back takes its
-                    // partitions over without waiting for the session to end.
-                    format!("{}?instance_id={name}", kafka.url()),
-                    "--database".to_owned(),
-                    database_url.to_owned(),
-                    "--create-topics".to_owned(),
-                    "4".to_owned(),
-                ],
-            )
+        let service = |name: &'static str, database_url: &str, more: &[&str]| {
+            // A name of its own, so that a member that is killed and comes back takes its
+            // partitions over without waiting for the session to end.
+            let broker = format!("{}?instance_id={name}", kafka.url());
+            let arguments =
+                ["--registry", consul.url(), "--broker", &broker, "--database", database_url, "--create-topics", "4"];
+            Service::start(name, &arguments.iter().chain(more).map(|text| (*text).to_owned()).collect::<Vec<_>>())
         };
-        let product = service("product", &products_url);
-        let order = service("order", &orders_url);
+        let product = service("product", &products_url, &[]);
+        let order = match wire {
+            Wire::Events => service("order", &orders_url, &[]),
+            Wire::Grpc => service("order", &orders_url, &["--wire", "grpc"]),
+            Wire::Saga => service("order", &orders_url, &["--wire", "dtm"]),
+            #[cfg(feature = "tx-dtm")]
+            Wire::Dtm => {
+                let (dtm, product) = (dtm.as_ref().unwrap().url(), format!("127.0.0.1:{}", product.port));
+                service("order", &orders_url, &["--wire", "dtm", "--dtm", dtm, "--product", &product])
+            }
+        };
 
+        let seed = wire.seed();
         let (orders, products) = runtime.block_on(async {
             let orders = SqlDatabase::connect_url(&orders_url).await.unwrap();
             let products = SqlDatabase::connect_url(&products_url).await.unwrap();
-            seed::products(&products, SEED).await.unwrap();
-            seed::orders(&orders, SEED).await.unwrap();
+            seed::products(&products, seed).await.unwrap();
+            seed::orders(&orders, seed).await.unwrap();
             (orders, products)
+        });
+        let client = runtime.block_on(async {
+            let registry = micro_rs::backends::registry(consul.url()).await.unwrap();
+            GrpcClient::builder(registry).service("go.micro.service.Order").connect().await.unwrap()
         });
         let stage = Self {
             runtime,
             orders,
             products,
-            acknowledged: Arc::default(),
-            is_resting: Arc::default(),
+            seed,
+            calls: Calls::new(OrderClient::new(client)),
             stop: CancellationToken::new(),
             callers: TaskTracker::new(),
             order,
             product,
+            #[cfg(feature = "tx-dtm")]
+            dtm,
             kafka,
             database,
             consul,
@@ -106,16 +150,8 @@ impl Stage {
     }
 
     fn start_callers(&self) {
-        let client = self.runtime.block_on(async {
-            let registry = micro_rs::backends::registry(self.consul.url()).await.unwrap();
-            GrpcClient::builder(registry).service("go.micro.service.Order").connect().await.unwrap()
-        });
-        let next = Arc::new(AtomicI64::new(1));
         for _ in 0..CALLER_COUNT {
-            let caller =
-                pay(OrderClient::new(client.clone()), next.clone(), self.acknowledged.clone(), self.is_resting.clone());
-            let stop = self.stop.clone();
-            self.callers.spawn_on(async move { stop.run_until_cancelled(caller).await }, self.runtime.handle());
+            self.callers.spawn_on(self.calls.clone().pay_on(self.stop.clone()), self.runtime.handle());
         }
         self.callers.close();
     }
@@ -125,34 +161,77 @@ impl Stage {
         let wanted = self.acknowledged_count() + more;
         await_true(Duration::from_secs(60), || {
             let count = self.acknowledged_count();
-            assert!(count < SEED.orders as usize, "the orders ran out {when}");
+            assert!(count < ORDER_COUNT as usize, "the orders ran out {when}");
             (count >= wanted).then_some(()).ok_or_else(|| format!("{when}: {count} of {wanted} acknowledged"))
         });
     }
 
+    /// The DTM of [`Wire::Dtm`].
+    #[cfg(feature = "tx-dtm")]
+    pub(crate) fn dtm(&mut self) -> &mut Server {
+        self.dtm.as_mut().expect("the wire has one")
+    }
+
     /// Lets the callers rest, or go on.
     pub(crate) fn rest(&self, is_resting: bool) {
-        self.is_resting.store(is_resting, Ordering::Relaxed);
+        self.calls.is_resting.store(is_resting, Ordering::Relaxed);
+    }
+
+    /// From now on a callback that fails is not sent again.
+    pub(crate) fn give_up_at_once(&self) {
+        self.calls.is_giving_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends each callback that was not acknowledged until it is.
+    pub(crate) fn pay_what_was_given_up(&self) {
+        let sent = self.calls.next.load(Ordering::Relaxed).min(i64::from(ORDER_COUNT) + 1);
+        self.calls.is_giving_up.store(false, Ordering::Relaxed);
+        for order_id in 1..sent {
+            if !self.calls.acknowledged.lock().unwrap().contains(&order_id) {
+                let paid = self.calls.clone().pay(order_id);
+                self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), paid).await.unwrap() });
+            }
+        }
     }
 
     fn acknowledged_count(&self) -> usize {
-        self.acknowledged.lock().unwrap().len()
+        self.calls.acknowledged.lock().unwrap().len()
     }
 
     /// Lets everything settle, then compares both databases with what was acknowledged.
-    pub(crate) fn judge(self) {
+    pub(crate) fn judge(self) -> Report {
+        let report = self.report();
+        assert!(report.broken().is_empty(), "{:?}\n{report}", report.broken());
+        assert!(report.paid > 0, "{report}");
+        report
+    }
+
+    /// Sends no further callback, lets everything settle, and says what the databases come to.
+    pub(crate) fn report(&self) -> Report {
         self.stop.cancel();
         self.runtime.block_on(self.callers.wait());
-        let accepted = self.acknowledged.lock().unwrap().clone();
-        await_true(Duration::from_secs(120), || {
+        let accepted = self.calls.acknowledged.lock().unwrap().clone();
+        await_true(SETTLE_PATIENCE, || {
             let left = self.runtime.block_on(self.unsettled(&accepted))?;
             if left.is_empty() { Ok(()) } else { Err(left) }
         });
         let mut report = Report::default();
-        self.runtime.block_on(verdict::judge(&self.orders, &self.products, SEED, &accepted, &mut report)).unwrap();
-        assert!(report.broken().is_empty(), "{:?}\n{report}", report.broken());
+        let judged = verdict::judge(&self.orders, &self.products, self.seed, &accepted, &mut report);
+        self.runtime.block_on(judged).unwrap();
         assert_eq!(report.accepted, accepted.len() as u64);
-        assert!(report.paid > 0, "{report}");
+        report
+    }
+
+    /// The orders whose goods were taken, and that nobody has paid.
+    pub(crate) fn deducted_but_unpaid(&self) -> BTreeSet<i64> {
+        let ids = async |database: &SqlDatabase, statement| -> BTreeSet<i64> {
+            let rows = database.fetch_all(statement, &[]).await.unwrap();
+            rows.iter().map(|row| row.get(0).unwrap()).collect()
+        };
+        self.runtime.block_on(async {
+            let deducted = ids(&self.products, "SELECT DISTINCT order_id FROM inventory_stock_change_records").await;
+            &deducted & &ids(&self.orders, "SELECT id FROM orders WHERE pay_status = 2").await
+        })
     }
 
     /// What is still under way, in words.
@@ -170,6 +249,10 @@ impl Stage {
             if counts.unsent + counts.parked > 0 {
                 left.push(format!("{name}'s outbox: {counts:?}"));
             }
+        }
+        let sagas = self.orders.saga_log().counts().await.map_err(|error| error.report())?;
+        if sagas.unfinished > 0 {
+            left.push(format!("sagas: {sagas:?}"));
         }
         for (group, database) in
             [("order-consumer", &self.orders), ("order-audit", &self.orders), ("product-consumer", &self.products)]
@@ -193,20 +276,42 @@ impl Stage {
     }
 }
 
-/// Pays one order after the other, each until it is acknowledged.
-async fn pay(
-    mut client: OrderClient<GrpcClient>,
+/// The callbacks of the payment provider. Clones share them.
+#[derive(Clone)]
+struct Calls {
+    client: OrderClient<GrpcClient>,
     next: Arc<AtomicI64>,
     acknowledged: Arc<Mutex<BTreeSet<i64>>>,
     is_resting: Arc<AtomicBool>,
-) {
-    loop {
-        let order_id = next.fetch_add(1, Ordering::Relaxed);
-        if order_id > i64::from(SEED.orders) {
-            return;
+    is_giving_up: Arc<AtomicBool>,
+}
+
+impl Calls {
+    fn new(client: OrderClient<GrpcClient>) -> Self {
+        Self {
+            client,
+            next: Arc::new(AtomicI64::new(1)),
+            acknowledged: Arc::default(),
+            is_resting: Arc::default(),
+            is_giving_up: Arc::default(),
         }
+    }
+
+    /// Pays one order after the other until it is told to stop: what is begun is paid to its end.
+    async fn pay_on(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let order_id = self.next.fetch_add(1, Ordering::Relaxed);
+            if order_id > i64::from(ORDER_COUNT) {
+                return;
+            }
+            self.clone().pay(order_id).await;
+        }
+    }
+
+    /// Pays an order until it is acknowledged, or once where callers give up.
+    async fn pay(mut self, order_id: i64) {
         loop {
-            while is_resting.load(Ordering::Relaxed) {
+            while self.is_resting.load(Ordering::Relaxed) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             let mut request = tonic::Request::new(PayNotifyRequest {
@@ -214,14 +319,16 @@ async fn pay(
                 trade_no: format!("T{order_id}"),
                 status_code: "0000".to_owned(),
             });
-            request.set_timeout(Duration::from_secs(5));
+            request.set_timeout(CALLBACK_DEADLINE);
             let is_acknowledged =
-                client.pay_notify(request).await.is_ok_and(|reply| reply.get_ref().status_code == "0000");
+                self.client.pay_notify(request).await.is_ok_and(|reply| reply.get_ref().status_code == "0000");
             // A provider waits before it repeats a callback; and a pace leaves orders for later kills.
             tokio::time::sleep(Duration::from_millis(20)).await;
             if is_acknowledged {
-                acknowledged.lock().unwrap().insert(order_id);
-                break;
+                self.acknowledged.lock().unwrap().insert(order_id);
+            }
+            if is_acknowledged || self.is_giving_up.load(Ordering::Relaxed) {
+                return;
             }
         }
     }
@@ -249,8 +356,17 @@ impl Service {
     }
 
     pub(crate) fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Starts it again after a kill.
+    pub(crate) fn restart(&mut self) {
         self.child = spawn(self.name, &self.arguments, &self.log);
         self.await_ready();
     }
