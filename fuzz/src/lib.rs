@@ -4,7 +4,11 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use micro_rs::{
     broker::kafka::envelope,
-    core::{Metadata, broker::Message},
+    core::{
+        Error, ErrorKind, Metadata,
+        branch::{BranchError, HttpAnswer, JsonRpcCall},
+        broker::Message,
+    },
     grpc::{from_status, fuzz},
     middleware::deadline::{add_headers, grpc_timeout},
     registry::{
@@ -18,13 +22,14 @@ use tonic::{Code, Status};
 pub type Target = fn(&[u8]);
 
 /// The targets, by the names of their files and of their corpora.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("consul_tags", consul_tags),
     ("consul_answer", consul_answer),
     ("etcd_value", etcd_value),
     ("kafka_envelope", kafka_envelope),
     ("grpc_metadata", grpc_metadata),
     ("go_micro_error", go_micro_error),
+    ("json_rpc_call", json_rpc_call),
 ];
 
 /// A registration's tags, one a line.
@@ -117,4 +122,25 @@ pub fn go_micro_error(data: &[u8]) {
         assert!(decoded.detail.is_empty() || decoded.detail.ends_with(error.message()), "{decoded:?} became {error:?}");
     }
     let _ = error.report().to_string();
+}
+
+/// A call of a branch in JSON-RPC. Whatever is answered is JSON, and DTM finds in it the words that it looks for
+/// where they are meant and nowhere else.
+pub fn json_rpc_call(data: &[u8]) {
+    let words = |answer: &HttpAnswer| {
+        let body: serde_json::Value = serde_json::from_str(&answer.body).expect("an answer is JSON");
+        assert!(body["jsonrpc"] == "2.0" && answer.status == 200);
+        (answer.body.contains("FAILURE"), answer.body.contains("ONGOING"))
+    };
+    let call = match JsonRpcCall::read(data) {
+        Ok(call) => call,
+        Err(answer) => return assert_eq!(words(&answer), (false, false)),
+    };
+    let error = |kind| Err(BranchError::from(Error::new(kind, "pay", call.method().to_owned())));
+    assert_eq!(words(&call.answer(Ok(call.method()))), (false, false));
+    assert_eq!(words(&call.answer::<()>(error(ErrorKind::Unavailable))), (false, false));
+    assert_eq!(words(&call.answer::<()>(error(ErrorKind::Internal))), (false, false));
+    assert_eq!(words(&call.answer::<()>(Err(BranchError::Ongoing))), (false, true));
+    assert_eq!(words(&call.answer::<()>(Err(BranchError::failed(call.method())))), (true, false));
+    assert!(call.branch().is_none_or(|branch| !branch.gid.is_empty()));
 }

@@ -179,13 +179,13 @@ impl HttpAnswer {
         }
     }
 
-    fn new(status: u16, body: String) -> Self {
+    pub(super) fn new(status: u16, body: String) -> Self {
         Self { status, body }
     }
 }
 
 /// What a stranger is told: of a fault, which is logged, not the context.
-fn told(error: &Error) -> String {
+pub(super) fn told(error: &Error) -> String {
     match error.kind() {
         ErrorKind::Internal | ErrorKind::Unknown => {
             tracing::error!(error = %error.report(), kind = %error.kind(), "answering a fault");
@@ -215,7 +215,7 @@ fn object(name: &str, text: &str) -> String {
 }
 
 /// The same JSON without the words that DTM looks for. Letters stand in strings alone.
-fn without_words(json: &str) -> String {
+pub(super) fn without_words(json: &str) -> String {
     json.replace("FAILURE", r"FAIL\u0055RE").replace("ONGOING", r"ONG\u004fING")
 }
 

@@ -1,8 +1,12 @@
 //! A branch of a global transaction: which call of which transaction a participant is asked for.
 
 mod answer;
+mod json_rpc;
+mod shown;
 
 pub use answer::{BranchError, FAILURE_CHARS_MAX, HttpAnswer};
+pub use json_rpc::{JSON_RPC_FAILURE, JSON_RPC_ONGOING, JsonRpcCall};
+pub use shown::{shown_url, without_accounts};
 
 use std::{fmt, str::FromStr};
 
@@ -127,7 +131,7 @@ impl fmt::Display for Op {
 ///
 /// Every coordinator says it in the form of DTM 1.19: metadata `dtm-gid`, `dtm-trans_type`,
 /// `dtm-branch_id`, `dtm-op` of a gRPC call, query parameters `gid`, `trans_type`, `branch_id`, `op` of
-/// an HTTP call.
+/// an HTTP call, parameters of these names of a call in JSON-RPC ([`JsonRpcCall`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Branch {
