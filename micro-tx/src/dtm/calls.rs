@@ -4,13 +4,13 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use micro_core::{
     Error, ErrorKind, Result,
-    branch::{BranchAnswer, Mode},
+    branch::{BranchAnswer, Mode, shown_url, without_accounts},
     saga::{BranchCaller, BranchRequest},
 };
 use micro_grpc::GrpcBranchCaller;
 use reqwest::{Method, RequestBuilder, StatusCode, Url, header::HeaderName};
 
-use super::tls;
+use super::{json_rpc::is_json_rpc, json_rpc_calls, tls};
 
 /// How much of an answer is read: what is longer is no answer of a branch.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -26,6 +26,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct HttpBranchCaller {
     http: reqwest::Client,
+    calls_json_rpc: bool,
 }
 
 impl HttpBranchCaller {
@@ -38,17 +39,32 @@ impl HttpBranchCaller {
         let http = tls::builder().no_proxy().build().map_err(|cause| {
             Error::new(ErrorKind::InvalidArgument, "branch.call", "no HTTP client can be made").with_source(cause)
         })?;
-        Ok(Self { http })
+        Ok(Self { http, calls_json_rpc: false })
+    }
+
+    /// Calls URLs with the word `method` in JSON-RPC, as DTM does in transactions that it was told of so:
+    /// `http://HOST:PORT/PATH?method=NAME`, with a JSON object for a payload, to which the branch is added.
+    /// An answer with DTM's code -32901 refuses for good and one with -32902 is "ongoing", and so is what
+    /// says so by DTM's other rules.
+    #[must_use]
+    pub fn with_json_rpc(mut self) -> Self {
+        self.calls_json_rpc = true;
+        self
+    }
+
+    fn in_json_rpc(&self, url: &str) -> bool {
+        self.calls_json_rpc && is_json_rpc(url)
     }
 
     fn request(&self, request: &BranchRequest<'_>) -> Result<RequestBuilder> {
         let refused = |message: &'static str| {
-            Error::new(ErrorKind::InvalidArgument, "branch.call", message).with_context("url", request.url)
+            Error::new(ErrorKind::InvalidArgument, "branch.call", message).with_context("url", shown_url(request.url))
         };
         let mut url = Url::parse(request.url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"))
             .ok_or_else(|| refused("not a branch's URL: expected http://… or https://…"))?;
+        let is_json_rpc = self.in_json_rpc(request.url);
         let branch = request.branch;
         let parts = [
             ("gid", branch.gid.as_str()),
@@ -56,13 +72,15 @@ impl HttpBranchCaller {
             ("branch_id", branch.id.as_str()),
             ("op", branch.op.as_str()),
         ];
-        url.query_pairs_mut().extend_pairs(parts);
-        for (name, value) in [("dtm", &branch.coordinator), ("phase2_url", &branch.phase2_url)] {
-            if let Some(value) = value {
-                url.query_pairs_mut().append_pair(name, value);
+        if !is_json_rpc {
+            url.query_pairs_mut().extend_pairs(parts);
+            for (name, value) in [("dtm", &branch.coordinator), ("phase2_url", &branch.phase2_url)] {
+                if let Some(value) = value {
+                    url.query_pairs_mut().append_pair(name, value);
+                }
             }
         }
-        let is_get = request.payload.is_empty() && branch.mode != Mode::Xa;
+        let is_get = request.payload.is_empty() && branch.mode != Mode::Xa && !is_json_rpc;
         let mut builder = self.http.request(if is_get { Method::GET } else { Method::POST }, url);
         builder = builder.header("accept", "application/json").header("content-type", "application/json");
         for (name, value) in request.headers {
@@ -73,18 +91,21 @@ impl HttpBranchCaller {
                 .map_err(|_| refused("a header's value cannot be sent").with_context("header", &name))?;
             builder = builder.header(name, value);
         }
-        if !is_get {
+        if is_json_rpc {
+            builder = builder.body(json_rpc_calls::body(request)?);
+        } else if !is_get {
             builder = builder.body(request.payload.clone());
         }
         Ok(builder.timeout(request.timeout))
     }
 
-    /// As [`call`](BranchCaller::call), with the body of the answer.
+    /// As [`call`](BranchCaller::call), with the body of the answer; in JSON-RPC with its result.
     ///
     /// # Errors
     ///
     /// Those of `call`.
     pub async fn call_for_body(&self, request: BranchRequest<'_>) -> Result<(BranchAnswer, Bytes)> {
+        let url = shown_url(request.url);
         let lost = |cause: reqwest::Error| {
             let (kind, message) = if cause.is_timeout() {
                 (ErrorKind::DeadlineExceeded, "no answer within the time limit")
@@ -93,19 +114,23 @@ impl HttpBranchCaller {
             } else {
                 (ErrorKind::Unavailable, "the connection to the branch broke")
             };
-            Error::new(kind, "branch.call", message).with_context("url", request.url).with_source(cause.without_url())
+            Error::new(kind, "branch.call", message).with_context("url", &url).with_source(cause.without_url())
         };
         let mut response = self.request(&request)?.send().await.map_err(lost)?;
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(lost)? {
             if body.len() + chunk.len() > ANSWER_BYTES_MAX {
                 let error = Error::new(ErrorKind::ResourceExhausted, "branch.call", "the answer is too large");
-                return Err(error.with_context("url", request.url).with_context("bytes_max", ANSWER_BYTES_MAX));
+                return Err(error.with_context("url", &url).with_context("bytes_max", ANSWER_BYTES_MAX));
             }
             body.extend_from_slice(&chunk);
         }
         let body = body.freeze();
-        Ok((answer(request.url, response.status(), &body)?, body))
+        let answer = answer(request.url, response.status(), &body);
+        if self.in_json_rpc(request.url) {
+            return json_rpc_calls::answer(request.url, &body, answer);
+        }
+        Ok((answer?, body))
     }
 }
 
@@ -127,9 +152,10 @@ fn answer(url: &str, status: StatusCode, body: &Bytes) -> Result<BranchAnswer> {
     if status == StatusCode::OK {
         return Ok(BranchAnswer::Succeeded);
     }
-    let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+    let shown: String =
+        without_accounts(&text).chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
     Err(Error::new(ErrorKind::Unknown, "branch.call", "neither done, nor refused, nor ongoing")
-        .with_context("url", url)
+        .with_context("url", shown_url(url))
         .with_context("status", status.as_u16())
         .with_context("answer", shown))
 }

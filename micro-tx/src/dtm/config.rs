@@ -7,7 +7,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 /// Where the HTTP API stands on its port.
-const BASE_PATH: &str = "/api/dtmsvr";
+pub(crate) const BASE_PATH: &str = "/api/dtmsvr";
 
 /// The settings of a [`DtmClient`](super::DtmClient). Durations are milliseconds when read from a file.
 ///
@@ -22,6 +22,11 @@ pub struct DtmConfig {
     /// The HTTP API, `http://HOST:PORT/api/dtmsvr`; default none. Beside gRPC it is asked what became of
     /// a transaction, which gRPC does not tell.
     pub http: Option<String>,
+    /// Whether transactions go to the JSON-RPC API, which stands on the port of the HTTP API: `http` names
+    /// that, and `grpc` nothing. Then DTM calls participants in JSON-RPC where their URLs say so
+    /// (`http://HOST:PORT/PATH?method=NAME`), the others by HTTP. Default no.
+    #[serde(rename = "json_rpc")]
+    pub is_json_rpc: bool,
     /// For a connection to be made; default 1 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
@@ -60,6 +65,7 @@ impl Default for DtmConfig {
         Self {
             grpc: Some("127.0.0.1:36790".to_owned()),
             http: None,
+            is_json_rpc: false,
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(5),
             wait_timeout: Duration::from_secs(30),
@@ -72,13 +78,15 @@ impl Default for DtmConfig {
 
 impl DtmConfig {
     /// The settings that stand in a URL, the defaults for the others: `dtm://HOST:PORT` is the gRPC API,
-    /// with `?http=HOST:PORT` also the HTTP API; `http://HOST:PORT` is the HTTP API alone.
+    /// with `?http=HOST:PORT` also the HTTP API; `http://HOST:PORT` is the HTTP API alone,
+    /// `jsonrpc://HOST:PORT` the JSON-RPC API, with the HTTP API beside it on the same port.
     ///
     /// # Errors
     ///
     /// `InvalidArgument` for anything else.
     pub fn from_url(url: &str) -> Result<Self> {
-        let expected = "expected dtm://HOST:PORT, dtm://HOST:PORT?http=HOST:PORT or http://HOST:PORT";
+        let expected =
+            "expected dtm://HOST:PORT, dtm://HOST:PORT?http=HOST:PORT, http://HOST:PORT or jsonrpc://HOST:PORT";
         let refused =
             || Error::new(ErrorKind::InvalidArgument, "dtm.connect", expected).with_context("url", shown(url));
         let parsed = Url::parse(url).map_err(|cause| refused().with_source(cause))?;
@@ -91,7 +99,15 @@ impl DtmConfig {
             let config = Self { grpc: None, http: Some(base), ..Self::default() };
             return if parsed.query().is_none() { Ok(config) } else { Err(refused()) };
         }
-        let (Some(port), "dtm") = (parsed.port(), parsed.scheme()) else { return Err(refused()) };
+        let Some(port) = parsed.port() else { return Err(refused()) };
+        if parsed.scheme() == "jsonrpc" && parsed.query().is_none() {
+            let http = Some(format!("http://{host}:{port}{BASE_PATH}"));
+            let config = Self { grpc: None, http, is_json_rpc: true, ..Self::default() };
+            return config.checked().map(|()| config).map_err(|_| refused());
+        }
+        if parsed.scheme() != "dtm" {
+            return Err(refused());
+        }
         let mut config = Self { grpc: Some(format!("{host}:{port}")), ..Self::default() };
         for (name, value) in parsed.query_pairs() {
             match &*name {
@@ -112,6 +128,9 @@ impl DtmConfig {
         let refused = |message: &'static str| Error::new(ErrorKind::InvalidArgument, "dtm.connect", message);
         if self.grpc.is_none() && self.http.is_none() {
             return Err(refused("neither `grpc` nor `http` says where DTM is"));
+        }
+        if self.is_json_rpc && (self.grpc.is_some() || self.http.is_none()) {
+            return Err(refused("`json_rpc` is an API beside that of `http`: name `http`, and set `grpc` to null"));
         }
         if let Some(address) = &self.grpc {
             let is_address = Url::parse(&format!("grpc://{address}"))
@@ -170,7 +189,11 @@ mod tests {
         for url in ["http://127.0.0.1:36789", "http://127.0.0.1:36789/", "http://127.0.0.1:36789/api/dtmsvr"] {
             let config = DtmConfig::from_url(url).unwrap();
             assert_eq!((config.grpc, config.http.as_deref()), (None, Some("http://127.0.0.1:36789/api/dtmsvr")));
+            assert!(!config.is_json_rpc);
         }
+        let config = DtmConfig::from_url("jsonrpc://127.0.0.1:36789").unwrap();
+        assert_eq!((config.grpc, config.http.as_deref()), (None, Some("http://127.0.0.1:36789/api/dtmsvr")));
+        assert!(config.is_json_rpc);
     }
 
     #[test]
@@ -188,6 +211,10 @@ mod tests {
             "dtm://:secret@a:1",
             "dtm://a:1?http=me:secret@b:2/x",
             "http://me:secret@a:1",
+            "jsonrpc://a",
+            "jsonrpc://a:1?http=b:2",
+            "jsonrpc://a:1/api/json-rpc",
+            "jsonrpc://me:secret@a:1",
         ] {
             let error = DtmConfig::from_url(url).expect_err(url);
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{url}");
@@ -201,7 +228,9 @@ mod tests {
         let none = DtmConfig { grpc: None, http: None, ..DtmConfig::default() };
         let grpc = DtmConfig { grpc: Some("a:1/b.C/D".to_owned()), ..DtmConfig::default() };
         let http = DtmConfig { http: Some("http://a:1/admin".to_owned()), ..DtmConfig::default() };
-        for config in [none, grpc, http] {
+        let no_http = DtmConfig { grpc: None, http: None, is_json_rpc: true, ..DtmConfig::default() };
+        let both = DtmConfig { is_json_rpc: true, ..DtmConfig::from_url("dtm://a:1?http=b:2").unwrap() };
+        for config in [none, grpc, http, no_http, both] {
             assert_eq!(config.checked().unwrap_err().kind(), ErrorKind::InvalidArgument, "{config:?}");
         }
         DtmConfig::default().checked().unwrap();

@@ -1,6 +1,9 @@
 //! The one table from what DTM answers, and what does not answer, to [`ErrorKind`].
 
-use micro_core::{Error, ErrorKind};
+use micro_core::{
+    Error, ErrorKind,
+    branch::{JSON_RPC_FAILURE, JSON_RPC_ONGOING, without_accounts},
+};
 
 /// How much of DTM's text stands in an error.
 const SHOWN_CHARS: usize = 1100;
@@ -14,7 +17,7 @@ pub(crate) enum Failed {
     Unanswered(Error),
 }
 
-/// DTM's no, by either API.
+/// DTM's no, by any of its APIs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) code: Code,
@@ -27,14 +30,16 @@ pub(crate) struct Refusal {
 pub(crate) enum Code {
     Grpc(i32),
     Http(u16),
+    JsonRpc(i64),
 }
 
 impl Code {
     const GRPC_ABORTED: i32 = 10;
+    const FAILURE: Self = Self::JsonRpc(JSON_RPC_FAILURE);
 
     /// Whether DTM calls it a failure, and not only something that went wrong.
     fn is_failure(self) -> bool {
-        matches!(self, Self::Grpc(Self::GRPC_ABORTED) | Self::Http(409))
+        matches!(self, Self::Grpc(Self::GRPC_ABORTED) | Self::Http(409) | Self::FAILURE)
     }
 }
 
@@ -67,12 +72,15 @@ impl Refusal {
 
     pub(crate) fn into_error(self, operation: &'static str) -> Error {
         let (kind, message) = classify(self.code, &self.text);
-        let text = self.text.trim().chars().map(|letter| if letter.is_control() { ' ' } else { letter });
+        // Go's messages and DTM's reasons name URLs of branches.
+        let text = without_accounts(self.text.trim());
+        let text = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
         let text: String = text.take(SHOWN_CHARS).collect();
         let error = Error::new(kind, operation, message).with_context("address", self.address);
         let error = match self.code {
             Code::Grpc(code) => error.with_context("code", code),
             Code::Http(status) => error.with_context("status", status),
+            Code::JsonRpc(code) => error.with_context("code", code),
         };
         if text.is_empty() { error } else { error.with_context("answer", text) }
     }
@@ -109,13 +117,18 @@ fn classify(code: Code, text: &str) -> (ErrorKind, &'static str) {
     }
     match code {
         code if code.is_failure() => (FailedPrecondition, "DTM refuses this in the state in which the transaction is"),
-        Code::Grpc(2 | 13) | Code::Http(500) => (Internal, "something went wrong in DTM"),
+        Code::Http(425) | Code::JsonRpc(JSON_RPC_ONGOING) => (ErrorKind::Unavailable, "DTM is not done yet: ask again"),
+        Code::Grpc(2 | 13) | Code::Http(500) | Code::JsonRpc(-32603) => (Internal, "something went wrong in DTM"),
+        Code::JsonRpc(-32601) => (ErrorKind::Unimplemented, "this server has no such method: is it DTM 1.19?"),
+        Code::JsonRpc(-32700 | -32600 | -32602) => (InvalidArgument, "DTM makes nothing of this request"),
         Code::Grpc(code) => {
             let kind = ErrorKind::from_code(u32::try_from(code).unwrap_or(2)).unwrap_or(Unknown);
             (kind, "not an answer of DTM's: is there another server, or a proxy, at this address?")
         }
         Code::Http(502..=504) => (ErrorKind::Unavailable, "a proxy answers, and not DTM"),
-        Code::Http(_) => (Unknown, "not an answer of DTM's: is there another server at this address?"),
+        Code::Http(_) | Code::JsonRpc(_) => {
+            (Unknown, "not an answer of DTM's: is there another server at this address?")
+        }
     }
 }
 
@@ -185,6 +198,15 @@ mod tests {
             (Code::Grpc(2), "no such an url", NotFound),
             (Code::Http(502), "Bad Gateway", Unavailable),
             (Code::Http(404), "404 page not found", Unknown),
+            (Code::Http(425), "{}", Unavailable),
+            (Code::JsonRpc(-32700), "Parse json error: EOF", InvalidArgument),
+            (Code::JsonRpc(-32600), "Bad json request: {}", InvalidArgument),
+            (Code::JsonRpc(-32601), "Method not found: nope", ErrorKind::Unimplemented),
+            (Code::JsonRpc(-32603), "unknow trans type: zz", InvalidArgument),
+            (Code::JsonRpc(-32603), "invalid connection", Internal),
+            (Code::JsonRpc(-32901), "wait result not return success: FAILURE", FailedPrecondition),
+            (Code::JsonRpc(-32902), "not yet", Unavailable),
+            (Code::JsonRpc(7), "what", Unknown),
         ] {
             assert_eq!(kind(code, text), expected, "{text}");
         }
@@ -197,6 +219,8 @@ mod tests {
         assert_eq!((done.current_status(), done.not_succeeded()), (Some("succeed"), None));
         let done = of(Code::Http(409), "current status 'failed', cannot sumbmit. FAILURE");
         assert_eq!(done.current_status(), Some("failed"));
+        let done = of(Code::JsonRpc(-32901), "current status 'succeed', cannot sumbmit. FAILURE");
+        assert_eq!((done.current_status(), done.not_succeeded()), (Some("succeed"), None));
         let running = of(Code::Grpc(10), "wait result not return success: FAILURE");
         assert_eq!((running.current_status(), running.not_succeeded()), (None, Some("")));
         let refused = of(Code::Grpc(10), "url:h:1/a.B/C return failed: Insufficient balance FAILURE");
@@ -210,6 +234,13 @@ mod tests {
         let refusal =
             Refusal { code: Code::Http(500), text: format!("a\nb {}", "x".repeat(9000)), address: String::new() };
         let shown = refusal.into_error("dtm.submit").to_string();
+        let refusal = Refusal {
+            code: Code::Grpc(10),
+            text: "url:http://me:secret@h:1/a return failed: no FAILURE".to_owned(),
+            address: String::new(),
+        };
+        let told = refusal.into_error("dtm.submit").to_string();
+        assert!(told.contains("url:http://***@h:1/a return failed: no"), "{told}");
         assert!(shown.contains("answer=a b xxx") && !shown.contains('\n') && shown.len() < 1400, "{shown}");
     }
 }

@@ -1,4 +1,4 @@
-//! A global transaction as DTM is told of it, in the forms of both APIs.
+//! A global transaction as DTM is told of it, in the forms of all APIs.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -55,7 +55,7 @@ pub struct TransactionOptions {
     pub request_timeout: Option<Duration>,
     /// Sent with each call of a branch; at most some 900 characters together on SQL stores.
     pub headers: BTreeMap<String, String>,
-    /// Whether all branches of a message are called at the same time; over HTTP only. Of a saga the custom
+    /// Whether all branches of a message are called at the same time; not over gRPC. Of a saga the custom
     /// data says it.
     pub is_concurrent: bool,
 }
@@ -78,7 +78,7 @@ impl GlobalTransaction {
     /// As the gRPC API takes it.
     pub(crate) fn to_request(&self) -> Result<DtmRequest> {
         if self.options.is_concurrent && self.mode == Mode::Msg {
-            let message = "a message's branches can be called at the same time over DTM's HTTP API only";
+            let message = "a message's branches can be called at the same time over DTM's HTTP and JSON-RPC APIs only";
             return Err(Error::new(ErrorKind::InvalidArgument, "dtm.submit", message).with_context("gid", &self.gid));
         }
         let options = &self.options;
@@ -105,8 +105,8 @@ impl GlobalTransaction {
         })
     }
 
-    /// As the HTTP API takes it.
-    pub(crate) fn to_json(&self) -> Result<JsonTransaction<'_>> {
+    /// As the HTTP API takes it, and with its name for a `protocol` JSON-RPC.
+    pub(crate) fn to_json(&self, protocol: &'static str) -> Result<JsonTransaction<'_>> {
         let refused = |index: usize, message: &'static str| {
             Error::new(ErrorKind::InvalidArgument, "dtm.submit", message)
                 .with_context("gid", &self.gid)
@@ -119,11 +119,11 @@ impl GlobalTransaction {
             };
             if !is_callable(&step.action) || !is_callable(&step.compensation) {
                 let message =
-                    "over its HTTP API DTM calls http:// and https:// alone: name its gRPC API, or another URL";
+                    "over HTTP and JSON-RPC DTM calls http:// and https:// alone: name its gRPC API, or another URL";
                 return Err(refused(index, message));
             }
             payloads.push(text(&step.payload).ok_or_else(|| {
-                refused(index, "over DTM's HTTP API a payload is text: name its gRPC API, or send JSON")
+                refused(index, "over HTTP and JSON-RPC a payload is text: name DTM's gRPC API, or send JSON")
             })?);
         }
         Ok(JsonTransaction {
@@ -134,7 +134,7 @@ impl GlobalTransaction {
             steps: self.json_steps(),
             payloads,
             query_prepared: &self.query_prepared,
-            protocol: "",
+            protocol,
             rollback_reason: &self.rollback_reason,
             req_extra: &self.extra,
         })
@@ -340,7 +340,7 @@ mod tests {
             (Step::new("http://h/a").payload(&b"\xff"[..]), "a payload is text"),
         ] {
             let transaction = saga(step).unwrap();
-            let Err(error) = transaction.to_json() else { panic!("{told}") };
+            let Err(error) = transaction.to_json("") else { panic!("{told}") };
             assert!(error.to_string().contains(told) && error.to_string().contains("step=1"), "{error}");
             transaction.to_request().unwrap();
         }
@@ -350,7 +350,7 @@ mod tests {
     fn a_message_with_concurrent_branches_is_refused_over_grpc() {
         let mut message = GlobalTransaction::new(Mode::Msg, "g");
         message.options.is_concurrent = true;
-        assert!(message.to_request().unwrap_err().to_string().contains("HTTP API only"));
-        message.to_json().unwrap();
+        assert!(message.to_request().unwrap_err().to_string().contains("HTTP and JSON-RPC APIs only"));
+        message.to_json("").unwrap();
     }
 }

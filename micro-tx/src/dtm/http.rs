@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
 use micro_core::{Error, ErrorKind};
-use reqwest::{Method, RequestBuilder, Url};
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
@@ -97,7 +97,29 @@ impl HttpApi {
         url
     }
 
+    /// `POST` of JSON to the base itself: the answer as it comes.
+    pub(crate) async fn exchange(
+        &self,
+        body: &(impl Serialize + Sync),
+        timeout: Duration,
+    ) -> Answer<(StatusCode, Bytes)> {
+        self.send_any(self.http.post(self.url(&[], &[])).json(body), timeout).await
+    }
+
     async fn send_one(&self, request: RequestBuilder, timeout: Duration) -> Answer<Bytes> {
+        let (status, body) = self.send_any(request, timeout).await?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let text = match serde_json::from_slice::<Message>(&body) {
+            Ok(Message { message }) => message,
+            Err(_) => String::from_utf8_lossy(&body).into_owned(),
+        };
+        let code = Code::Http(status.as_u16());
+        Err(Failed::Refused(Refusal { code, text, address: self.address.clone() }))
+    }
+
+    async fn send_any(&self, request: RequestBuilder, timeout: Duration) -> Answer<(StatusCode, Bytes)> {
         let broken = |cause| Failed::Unanswered(from_reqwest("dtm.call", &self.address, cause));
         let mut response = request.timeout(timeout).send().await.map_err(broken)?;
         let mut body = BytesMut::new();
@@ -110,19 +132,10 @@ impl HttpApi {
             }
             body.extend_from_slice(&chunk);
         }
-        let status = response.status();
-        if status.is_success() {
-            return Ok(body.freeze());
-        }
-        let text = match serde_json::from_slice::<Message>(&body) {
-            Ok(Message { message }) => message,
-            Err(_) => String::from_utf8_lossy(&body).into_owned(),
-        };
-        let code = Code::Http(status.as_u16());
-        Err(Failed::Refused(Refusal { code, text, address: self.address.clone() }))
+        Ok((response.status(), body.freeze()))
     }
 
-    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Answer<T> {
+    pub(crate) fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Answer<T> {
         serde_json::from_slice(body).map_err(|cause| Failed::Unanswered(unreadable("dtm.call", &self.address, cause)))
     }
 }
@@ -143,30 +156,17 @@ impl Api for HttpApi {
             Verb::Submit => "submit",
             Verb::Abort => "abort",
         };
-        let body = transaction.to_json().map_err(Failed::Unanswered)?;
+        let body = transaction.to_json("").map_err(Failed::Unanswered)?;
         self.post::<Box<RawValue>>(path, &body, timeout).await.map(drop)
     }
 
     async fn register(&self, branch: &BranchRegistration) -> Answer<()> {
-        let payload = std::str::from_utf8(&branch.payload).map_err(|_| {
-            let message = "over DTM's HTTP API a payload is text: name its gRPC API, or send JSON";
-            Failed::Unanswered(
-                Error::new(ErrorKind::InvalidArgument, "dtm.register", message).with_context("gid", &branch.gid),
-            )
-        })?;
-        // The names of the data and ours do not meet: those of the data are the mode's.
-        let mut body: BTreeMap<&str, &str> = branch.data.iter().map(|(name, value)| (&**name, &**value)).collect();
-        body.extend([
-            ("gid", &*branch.gid),
-            ("trans_type", branch.mode.as_str()),
-            ("branch_id", &*branch.branch_id),
-            ("data", payload),
-        ]);
+        let body = registration(branch).map_err(Failed::Unanswered)?;
         self.post::<Box<RawValue>>("registerBranch", &body, self.request_timeout).await.map(drop)
     }
 
     async fn prepare_workflow(&self, transaction: &GlobalTransaction) -> Answer<WorkflowProgress> {
-        let body = transaction.to_json().map_err(Failed::Unanswered)?;
+        let body = transaction.to_json("").map_err(Failed::Unanswered)?;
         let reply: Progresses = self.post("prepareWorkflow", &body, self.request_timeout).await?;
         let decode = |text: &str| {
             let bytes = BASE64_STANDARD.decode(text).map(Bytes::from);
@@ -197,4 +197,21 @@ impl Api for HttpApi {
         };
         self.send_one(request, self.request_timeout).await.map(drop)
     }
+}
+
+/// A branch as the HTTP and the JSON-RPC API take it.
+pub(crate) fn registration(branch: &BranchRegistration) -> Result<BTreeMap<&str, &str>, Error> {
+    let payload = std::str::from_utf8(&branch.payload).map_err(|_| {
+        let message = "over HTTP and JSON-RPC a payload is text: name DTM's gRPC API, or send JSON";
+        Error::new(ErrorKind::InvalidArgument, "dtm.register", message).with_context("gid", &branch.gid)
+    })?;
+    // The names of the data and ours do not meet: those of the data are the mode's.
+    let mut body: BTreeMap<&str, &str> = branch.data.iter().map(|(name, value)| (&**name, &**value)).collect();
+    body.extend([
+        ("gid", &*branch.gid),
+        ("trans_type", branch.mode.as_str()),
+        ("branch_id", &*branch.branch_id),
+        ("data", payload),
+    ]);
+    Ok(body)
 }

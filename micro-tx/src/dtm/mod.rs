@@ -1,11 +1,11 @@
 //! A client of DTM 1.19, the coordinator of distributed transactions (<https://en.dtm.pub>), over its
-//! gRPC and its HTTP API.
+//! gRPC, its HTTP and its JSON-RPC API.
 //!
 //! [`DtmClient`] is the connection; [`DtmClient::coordinator`] carries out core's
 //! [`Saga`](micro_core::saga::Saga)s, [`TwoPhaseMessage`] are calls that come about if and only if a local
 //! transaction commits, [`DtmClient::tcc`] makes reservations, [`DtmClient::xa`] has databases commit
 //! together, [`Workflows`] are functions that go on after a crash, [`UrlBranchCaller`] calls branches as DTM
-//! does. What both APIs can do is there by its own name as well; what became of transactions, and their
+//! does. What all APIs can do is there by its own name as well; what became of transactions, and their
 //! administration, over HTTP alone.
 //!
 //! ```no_run
@@ -41,6 +41,8 @@ mod error;
 mod global;
 mod grpc;
 mod http;
+mod json_rpc;
+mod json_rpc_calls;
 mod limits;
 mod message;
 mod messages;
@@ -74,7 +76,11 @@ pub use xa_participant::XaParticipant;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use micro_core::{Error, ErrorKind, Result, branch::Mode, saga::Outcome};
+use micro_core::{
+    Error, ErrorKind, Result,
+    branch::{Mode, without_accounts},
+    saga::Outcome,
+};
 use micro_grpc::{GrpcBranchCaller, GrpcClientConfig, RawGrpcClient};
 use serde_json::value::RawValue;
 
@@ -82,6 +88,7 @@ use api::{Answer, Api, TopicVerb, Verb};
 use error::Failed;
 use grpc::GrpcApi;
 use http::HttpApi;
+use json_rpc::JsonRpcApi;
 use state::{KeyValues, Listed, Queried, Version};
 
 /// How many topics are asked for at a time.
@@ -114,10 +121,13 @@ impl DtmClient {
         let http = config.http.as_deref().map(|base| HttpApi::new(base, &config)).transpose()?;
         let api: Box<dyn Api> = match (&config.grpc, &http) {
             (Some(address), _) => Box::new(GrpcApi::new(grpc.clone(), address.clone(), &config)),
+            (None, Some(http)) if config.is_json_rpc => Box::new(JsonRpcApi::new(http.clone(), &config)?),
             (None, Some(http)) => Box::new(http.clone()),
             (None, None) => unreachable!("the settings name an API: they were checked"),
         };
-        let caller = UrlBranchCaller::new(GrpcBranchCaller::new(grpc), HttpBranchCaller::new()?);
+        let branches = HttpBranchCaller::new()?;
+        let branches = if config.is_json_rpc { branches.with_json_rpc() } else { branches };
+        let caller = UrlBranchCaller::new(GrpcBranchCaller::new(grpc), branches);
         Ok(Self { shared: Arc::new(Shared { config, api, http, caller }) })
     }
 
@@ -147,12 +157,12 @@ impl DtmClient {
     }
 
     /// Where DTM is, as it is told to who is called on its behalf: `HOST:PORT`, or the base of its HTTP
-    /// API.
+    /// API, also beside JSON-RPC.
     pub fn address(&self) -> &str {
         self.shared.api.address()
     }
 
-    /// A new global id, of 22 characters. None needs to come from DTM: any text is good that is unique.
+    /// A new global id, of 22 characters at most. None needs to come from DTM: any text is good that is unique.
     pub async fn new_gid(&self) -> Result<String> {
         let answer = self.resent(|| self.shared.api.new_gid()).await;
         answer.map_err(|failed| failed.into_error("dtm.new_gid"))
@@ -321,7 +331,7 @@ impl DtmClient {
                 // Of what is not a saga's, what is submitted is not rolled back any more: a branch that
                 // refuses is called again.
                 (None, Some(reason)) if is_waited_for && transaction.mode == Mode::Saga && !reason.is_empty() => {
-                    Ok(Outcome::RolledBack { reason: reason.to_owned() })
+                    Ok(Outcome::RolledBack { reason: without_accounts(reason).into_owned() })
                 }
                 (None, Some(_)) if is_waited_for => Ok(Outcome::StillRunning),
                 _ => Err(refusal.into_error(operation)),

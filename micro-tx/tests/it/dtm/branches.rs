@@ -18,9 +18,9 @@ use axum::{
     response::{IntoResponse, Response as HttpResponse},
 };
 use micro_core::{
-    Health,
+    Error, ErrorKind, Health,
     app::Component as _,
-    branch::{Branch, BranchError, HttpAnswer},
+    branch::{Branch, BranchError, HttpAnswer, JsonRpcCall},
 };
 use micro_grpc::{BranchCall, GrpcServer};
 use tokio::net::TcpListener;
@@ -31,6 +31,9 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 use tower_service::Service;
+
+/// Where branches are called in JSON-RPC.
+pub(crate) const JSON_RPC_PATH: &str = "/api/json-rpc";
 
 /// What a branch answers.
 #[derive(Clone, Debug)]
@@ -63,6 +66,8 @@ impl Seen {
     }
 }
 
+type Work = (String, Arc<dyn Business>);
+
 type Script = Arc<Mutex<HashMap<(String, String), Vec<Say>>>>;
 
 /// What is done by a call of which a test said nothing.
@@ -85,7 +90,7 @@ struct Memory {
     script: Script,
     seen: Arc<Mutex<Vec<Seen>>>,
     /// By the end of the method's name.
-    business: Arc<Mutex<Vec<(String, Arc<dyn Business>)>>>,
+    business: Arc<Mutex<Vec<Work>>>,
 }
 
 impl Branches {
@@ -142,6 +147,9 @@ impl Memory {
 }
 
 async fn over_http(State(memory): State<Memory>, request: HttpRequest) -> HttpResponse {
+    if request.uri().path() == JSON_RPC_PATH {
+        return over_json_rpc(memory, request).await;
+    }
     let method = format!("{} {}", request.method(), request.uri().path());
     let url = reqwest::Url::parse(&format!("http://h{}", request.uri())).unwrap();
     let parts: HashMap<String, String> = url.query_pairs().into_owned().collect();
@@ -164,6 +172,33 @@ async fn over_http(State(memory): State<Memory>, request: HttpRequest) -> HttpRe
             "{}".into_response()
         }
     }
+}
+
+#[derive(serde::Deserialize)]
+struct Named {
+    name: String,
+}
+
+async fn over_json_rpc(memory: Memory, request: HttpRequest) -> HttpResponse {
+    let headers = text_headers(request.headers());
+    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+    let call = JsonRpcCall::read(&body).unwrap();
+    let (method, branch) = (call.method().to_owned(), call.branch().unwrap().clone());
+    let payload = call.params::<Named>().unwrap().name;
+    let seen = Seen { branch, method, payload, headers, at: Instant::now() };
+    let outcome = match memory.say(seen.clone()) {
+        Say::Done => memory.work(&seen).await,
+        Say::Failure(text) => Err(BranchError::failed(text)),
+        Say::Ongoing => Err(BranchError::Ongoing),
+        Say::Oops => Err(Error::new(ErrorKind::Internal, "branch", "oops").into()),
+        Say::Text(text) => return text.into_response(),
+        Say::Late(pause) => {
+            tokio::time::sleep(pause).await;
+            Ok(())
+        }
+    };
+    let answer = call.answer(outcome);
+    (StatusCode::from_u16(answer.status).unwrap(), answer.body).into_response()
 }
 
 fn text_headers(headers: &http::HeaderMap) -> BTreeMap<String, String> {

@@ -6,6 +6,7 @@ mod barriers;
 mod base;
 mod branches;
 mod go_branch;
+mod json_rpc;
 mod local;
 mod msg;
 mod relay;

@@ -10,10 +10,10 @@ use micro_tx::dtm::{
 
 use super::{
     branches::Say,
-    stage::{SECOND, Stage, Wire, on_each_wire},
+    stage::{SECOND, Stage, Wire, on_all_wires},
 };
 
-on_each_wire! {
+on_all_wires! {
     case_54_msg_normal
     case_55_msg_timeout_success
     case_56_msg_timeout_failed
@@ -97,7 +97,7 @@ async fn case_59_msg_options_timeout_custom(stage: Stage) {
     let payload = (asked.method.as_str(), asked.payload.as_str());
     match stage.wire {
         Wire::Grpc => assert_eq!(payload, ("/busi.Busi/QueryPrepared", "")),
-        Wire::Http => assert_eq!(payload, ("GET /api/QueryPrepared", "")),
+        Wire::Http | Wire::JsonRpc => assert_eq!(payload, ("GET /api/QueryPrepared", "")),
     }
 }
 

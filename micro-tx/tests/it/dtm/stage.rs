@@ -10,7 +10,7 @@ use micro_testkit::{Missing, eventually};
 use micro_tx::dtm::{DtmClient, DtmConfig, StoreLimits, TransactionStatus, TwoPhaseMessage};
 use prost::Message as _;
 
-use super::branches::Branches;
+use super::branches::{Branches, JSON_RPC_PATH};
 
 /// How long a test waits for what must happen: DTM makes the calls that are due one after the other, for
 /// all tests, and the machine may be compiling beside it.
@@ -23,9 +23,10 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) enum Wire {
     Grpc,
     Http,
+    JsonRpc,
 }
 
-/// A test over both wires at the same time, for most of it is waiting, with the DTM that tests share;
+/// A test over gRPC and HTTP at the same time, for most of it is waiting, with the DTM that tests share;
 /// skipped where there is none.
 macro_rules! on_each_wire {
     ($($test:ident)+) => {
@@ -42,19 +43,42 @@ macro_rules! on_each_wire {
 
 pub(crate) use on_each_wire;
 
-/// Runs a test over each wire; which one fails stands before its panic's text.
+/// As [`on_each_wire`], over JSON-RPC too.
+macro_rules! on_all_wires {
+    ($($test:ident)+) => {
+        mod on_all_wires {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    tokio::join!(
+                        $crate::dtm::stage::on_both(super::$test),
+                        $crate::dtm::stage::on(super::$test, $crate::dtm::stage::Wire::JsonRpc),
+                    );
+                }
+            )+
+        }
+    };
+}
+
+pub(crate) use on_all_wires;
+
+/// Runs a test over both; which one fails stands before its panic's text.
 pub(crate) async fn on_both<F>(test: fn(Stage) -> F)
 where
     F: Future<Output = ()>,
 {
-    let on = |wire| async move {
-        let Some(stage) = Stage::shared(wire).await else { return };
-        if let Err(panic) = AssertUnwindSafe(test(stage)).catch_unwind().await {
-            eprintln!("over {wire:?}");
-            std::panic::resume_unwind(panic);
-        }
-    };
-    tokio::join!(on(Wire::Grpc), on(Wire::Http));
+    tokio::join!(on(test, Wire::Grpc), on(test, Wire::Http));
+}
+
+pub(crate) async fn on<F>(test: fn(Stage) -> F, wire: Wire)
+where
+    F: Future<Output = ()>,
+{
+    let Some(stage) = Stage::shared(wire).await else { return };
+    if let Err(panic) = AssertUnwindSafe(test(stage)).catch_unwind().await {
+        eprintln!("over {wire:?}");
+        std::panic::resume_unwind(panic);
+    }
 }
 
 pub(crate) struct Stage {
@@ -83,9 +107,10 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 /// The settings for a DTM at this URL by this wire; what becomes of transactions is known by either.
 pub(crate) fn config(url: &str, wire: Wire) -> DtmConfig {
     let mut config = DtmConfig::from_url(url).unwrap();
-    if wire == Wire::Http {
+    if wire != Wire::Grpc {
         config.grpc = None;
     }
+    config.is_json_rpc = wire == Wire::JsonRpc;
     config
 }
 
@@ -131,6 +156,7 @@ impl Stage {
         match self.wire {
             Wire::Grpc => self.grpc_url(method),
             Wire::Http => self.http_url(method),
+            Wire::JsonRpc => format!("http://{}{JSON_RPC_PATH}?method={method}", self.branches.http),
         }
     }
 
@@ -146,6 +172,7 @@ impl Stage {
         match self.wire {
             Wire::Grpc => text.to_owned().encode_to_vec().into(),
             Wire::Http => format!("{text:?}").into(),
+            Wire::JsonRpc => serde_json::json!({ "name": text }).to_string().into(),
         }
     }
 
@@ -162,7 +189,15 @@ impl Stage {
         TwoPhaseMessage::new()
             .call(self.url("TransOut"), self.payload("TransOut"))
             .call(self.url("TransIn"), self.payload("TransIn"))
-            .query_prepared(self.url("QueryPrepared"))
+            .query_prepared(self.query_url())
+    }
+
+    /// Where DTM asks about a message, which it cannot in JSON-RPC.
+    pub(crate) fn query_url(&self) -> String {
+        match self.wire {
+            Wire::Grpc => self.grpc_url("QueryPrepared"),
+            Wire::Http | Wire::JsonRpc => self.http_url("QueryPrepared"),
+        }
     }
 
     pub(crate) async fn submit(&self, saga: &Saga) -> Outcome {

@@ -12,10 +12,10 @@ use micro_tx::dtm::{
 
 use super::{
     branches::Say,
-    stage::{PATIENCE, SECOND, Stage, on_each_wire},
+    stage::{PATIENCE, SECOND, Stage, on_all_wires},
 };
 
-on_each_wire! {
+on_all_wires! {
     case_42_tcc_normal
     case_43_tcc_rollback
     case_44_tcc_timeout

@@ -18,18 +18,19 @@ async fn nobody() -> String {
 }
 
 /// Settings for each wire at an address, and the address as errors name it.
-fn both(address: &str) -> [(DtmConfig, String); 2] {
+fn each(address: &str) -> [(DtmConfig, String); 3] {
     let config = |url: &str| DtmConfig::from_url(url).unwrap();
     [
         (config(&format!("dtm://{address}")), address.to_owned()),
         (config(&format!("http://{address}")), format!("http://{address}/api/dtmsvr")),
+        (config(&format!("jsonrpc://{address}")), format!("http://{address}/api/json-rpc")),
     ]
 }
 
 #[tokio::test]
 async fn connecting_to_nobody_names_the_address_within_the_connect_timeout() {
     let address = nobody().await;
-    for (config, named) in both(&address) {
+    for (config, named) in each(&address) {
         let begun = Instant::now();
         let error = DtmClient::connect(config).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -42,7 +43,7 @@ async fn connecting_to_nobody_names_the_address_within_the_connect_timeout() {
 #[tokio::test]
 async fn a_saga_that_nobody_takes_is_an_error_that_names_the_address() {
     let address = nobody().await;
-    for (config, named) in both(&address) {
+    for (config, named) in each(&address) {
         let coordinator = DtmClient::new(config).unwrap().coordinator();
         let saga = Saga::new().step(Step::new("http://127.0.0.1:1/a"));
         let error = coordinator.submit(saga).await.unwrap_err();
@@ -54,7 +55,7 @@ async fn a_saga_that_nobody_takes_is_an_error_that_names_the_address() {
 #[tokio::test]
 async fn case_66_msg_do_and_submit_prepare_failed() {
     let address = nobody().await;
-    for (config, named) in both(&address) {
+    for (config, named) in each(&address) {
         let dtm = DtmClient::new(config).unwrap();
         let url = "http://127.0.0.1:1/a";
         let message = TwoPhaseMessage::new().call(url, "").query_prepared(url);
@@ -75,7 +76,7 @@ async fn case_66_msg_do_and_submit_prepare_failed() {
 async fn a_host_that_is_silent_is_given_up_in_time() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    for (mut config, named) in both(&address) {
+    for (mut config, named) in each(&address) {
         config.request_timeout = Duration::from_millis(300);
         config.connect_timeout = Duration::from_millis(300);
         config.resend_count_max = 0;

@@ -238,7 +238,7 @@ async fn resumes_with_what_was_recorded(stage: Stage) {
     // DTM's own answer to this is another one each time.
     let other = match stage.wire {
         Wire::Grpc => format!("{}/dtmgimp.Dtm/NewGid", stage.dtm.address()),
-        Wire::Http => format!("{}/newGid", stage.dtm.address()),
+        Wire::Http | Wire::JsonRpc => format!("{}/newGid", stage.dtm.address()),
     };
     let (count, seen, local) = (run_count.clone(), texts.clone(), store.clone());
     let workflows = site.workflows(&stage.dtm, move |builder| {
