@@ -160,7 +160,7 @@ async fn case_10_dtm_metrics() {
     assert!(answer.text().await.unwrap().contains("dtm_server_info"));
 }
 
-fn no_tls() -> rustls::ClientConfig {
+pub(super) fn no_tls() -> rustls::ClientConfig {
     rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()

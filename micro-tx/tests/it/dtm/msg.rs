@@ -1,16 +1,27 @@
 //! Cases of two-phase messages: DTM's own tests of the names that stand there.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use dev_servers::{Kind, Server};
 
 use micro_core::{Error, ErrorKind, saga::Outcome};
+use micro_testkit::{Missing, eventually};
 use micro_tx::dtm::{
     TransactionOptions,
     TransactionStatus::{Failed, Prepared, Submitted, Succeeded},
 };
 
+use tokio::net::TcpListener;
+
 use super::{
     branches::Say,
-    stage::{SECOND, Stage, Wire, on_all_wires},
+    stage::{PATIENCE, SECOND, Stage, Wire, blocking, on_all_wires, there},
 };
 
 on_all_wires! {
@@ -19,6 +30,7 @@ on_all_wires! {
     case_56_msg_timeout_failed
     case_57_msg_abnormal
     case_59_msg_options_timeout_custom
+    case_59_msg_options_timeout_failed
     case_60_msg_concurrent
     case_61_msg_delay_normal
     case_63_msg_do_and_submit
@@ -87,7 +99,44 @@ async fn case_57_msg_abnormal(stage: Stage) {
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
 }
 
-/// The default of 35 s is DTM's own matter.
+/// DTM's default of 35 s, which nothing makes shorter, beside one of a second and one of two minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_59_msg_options_timeout() {
+    let Some(stage) = Stage::shared(Wire::Grpc).await else { return };
+    let options = |timeout: Option<Duration>| {
+        let mut options = TransactionOptions::default();
+        options.timeout_to_fail = timeout;
+        options
+    };
+    let by_default = stage.message().options(options(None));
+    let patient = stage.message().options(options(Some(120 * SECOND)));
+    let begun = Instant::now();
+    stage.dtm.prepare_message(&by_default).await.unwrap();
+    stage.dtm.prepare_message(&patient).await.unwrap();
+    stage.until(&by_default.gid, Succeeded).await;
+    let seen = stage.branches.seen(&by_default.gid);
+    assert_eq!(seen[0].name(), "00/msg");
+    // DTM counts from when it stored it.
+    assert!(seen[0].at - begun >= 34 * SECOND, "nobody is asked before");
+    assert_eq!(stage.status(&patient.gid).await, Prepared);
+    assert_eq!(stage.branches.calls(&patient.gid), [""; 0]);
+    stage.dtm.abort_message(&patient).await.unwrap();
+}
+
+/// Before its own timeout nobody is asked, and after it the answer decides.
+async fn case_59_msg_options_timeout_failed(stage: Stage) {
+    let mut options = impatient();
+    options.timeout_to_fail = Some(3 * SECOND);
+    options.retry_interval = Some(4 * SECOND);
+    let message = stage.message().options(options);
+    stage.branches.script(&message.gid, "00/msg", [Say::Failure("rolled back".to_owned())]);
+    let begun = Instant::now();
+    stage.dtm.prepare_message(&message).await.unwrap();
+    stage.until(&message.gid, Failed).await;
+    assert!(stage.branches.seen(&message.gid)[0].at - begun >= 2 * SECOND, "nobody is asked before");
+    assert_eq!(stage.branches.calls(&message.gid), ["00/msg"], "nothing is sent");
+}
+
 async fn case_59_msg_options_timeout_custom(stage: Stage) {
     let message = stage.message().options(impatient());
     stage.dtm.prepare_message(&message).await.unwrap();
@@ -196,4 +245,36 @@ async fn a_message_needs_query_prepared_for_a_local_part(stage: Stage) {
     });
     assert_eq!(done.await.unwrap_err().kind(), ErrorKind::InvalidArgument);
     assert_eq!(was_run.into_inner(), 0);
+}
+
+/// Somebody is told of a branch that is called again and again, where DTM's settings say whom.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_62_msg_webhook() {
+    let alerts: Arc<Mutex<Vec<serde_json::Value>>> = Arc::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hook = format!("http://{}/alerts", listener.local_addr().unwrap());
+    let told = alerts.clone();
+    let router = axum::Router::new().fallback(async move |body: axum::body::Bytes| {
+        told.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let settings = move || Server::start_with(Kind::Dtm, &[("AlertRetryLimit", "3"), ("AlertWebHook", &hook)]);
+    let Some(server) = there(blocking(settings).await.map_err(Missing::new)) else { return };
+    let stage = Stage::at(server.url(), Wire::Grpc).await;
+    let mut options = TransactionOptions::default();
+    options.retry_interval = Some(SECOND);
+    let message = stage.message().options(options);
+    stage.branches.script(&message.gid, "02/action", [Say::Oops, Say::Oops, Say::Oops]);
+    stage.dtm.submit_message(&message).await.unwrap();
+    stage.until(&message.gid, Succeeded).await;
+    let alerts = eventually(PATIENCE, "the alert", async || {
+        let alerts = alerts.lock().unwrap().clone();
+        if alerts.is_empty() { Err("none") } else { Ok(alerts) }
+    });
+    let alerts = alerts.await;
+    assert_eq!(alerts.len(), 1, "after the third failure, and not before: {alerts:?}");
+    let alert = &alerts[0];
+    assert_eq!((alert["gid"].as_str(), alert["retry_count"].as_i64()), (Some(&*message.gid), Some(3)));
+    assert_eq!((alert["status"].as_str(), alert["branch"].as_str()), (Some("submitted"), Some(&*stage.url("TransIn"))));
+    assert!(alert["error"].as_str().unwrap().contains("oops"), "{alert}");
 }

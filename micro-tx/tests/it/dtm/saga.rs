@@ -8,7 +8,10 @@ use micro_core::{
 };
 use micro_tx::dtm::TransactionStatus::{Aborting, Failed, Submitted, Succeeded};
 
+use serde_json::json;
+
 use super::{
+    base::no_tls,
     branches::Say,
     stage::{SECOND, Stage, Wire, impatient, on_all_wires, waiting},
 };
@@ -284,6 +287,31 @@ async fn case_38_saga_retry_limit_no(stage: Stage) {
     let reason = "RetryCount is greater than RetryLimit, RetryLimit: 1".to_owned();
     assert_eq!(stage.submit(&saga).await, Outcome::RolledBack { reason });
     assert_eq!(stage.states(&saga.gid).await, ["succeed", "succeed", "succeed", "prepared"]);
+}
+
+/// The form of old clients, with the payload beside its step: DTM takes both, what we send is the other one,
+/// and a saga in the old form is told as any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_22_saga_compatible_normal() {
+    let Some(stage) = Stage::shared(Wire::Http).await else { return };
+    let step = |name: &str| {
+        let (action, compensate) = (stage.url(name), stage.url(&format!("{name}Revert")));
+        json!({ "action": action, "compensate": compensate, "data": r#"{"amount":30}"# })
+    };
+    let gid = Saga::new().gid;
+    let old = json!({ "gid": gid, "trans_type": "saga", "steps": [step("TransOut"), step("TransIn")] });
+    let client = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(no_tls()).build().unwrap();
+    let answer = client.post(format!("{}/submit", stage.dtm.address())).json(&old).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    stage.until(&gid, Succeeded).await;
+    assert_eq!(stage.states(&gid).await, ["prepared", "succeed", "prepared", "succeed"]);
+    let seen = stage.branches.seen(&gid);
+    assert!(seen.iter().all(|seen| seen.payload == r#"{"amount":30}"#), "{seen:?}");
+    assert_eq!(stage.dtm.coordinator().outcome(&gid).await.unwrap(), Some(Outcome::Succeeded));
+    // The same saga in our form is the same transaction.
+    let ours = Saga::with_gid(&gid).step(stage.step("TransOut")).step(stage.step("TransIn"));
+    assert_eq!(stage.submit(&ours).await, Outcome::Succeeded);
+    assert_eq!(stage.branches.seen(&gid).len(), 2, "nothing is called twice");
 }
 
 /// A saga over gRPC calls participants of both kinds.
