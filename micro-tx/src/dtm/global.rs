@@ -97,7 +97,8 @@ impl GlobalTransaction {
             bin_payloads: self.steps.iter().map(|step| step.payload.clone()).collect(),
             query_prepared: self.query_prepared.clone(),
             steps: match &self.json_steps()[..] {
-                [] => String::new(),
+                // As DTM's Go client says it.
+                [] => "null".to_owned(),
                 steps => serde_json::to_string(steps).expect("texts are JSON"),
             },
             req_extra: self.extra.clone(),

@@ -12,13 +12,14 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use micro_core::{
     Error, ErrorKind, Result,
-    branch::{Branch, BranchError, Mode, Op},
+    branch::{Branch, BranchError, Mode, Op, without_accounts},
 };
 use micro_grpc::WorkflowService;
 use uuid::Uuid;
 
 use super::{
     DtmClient, GlobalTransaction, TransactionOptions, WorkflowProgress,
+    state::without_failure,
     workflow_run::{Run, Workflow},
 };
 
@@ -284,7 +285,11 @@ impl Workflows {
                 let result = self.result(gid, progress).await?;
                 Ok(Some(WorkflowOutcome::Succeeded(result)))
             }
-            "failed" => Ok(Some(WorkflowOutcome::RolledBack { reason: progress.rollback_reason.clone() })),
+            "failed" => {
+                // As other clients tell it.
+                let reason = without_accounts(without_failure(&progress.rollback_reason)).into_owned();
+                Ok(Some(WorkflowOutcome::RolledBack { reason }))
+            }
             _ => Ok(None),
         }
     }

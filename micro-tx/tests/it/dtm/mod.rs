@@ -18,5 +18,6 @@ mod tellers;
 mod topics;
 mod unreachable;
 mod vectors;
+mod vectors_runs;
 mod workflow;
 mod xa;

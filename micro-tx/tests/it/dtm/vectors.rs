@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Full};
 use micro_core::{
     ErrorKind, Health,
@@ -37,6 +38,8 @@ macro_rules! capture {
     };
 }
 
+pub(super) use capture;
+
 #[derive(Deserialize)]
 #[serde(default)]
 #[derive(Default)]
@@ -59,20 +62,25 @@ fn header(headers: &[(String, String)], name: &str) -> Option<String> {
 
 /// A call of the gRPC API: the request, and the answer.
 #[derive(Clone, Debug, Default)]
-struct Call {
-    path: String,
-    message: Vec<u8>,
-    answer: Vec<u8>,
-    code: i32,
-    text: String,
+pub(super) struct Call {
+    pub(super) path: String,
+    /// What says which branch is called; of a call of DTM none.
+    pub(super) metadata: BTreeMap<String, String>,
+    pub(super) message: Vec<u8>,
+    pub(super) answer: Vec<u8>,
+    pub(super) code: i32,
+    pub(super) text: String,
 }
 
-fn grpc_calls(capture: &str) -> VecDeque<Call> {
+pub(super) fn grpc_calls(capture: &str) -> VecDeque<Call> {
     let mut calls: BTreeMap<u32, Call> = BTreeMap::new();
     for frame in frames(capture).into_iter().filter(|frame| frame.kind != "note") {
         let call = calls.entry(frame.stream).or_default();
         match (frame.dir.as_str(), frame.kind.as_str()) {
-            (">", "headers") => call.path = header(&frame.headers, ":path").unwrap(),
+            (">", "headers") => {
+                call.path = header(&frame.headers, ":path").unwrap();
+                call.metadata = frame.headers.into_iter().filter(|(name, _)| name.starts_with("dtm-")).collect();
+            }
             (">", _) => call.message = hex::decode(frame.grpc_msg_hex).unwrap(),
             (_, "headers") => {
                 if let Some(code) = header(&frame.headers, "grpc-status") {
@@ -136,8 +144,8 @@ impl Service<http::Request<Body>> for Replay {
     }
 }
 
-struct Replayed {
-    dtm: DtmClient,
+pub(super) struct Replayed {
+    pub(super) dtm: DtmClient,
     calls: Arc<Mutex<VecDeque<Call>>>,
     _server: GrpcServer,
     _health: Health,
@@ -151,7 +159,7 @@ impl Drop for Replayed {
     }
 }
 
-async fn replay(calls: VecDeque<Call>) -> Replayed {
+pub(super) async fn replay(calls: VecDeque<Call>) -> Replayed {
     let calls = Arc::new(Mutex::new(calls));
     let server = GrpcServer::builder("dtm").add_service(Replay { calls: calls.clone() }).build().unwrap();
     let health = Health::new();
@@ -173,7 +181,7 @@ fn step(name: &str, payload: &str) -> Step {
     Step::new(busi(name)).compensation(busi(&format!("{name}Revert"))).payload(text(payload))
 }
 
-fn text(payload: &str) -> Bytes {
+pub(super) fn text(payload: &str) -> Bytes {
     payload.to_owned().encode_to_vec().into()
 }
 
@@ -578,4 +586,41 @@ async fn h07_admin_api() {
         BranchRegistration::new(Mode::Tcc, "nope", "01").data("confirm", "http://a").data("cancel", "http://b");
     let error = dtm.register_branch(&branch.payload("{}")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+}
+
+/// The answers of the JSON-RPC API that was captured, by what they become. Requests that were made by hand, with
+/// members in another order, are replaced by ours.
+#[tokio::test]
+async fn h08_jsonrpc() {
+    use ErrorKind::{FailedPrecondition, InvalidArgument, Unimplemented};
+    let exchanges = http_exchanges(capture!("h08-jsonrpc"));
+    let answered = |index: usize, body: &str| {
+        let exchange = Exchange { body: body.to_owned(), ..exchanges[index].clone() };
+        http_replay(VecDeque::from([exchange])).then(|dtm| async move {
+            let config =
+                DtmConfig::from_url(&dtm.address().replace("http://", "jsonrpc://").replace("/api/dtmsvr", ""));
+            DtmClient::new(config.unwrap()).unwrap()
+        })
+    };
+    let gid = answered(0, &exchanges[0].body).await.new_gid().await.unwrap();
+    assert_eq!(gid, "TWDqkrsiYHzeZ9F5yQAX9L");
+    for (index, kind, code) in [(1, InvalidArgument, -32700), (2, InvalidArgument, -32600), (3, Unimplemented, -32601)]
+    {
+        let error = answered(index, &exchanges[0].body).await.new_gid().await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(&format!("code={code}, answer=")), "{error}");
+    }
+    let request = |wait: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":"1","method":"submit","params":{{"gid":"probe-jr","trans_type":"msg",{wait}"concurrent":false,"steps":[{{"action":"http://127.0.0.1:47001/api/jr?method=TransIn"}}],"payloads":["{{\"amount\":30}}"],"protocol":"json-rpc"}}}}"#
+        )
+    };
+    let mut message = GlobalTransaction::new(Mode::Msg, "probe-jr");
+    message.steps.push(Step::new("http://127.0.0.1:47001/api/jr?method=TransIn").payload(r#"{"amount":30}"#));
+    message.options.is_waited_for = true;
+    answered(5, &request(r#""wait_result":true,"#)).await.submit(&message).await.unwrap();
+    message.options.is_waited_for = false;
+    let error = answered(6, &request("")).await.submit(&message).await.unwrap_err();
+    assert_eq!(error.kind(), FailedPrecondition);
+    assert!(error.to_string().contains("code=-32901, answer=current status 'succeed'"), "{error}");
 }
