@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use super::{BranchCaller, BranchRequest};
 use crate::{
     Error, ErrorKind, Result,
-    branch::BranchAnswer,
+    branch::{BranchAnswer, shown_url},
     registry::{CachedRegistry, CachedService, Registry},
     selector::Selector,
 };
@@ -93,7 +93,8 @@ impl<C: BranchCaller> BranchCaller for DiscoveredBranches<C> {
         let parts = named.split_once('/').filter(|(name, method)| !name.is_empty() && !method.is_empty());
         let Some((name, method)) = parts else {
             let message = "no URL of a branch: expected registry:///SERVICE/package.Service/Method";
-            return Err(Error::new(ErrorKind::InvalidArgument, "saga.call", message).with_context("url", request.url));
+            return Err(Error::new(ErrorKind::InvalidArgument, "saga.call", message)
+                .with_context("url", shown_url(request.url)));
         };
         let instances = self.service(name).known(request.timeout).await?;
         let Some(index) = self.selector.pick(&instances) else {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    branch::{Branch, BranchAnswer, Mode, Op},
+    branch::{Branch, BranchAnswer, Mode, Op, shown_url},
     consume::{trouble::backoff, unwind::unwound},
 };
 
@@ -160,7 +160,7 @@ impl<'a> Run<'a> {
     }
 
     fn note_action(&mut self, round: &mut Round<'_>, step: usize, answer: Result<BranchAnswer>) {
-        let url = &self.saga.steps[step].action;
+        let url = &*shown_url(&self.saga.steps[step].action);
         let trouble = match &answer {
             Ok(BranchAnswer::Succeeded) => {
                 self.progress.succeeded.insert(step);
@@ -226,7 +226,7 @@ impl<'a> Run<'a> {
     }
 
     fn note_compensation(&mut self, round: &mut Round<'_>, step: usize, answer: Result<BranchAnswer>) {
-        let url = &self.saga.steps[step].compensation;
+        let url = &*shown_url(&self.saga.steps[step].compensation);
         match answer {
             Ok(BranchAnswer::Succeeded) => {
                 self.progress.compensated.insert(step);
@@ -280,7 +280,7 @@ impl<'a> Run<'a> {
             // A caller that does not keep the limit must not keep the saga.
             tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
                 Err(Error::new(ErrorKind::DeadlineExceeded, "saga.call", "the branch gave no answer in time")
-                    .with_context("url", url)
+                    .with_context("url", shown_url(url))
                     .with_context("request_timeout_ms", timeout.as_millis()))
             })
         };

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use micro_core::{
     Error, ErrorKind, Metadata, Result,
-    branch::BranchAnswer,
+    branch::{BranchAnswer, shown_url},
     saga::{BranchCaller, BranchRequest},
 };
 use tonic::{Code, Status};
@@ -49,7 +49,7 @@ impl GrpcBranchCaller {
         match self.client.call(address, path, request.payload, &metadata, request.timeout).await {
             Ok(message) => Ok((BranchAnswer::Succeeded, message)),
             Err(RawFailure::Answered(status)) => Ok((answer(request.url, status)?, Bytes::new())),
-            Err(RawFailure::Unanswered(error)) => Err(error.with_context("url", request.url)),
+            Err(RawFailure::Unanswered(error)) => Err(error.with_context("url", shown_url(request.url))),
         }
     }
 }
@@ -64,19 +64,20 @@ impl BranchCaller for GrpcBranchCaller {
 /// Whom to call, and what: divided at the first slash.
 fn split(url: &str) -> Result<(&str, &str)> {
     let parts = url.find('/').map(|slash| url.split_at(slash));
-    parts.filter(|(address, path)| address.contains(':') && path.len() > 1 && !path.starts_with("//")).ok_or_else(
-        || {
-            let message = "not a branch's URL: expected HOST:PORT/package.Service/Method";
-            Error::new(ErrorKind::InvalidArgument, "branch.call", message).with_context("url", url)
-        },
-    )
+    let is_url = |(address, path): &(&str, &str)| {
+        address.contains(':') && !address.contains('@') && path.len() > 1 && !path.starts_with("//")
+    };
+    parts.filter(is_url).ok_or_else(|| {
+        let message = "not a branch's URL: expected HOST:PORT/package.Service/Method";
+        Error::new(ErrorKind::InvalidArgument, "branch.call", message).with_context("url", shown_url(url))
+    })
 }
 
 fn answer(url: &str, status: Status) -> Result<BranchAnswer> {
     match (status.code(), status.message()) {
         (Code::FailedPrecondition, _) | (Code::Aborted, ONGOING) => Ok(BranchAnswer::Ongoing),
         (Code::Aborted, reason) => Ok(BranchAnswer::Failed(reason.to_owned())),
-        _ => Err(from_status("branch.call", status).with_context("url", url)),
+        _ => Err(from_status("branch.call", status).with_context("url", shown_url(url))),
     }
 }
 
@@ -88,10 +89,14 @@ mod tests {
     fn a_url_is_an_address_and_a_path() {
         assert_eq!(split("127.0.0.1:9000/busi.Busi/Pay").unwrap(), ("127.0.0.1:9000", "/busi.Busi/Pay"));
         assert_eq!(split("[::1]:9000/go.micro.service.Order/X").unwrap(), ("[::1]:9000", "/go.micro.service.Order/X"));
-        for url in ["", "127.0.0.1:9000", "127.0.0.1:9000/", "etcd://h:1/busi.Busi/Pay", "http://h:1/pay", "host/a.B/C"]
-        {
+        let wrong =
+            ["", "127.0.0.1:9000", "127.0.0.1:9000/", "etcd://h:1/busi.Busi/Pay", "http://h:1/pay", "host/a.B/C"];
+        // Over gRPC an address has no account.
+        let accounts = ["me:secret@h:1/a.B/C", "grpc://me:secret@h:1/a.B/C"];
+        for url in wrong.into_iter().chain(accounts) {
             let error = split(url).unwrap_err();
             assert!(error.to_string().contains("expected HOST:PORT/package.Service/Method"), "{url}: {error}");
+            assert!(!error.report().contains("secret"), "{error}");
         }
     }
 

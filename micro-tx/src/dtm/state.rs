@@ -5,7 +5,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use micro_core::{branch::Mode, saga::Outcome};
+use micro_core::{
+    branch::{Mode, without_accounts},
+    saga::Outcome,
+};
 use serde::{Deserialize, Deserializer};
 
 /// The state of a transaction.
@@ -60,6 +63,10 @@ impl<'de> Deserialize<'de> for TransactionStatus {
     }
 }
 
+fn without_account<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(|reason| without_accounts(&reason).into_owned())
+}
+
 /// A transaction. Times are RFC 3339 with nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -71,7 +78,9 @@ pub struct TransactionState {
     pub trans_type: String,
     /// Its state.
     pub status: TransactionStatus,
-    /// Why it was rolled back; empty where it was not, or nobody said.
+    /// Why it was rolled back; empty where it was not, or nobody said. DTM names the branch's URL in it, which
+    /// is told without its account.
+    #[serde(deserialize_with = "without_account")]
     pub rollback_reason: String,
     /// What a workflow came to, in base64.
     pub result: String,
@@ -272,13 +281,13 @@ mod tests {
     #[test]
     fn only_an_end_is_an_outcome() {
         let outcome = |status: &str| {
-            let reason = "url:h:1/a.B/C return failed: no stock FAILURE".to_owned();
-            let transaction =
-                TransactionState { status: status.into(), rollback_reason: reason, ..TransactionState::default() };
+            let reason = "url:http://me:secret@h:1/a return failed: no stock FAILURE";
+            let told = serde_json::json!({ "gid": "g", "status": status, "rollback_reason": reason });
+            let transaction: TransactionState = serde_json::from_value(told).unwrap();
             TransactionDetails { transaction, branches: Vec::new() }.outcome()
         };
         assert_eq!(outcome("succeed"), Outcome::Succeeded);
-        let reason = "url:h:1/a.B/C return failed: no stock".to_owned();
+        let reason = "url:http://***@h:1/a return failed: no stock".to_owned();
         assert_eq!(outcome("failed"), Outcome::RolledBack { reason });
         for status in ["prepared", "submitted", "aborting", "paused"] {
             assert_eq!(outcome(status), Outcome::StillRunning, "{status}");

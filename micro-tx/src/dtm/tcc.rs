@@ -5,7 +5,7 @@ use std::{fmt::Display, time::Duration};
 use bytes::Bytes;
 use micro_core::{
     Error, ErrorKind, Result,
-    branch::{Branch, BranchAnswer, Mode, Op},
+    branch::{Branch, BranchAnswer, Mode, Op, shown_url},
     saga::{BranchCaller as _, BranchRequest},
 };
 use uuid::Uuid;
@@ -128,7 +128,8 @@ impl TccBranches {
             .headers(&self.options.headers)
             .timeout(self.options.request_timeout.unwrap_or(CALL_TIMEOUT));
         let not_done = |message: String| {
-            Error::new(ErrorKind::FailedPrecondition, "tcc.try", message).with_context("url", &branch.try_url)
+            Error::new(ErrorKind::FailedPrecondition, "tcc.try", message)
+                .with_context("url", shown_url(&branch.try_url))
         };
         match self.client.caller().call(request).await? {
             BranchAnswer::Succeeded => Ok(()),

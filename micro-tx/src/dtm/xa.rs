@@ -5,7 +5,7 @@ use std::{fmt::Display, time::Duration};
 use bytes::Bytes;
 use micro_core::{
     Error, ErrorKind, Result,
-    branch::{Branch, BranchAnswer, Mode, Op},
+    branch::{Branch, BranchAnswer, Mode, Op, shown_url},
     saga::{BranchCaller as _, BranchRequest},
 };
 use uuid::Uuid;
@@ -78,8 +78,9 @@ impl XaBranches {
             .payload(payload.into())
             .headers(&self.options.headers)
             .timeout(self.options.request_timeout.unwrap_or(CALL_TIMEOUT));
-        let not_done =
-            |message: String| Error::new(ErrorKind::FailedPrecondition, "xa.call", message).with_context("url", url);
+        let not_done = |message: String| {
+            Error::new(ErrorKind::FailedPrecondition, "xa.call", message).with_context("url", shown_url(url))
+        };
         match self.client.caller().call(request).await? {
             BranchAnswer::Succeeded => Ok(()),
             BranchAnswer::Failed(reason) => Err(not_done(reason)),

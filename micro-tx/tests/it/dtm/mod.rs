@@ -1,6 +1,7 @@
 //! The client of DTM beside the real server: the numbered cases of DTM's own tests that a client should
 //! pass, and our own.
 
+mod accounts;
 mod added;
 mod barriers;
 mod base;
