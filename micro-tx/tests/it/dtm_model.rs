@@ -27,14 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const TIMEOUT_TO_FAIL: Duration = Duration::from_secs(60);
 
 /// What may happen to a step of a saga that is called again at once.
-const UNPAUSED: [Fate; 6] = [
-    Fate::Succeeds,
-    Fate::Fails,
-    Fate::TimesOut,
-    Fate::ArrivesTwice,
-    Fate::NeverArrives,
-    Fate::ArrivesLate,
-];
+const UNPAUSED: [Fate; 6] =
+    [Fate::Succeeds, Fate::Fails, Fate::TimesOut, Fate::ArrivesTwice, Fate::NeverArrives, Fate::ArrivesLate];
 
 /// What may happen to a step of a saga that pauses: DTM's clock goes on with one after the other.
 const PAUSING: [Fate; 3] = [Fate::Succeeds, Fate::OngoingOnce, Fate::NeverArrives];
