@@ -79,7 +79,7 @@ impl WorkflowBranch {
 
     /// Runs `work` once the function has refused, after that of later branches, until it succeeds; also
     /// where it is not known whether the action took effect. A barrier with the branch that it is given
-    /// tells: [`run_with_barrier`](BarrierExt::run_with_barrier).
+    /// tells: [`run_with_barrier`](micro_core::barrier::BarrierExt::run_with_barrier).
     #[must_use]
     pub fn on_rollback<F>(self, work: impl FnOnce(Branch) -> F + Send + 'static) -> Self
     where
