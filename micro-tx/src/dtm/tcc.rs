@@ -1,6 +1,6 @@
 //! Try, confirm, cancel: reservations in several services that become final together, or are given back.
 
-use std::{fmt::Display, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 use bytes::Bytes;
 use micro_core::{
@@ -92,12 +92,33 @@ pub struct TccBranches {
     client: DtmClient,
     gid: String,
     ids: BranchIds,
-    options: TransactionOptions,
+    headers: BTreeMap<String, String>,
+    request_timeout: Duration,
     /// Why the first reservation failed that was noted.
     failure: Option<String>,
 }
 
 impl TccBranches {
+    fn new(client: &DtmClient, gid: &str, ids: BranchIds) -> Self {
+        let (client, gid) = (client.clone(), gid.to_owned());
+        Self { client, gid, ids, headers: BTreeMap::new(), request_timeout: CALL_TIMEOUT, failure: None }
+    }
+
+    /// Sends a header with each `try` that follows; of one name the last value counts. DTM sends those of
+    /// the [`Tcc`] with `confirm` and `cancel`.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets how long a `try` may take, 3 s by default: less than whoever called this branch waits for it.
+    #[must_use]
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
     /// Makes a reservation: has DTM note it, then calls `try`. What was noted is confirmed or cancelled with
     /// the transaction, whatever `try` answers.
     ///
@@ -125,8 +146,8 @@ impl TccBranches {
         called.coordinator = Some(self.client.address().to_owned());
         let request = BranchRequest::new(&branch.try_url, &called)
             .payload(branch.payload.clone())
-            .headers(&self.options.headers)
-            .timeout(self.options.request_timeout.unwrap_or(CALL_TIMEOUT));
+            .headers(&self.headers)
+            .timeout(self.request_timeout);
         let not_done = |message: String| {
             Error::new(ErrorKind::FailedPrecondition, "tcc.try", message)
                 .with_context("url", shown_url(&branch.try_url))
@@ -158,13 +179,9 @@ impl DtmClient {
         F: AsyncFnOnce(&mut TccBranches) -> Result<T, E>,
         E: From<Error> + Display,
     {
-        let branches = TccBranches {
-            client: self.clone(),
-            gid: tcc.gid.clone(),
-            ids: BranchIds::default(),
-            options: tcc.options.clone(),
-            failure: None,
-        };
+        let mut branches = TccBranches::new(self, &tcc.gid, BranchIds::default());
+        branches.headers.clone_from(&tcc.options.headers);
+        branches.request_timeout = tcc.options.request_timeout.unwrap_or(CALL_TIMEOUT);
         let body = async move |branches: &mut TccBranches| {
             let value = body(branches).await?;
             let Some(failure) = branches.failure.take() else { return Ok(value) };
@@ -178,11 +195,29 @@ impl DtmClient {
     }
 
     /// The branches below one that is called to `try`: a service that reserves in others in its turn. They
-    /// are confirmed and cancelled with the transaction, which the one who began it decides.
+    /// are confirmed and cancelled with the transaction, which the one who began it decides; where a
+    /// reservation fails, this `try` is to fail as well.
+    ///
+    /// What the transaction's options say of its branches' calls is not known here: headers and the time
+    /// limit of these are named anew.
     ///
     /// # Errors
     ///
     /// `InvalidArgument` for a branch of something else.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use micro_core::{Result, branch::Branch};
+    /// # use micro_tx::dtm::{DtmClient, TccBranch};
+    /// # async fn reserve(dtm: DtmClient, called: &Branch) -> Result<()> {
+    /// let url = |name: &str| format!("depot:9002/shop.Depot/{name}");
+    /// let depot = TccBranch::new(url("Reserve"), url("Take"), url("Release")).payload(&b"two of A-17"[..]);
+    /// let mut below = dtm.nested_tcc(called)?.header("x-tenant", "north").request_timeout(Duration::from_secs(1));
+    /// below.call(&depot).await
+    /// # }
+    /// ```
     pub fn nested_tcc(&self, branch: &Branch) -> Result<TccBranches> {
         if (branch.mode, &branch.op) != (Mode::Tcc, &Op::Try) {
             let message = "reservations are made below a branch of a TCC transaction that is called to try";
@@ -190,7 +225,6 @@ impl DtmClient {
                 .with_context("trans_type", branch.mode.as_str())
                 .with_context("op", &branch.op));
         }
-        let (gid, ids) = (branch.gid.clone(), BranchIds::below(&branch.id));
-        Ok(TccBranches { client: self.clone(), gid, ids, options: TransactionOptions::default(), failure: None })
+        Ok(TccBranches::new(self, &branch.gid, BranchIds::below(&branch.id)))
     }
 }

@@ -21,6 +21,8 @@ on_all_wires! {
     case_44_tcc_timeout
     case_45_tcc_headers
     case_46_tcc_nested
+    nested_branches_have_headers_and_a_time_limit_of_their_own
+    a_gid_with_quotes_is_carried
     case_48_tcc_cover_panic
     case_49_tcc_cover_call_branch
     a_dropped_transaction_is_cancelled
@@ -30,7 +32,7 @@ on_all_wires! {
 }
 
 impl Stage {
-    fn reservation(&self, name: &str) -> TccBranch {
+    pub(crate) fn reservation(&self, name: &str) -> TccBranch {
         let url = |op: &str| self.url(&format!("{name}{op}"));
         TccBranch::new(url("Try"), url("Confirm"), url("Cancel")).payload(self.payload(name))
     }
@@ -141,6 +143,44 @@ async fn case_46_tcc_nested(stage: Stage) {
     assert_eq!(stage.branches.calls(&tcc.gid), calls);
     let action = Branch::new(Mode::Saga, "g", "01", Op::Action).unwrap();
     assert_eq!(stage.dtm.nested_tcc(&action).unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+async fn nested_branches_have_headers_and_a_time_limit_of_their_own(stage: Stage) {
+    let tcc = tcc(|options| drop(options.headers.insert("of_all".to_owned(), "tcc".to_owned())));
+    stage.branches.script(&tcc.gid, "0102/try", [Say::Late(3 * SECOND)]);
+    let done = stage.dtm.tcc(&tcc, async |branches| {
+        branches.call(&stage.reservation("Outer")).await?;
+        let outer = stage.branches.seen(&tcc.gid).remove(0).branch;
+        let below = stage.dtm.nested_tcc(&outer)?.header("of_these", "once").header("of_these", "nested");
+        let mut below = below.request_timeout(SECOND);
+        below.call(&stage.reservation("Inner")).await?;
+        let begun = std::time::Instant::now();
+        let error = below.call(&stage.reservation("Slow")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+        assert!(begun.elapsed() < 3 * SECOND, "given up after {:?}", begun.elapsed());
+        Err::<(), _>(error)
+    });
+    assert_eq!(done.await.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    stage.until(&tcc.gid, Failed).await;
+    let seen = stage.branches.seen(&tcc.gid);
+    let header = |call: &str, name: &str| {
+        let seen = seen.iter().find(|seen| seen.name() == call).expect(call);
+        seen.headers.get(name).cloned()
+    };
+    assert_eq!(header("0101/try", "of_these").as_deref(), Some("nested"));
+    assert_eq!(header("01/try", "of_these"), None);
+    // DTM knows the headers of the transaction alone.
+    assert_eq!(header("0101/cancel", "of_all").as_deref(), Some("tcc"));
+    assert_eq!(header("0101/cancel", "of_these"), None);
+}
+
+async fn a_gid_with_quotes_is_carried(stage: Stage) {
+    let mut tcc = waiting();
+    tcc.gid = format!("o'brien \"x\" `{}", tcc.gid);
+    let done = stage.dtm.tcc(&tcc, async |branches| branches.call(&stage.reservation("Out")).await);
+    done.await.unwrap();
+    assert_eq!(stage.status(&tcc.gid).await, Succeeded);
+    assert_eq!(stage.branches.calls(&tcc.gid), ["01/try", "01/confirm"]);
 }
 
 #[tokio::test]
