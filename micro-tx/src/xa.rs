@@ -15,6 +15,15 @@ const MYSQL_BYTES_MAX: usize = 64;
 /// PostgreSQL's.
 const POSTGRES_BYTES_MAX: usize = 199;
 
+/// Refuses a database without two-phase commit.
+///
+/// # Errors
+///
+/// `Unimplemented` on SQLite.
+pub(crate) fn checked(database: &SqlDatabase) -> Result<()> {
+    if database.dialect() == Dialect::Sqlite { Err(unimplemented("xa.begin")) } else { Ok(()) }
+}
+
 /// A branch's name in the database, which can stand between quotes: `GID-BRANCH`, as DTM's clients name it.
 #[derive(Clone, Debug)]
 pub(crate) struct Xid(String);
@@ -28,10 +37,7 @@ impl Xid {
         let bytes_max = match database.dialect() {
             Dialect::MySql => MYSQL_BYTES_MAX,
             Dialect::Postgres => POSTGRES_BYTES_MAX,
-            Dialect::Sqlite => {
-                let message = "SQLite has no two-phase commit: MySQL, MariaDB and PostgreSQL have";
-                return Err(Error::new(ErrorKind::Unimplemented, "xa.begin", message));
-            }
+            Dialect::Sqlite => return Err(unimplemented("xa.begin")),
         };
         let xid = format!("{}-{}", branch.gid, branch.id);
         let refused = |message: &'static str| {
@@ -49,8 +55,42 @@ impl Xid {
 }
 
 impl SqlDatabase {
+    /// Runs `work` in a branch, and prepares it where that gives `Some`; else nothing is left.
+    pub(crate) async fn run_xa<T, E, F>(&self, xid: &Xid, work: F) -> Result<Option<T>, E>
+    where
+        F: AsyncFnOnce(&mut Tx) -> Result<Option<T>, E>,
+        E: From<Error>,
+    {
+        let mut tx = self.begin_xa(xid).await?;
+        let done = match work(&mut tx).await {
+            Ok(Some(value)) => self.prepare_xa(&mut tx, xid).await.map(|()| Some(value)).map_err(E::from),
+            undone => undone,
+        };
+        if !matches!(done, Ok(Some(_))) {
+            self.undo_xa(tx, xid).await;
+        }
+        done
+    }
+
+    /// Whether this branch is prepared, and neither committed nor rolled back.
+    pub(crate) async fn is_prepared(&self, xid: &Xid) -> Result<bool> {
+        const OPERATION: &str = "xa.recover";
+        match self.connections() {
+            #[cfg(feature = "mysql")]
+            Connections::MySql(connections) => connections.is_prepared(OPERATION, &xid.0).await,
+            #[cfg(feature = "postgres")]
+            Connections::Postgres(_) => {
+                let select = "SELECT gid FROM pg_prepared_xacts WHERE gid = ? AND database = current_database()";
+                let rows = self.fetch_all_as(OPERATION, select, &[xid.0.as_str().into()]).await?;
+                Ok(!rows.is_empty())
+            }
+            #[cfg(feature = "sqlite")]
+            Connections::Sqlite(_) => Err(unnamed(OPERATION, xid)),
+        }
+    }
+
     /// Begins a branch. Its [`Tx`] is not to be committed: it is prepared or undone.
-    pub(crate) async fn begin_xa(&self, xid: &Xid) -> Result<Tx> {
+    async fn begin_xa(&self, xid: &Xid) -> Result<Tx> {
         let _ = xid;
         match self.connections() {
             #[cfg(feature = "mysql")]
@@ -62,24 +102,24 @@ impl SqlDatabase {
             #[cfg(feature = "postgres")]
             Connections::Postgres(_) => self.begin().await,
             #[cfg(feature = "sqlite")]
-            Connections::Sqlite(_) => Err(unnamed(xid)),
+            Connections::Sqlite(_) => Err(unnamed("xa.begin", xid)),
         }
     }
 
     /// Ends the first phase: what was done can be committed, whatever becomes of this process.
-    pub(crate) async fn prepare_xa(&self, tx: &mut Tx, xid: &Xid) -> Result<()> {
+    async fn prepare_xa(&self, tx: &mut Tx, xid: &Xid) -> Result<()> {
         match self.opened(tx, "xa.prepare")? {
             #[cfg(feature = "mysql")]
             SqlTx::MySql(tx) => tx.0.prepare_xa(&xid.0).await,
             #[cfg(feature = "postgres")]
             SqlTx::Postgres(tx) => tx.0.prepare_xa(&xid.0).await,
             #[cfg(feature = "sqlite")]
-            SqlTx::Sqlite(_) => Err(unnamed(xid)),
+            SqlTx::Sqlite(_) => Err(unnamed("xa.prepare", xid)),
         }
     }
 
     /// Undoes what is not prepared.
-    pub(crate) async fn undo_xa(&self, tx: Tx, xid: &Xid) {
+    async fn undo_xa(&self, tx: Tx, xid: &Xid) {
         #[cfg(feature = "mysql")]
         let tx = {
             let mut tx = tx;
@@ -103,13 +143,18 @@ impl SqlDatabase {
             #[cfg(feature = "postgres")]
             Connections::Postgres(connections) => connections.end_xa(&xid.0, is_commit).await,
             #[cfg(feature = "sqlite")]
-            Connections::Sqlite(_) => Err(unnamed(xid)),
+            Connections::Sqlite(_) => Err(unnamed("xa.end", xid)),
         }
     }
 }
 
 /// No [`Xid`] is made on SQLite.
 #[cfg(feature = "sqlite")]
-fn unnamed(xid: &Xid) -> Error {
-    Error::new(ErrorKind::Unimplemented, "xa.end", "SQLite has no two-phase commit").with_context("xid", &xid.0)
+fn unnamed(operation: &'static str, xid: &Xid) -> Error {
+    unimplemented(operation).with_context("xid", &xid.0)
+}
+
+fn unimplemented(operation: &'static str) -> Error {
+    let message = "SQLite has no two-phase commit: MySQL, MariaDB and PostgreSQL have";
+    Error::new(ErrorKind::Unimplemented, operation, message)
 }

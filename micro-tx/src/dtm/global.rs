@@ -37,26 +37,33 @@ pub struct GlobalTransaction {
     pub extra: BTreeMap<String, String>,
 }
 
-/// How patient DTM is with a transaction. Whole seconds: what is less is rounded up.
+/// How patient DTM is with a transaction. DTM knows whole seconds: what is less is rounded up, and 0 is
+/// its default. On SQL stores all of them together have 1024 characters, as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransactionOptions {
-    /// Whether the answer waits for the outcome.
+    /// Whether the answer waits for the outcome; default no. DTM waits for 5 to 8 s, and
+    /// [`wait_timeout`](super::DtmConfig::wait_timeout) limits the request. It means nothing to a workflow,
+    /// whose caller does the work itself.
     pub is_waited_for: bool,
-    /// A saga is rolled back so long after its beginning, default never; what is only prepared is, or is
-    /// asked about, default 35 s.
+    /// Seconds from its beginning; no limit. A saga is rolled back then, default never; TCC and XA that are
+    /// not submitted by then are cancelled, default 35 s; a message that is only prepared is asked about,
+    /// default 35 s, up to 13 s later than that. A workflow has none.
     pub timeout_to_fail: Option<Duration>,
-    /// The first pause before a call is made again; default 10 s.
+    /// Seconds, the first pause before a call is made again; default 10 s, no limit. It doubles after each
+    /// answer that is none, and stays after "ongoing". A workflow is run again after this pause each time.
     pub retry_interval: Option<Duration>,
     /// How many calls of actions of a saga are made again at once before it is rolled back; default no
-    /// limit.
+    /// limit. Of nothing else.
     pub retry_count_max: Option<u32>,
-    /// How long one call of a branch may take; default 3 s.
+    /// How long one call of a branch may take; default 3 s, no limit. Seconds where DTM calls; the calls that
+    /// this process makes (`try`, actions of XA and of workflows) end at the millisecond.
     pub request_timeout: Option<Duration>,
-    /// Sent with each call of a branch; at most some 900 characters together on SQL stores.
+    /// Sent with each call of a branch, DTM's and our own; default none. At most some 900 characters
+    /// together on SQL stores.
     pub headers: BTreeMap<String, String>,
-    /// Whether all branches of a message are called at the same time; not over gRPC. Of a saga the custom
-    /// data says it.
+    /// Whether all branches of a message are called at the same time, default no; over HTTP only. Of a saga
+    /// the custom data says it.
     pub is_concurrent: bool,
 }
 

@@ -51,7 +51,11 @@ mod state;
 mod tcc;
 mod tls;
 mod workflow;
+mod workflow_branch;
+mod workflow_record;
 mod workflow_run;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod workflow_xa;
 mod xa;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod xa_participant;
@@ -69,7 +73,7 @@ pub use state::{
 };
 pub use tcc::{Tcc, TccBranch, TccBranches};
 pub use workflow::{WorkflowExecution, WorkflowOutcome, Workflows, WorkflowsBuilder};
-pub use workflow_run::{Workflow, WorkflowBranch};
+pub use workflow_branch::{Workflow, WorkflowBranch};
 pub use xa::{Xa, XaBranches};
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub use xa_participant::XaParticipant;

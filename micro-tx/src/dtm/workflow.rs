@@ -4,7 +4,10 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -18,9 +21,8 @@ use micro_grpc::WorkflowService;
 use uuid::Uuid;
 
 use super::{
-    DtmClient, GlobalTransaction, TransactionOptions, WorkflowProgress,
-    state::without_failure,
-    workflow_run::{Run, Workflow},
+    DtmClient, GlobalTransaction, TransactionOptions, WorkflowProgress, state::without_failure,
+    workflow_branch::Workflow, workflow_run::Run,
 };
 
 /// The method that DTM calls.
@@ -40,9 +42,10 @@ pub struct WorkflowExecution {
     pub gid: String,
     /// What the function is given. DTM's SQL stores keep some 700 bytes together with the name.
     pub data: Bytes,
-    /// Of these, DTM's pause between two runs
-    /// ([`retry_interval`](TransactionOptions::retry_interval), 10 s by default), the limit of a branch's
-    /// call and its headers.
+    /// Of these DTM's pause between two runs, in whole seconds
+    /// ([`retry_interval`](TransactionOptions::retry_interval), 10 s by default); the limit of a branch's
+    /// call ([`request_timeout`](TransactionOptions::request_timeout), 3 s by default) and its headers, 900
+    /// characters together on SQL stores. The others mean nothing to a workflow.
     pub options: TransactionOptions,
 }
 
@@ -119,6 +122,8 @@ struct Shared {
     functions: HashMap<String, Function>,
     /// Who runs at this moment.
     running: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Whether somebody serves the callback, or was told that nobody does.
+    is_served: AtomicBool,
 }
 
 /// Registers workflows.
@@ -131,7 +136,8 @@ pub struct WorkflowsBuilder {
 }
 
 impl WorkflowsBuilder {
-    /// Registers a function. It must make its branches in the same order each time it is run.
+    /// Registers a function. It must make its branches in the same order each time it is run: register one
+    /// whose branches changed by another name, and keep this one until its workflows are over.
     #[must_use]
     pub fn register<F>(
         mut self,
@@ -169,7 +175,13 @@ impl WorkflowsBuilder {
             return Err(error.with_context("callback", self.callback.escape_debug()));
         }
         let callback = if is_http { self.callback } else { self.callback + EXECUTE };
-        let shared = Shared { client: self.client, callback, functions: self.functions, running: Mutex::default() };
+        let shared = Shared {
+            client: self.client,
+            callback,
+            functions: self.functions,
+            running: Mutex::default(),
+            is_served: AtomicBool::new(false),
+        };
         Ok(Workflows { shared: Arc::new(shared) })
     }
 }
@@ -191,7 +203,10 @@ impl Workflows {
     /// `NotFound` for a name that is not registered; those of
     /// [`prepare_workflow`](DtmClient::prepare_workflow): then the function was not run. An error of the
     /// function that decides nothing: DTM has it run again. One of a permanent kind
-    /// ([`Error::is_permanent`]) is a refusal, as [`BranchError::Failed`] is.
+    /// ([`Error::is_permanent`]) is a refusal, as [`BranchError::Failed`] is. `Internal` where the function
+    /// makes other branches than were recorded of this id, for it was changed, or they are another
+    /// workflow's, and where it succeeded without what an
+    /// [`on_commit`](super::WorkflowBranch::on_commit) needs: nothing is decided, and DTM has it run again.
     ///
     /// # Cancel safety
     ///
@@ -208,7 +223,11 @@ impl Workflows {
     }
 
     /// What DTM calls, as a service of a [`GrpcServer`](micro_grpc::GrpcServer).
+    ///
+    /// Where a run is interrupted before somebody made one, or [`resume`](Self::resume) was called, a warning
+    /// says so once: another process may serve the callback, or nobody.
     pub fn grpc_service(&self) -> WorkflowService {
+        self.shared.is_served.store(true, Ordering::Relaxed);
         let workflows = self.clone();
         WorkflowService::new(move |branch, data| {
             let workflows = workflows.clone();
@@ -222,8 +241,10 @@ impl Workflows {
     /// # Errors
     ///
     /// `Failed` for one that is rolled back, `Ongoing` for one that is not at its end, `Other` with
-    /// `NotFound` for a name that is not registered, and with what its function returned.
+    /// `NotFound` for a name that is not registered, and with what [`execute`](Self::execute) would return.
+    /// After `Other` DTM calls again.
     pub async fn resume(&self, branch: &Branch, data: Bytes) -> Result<(), BranchError> {
+        self.shared.is_served.store(true, Ordering::Relaxed);
         if branch.mode != Mode::Workflow {
             let message = "not a call of a workflow";
             let error = Error::new(ErrorKind::InvalidArgument, "workflow.resume", message);
@@ -251,20 +272,22 @@ impl Workflows {
         if let Some(outcome) = self.ended(&execution.gid, &progress).await? {
             return Ok(outcome);
         }
-        let run = Arc::new(Run::new(client.clone(), transaction.clone(), progress.steps));
+        let run = Arc::new(Run::new(client.clone(), &execution.name, transaction.clone(), &progress.steps));
         let function = self.known("workflow.execute", &execution.name)?;
         let done = function(Workflow::new(run.clone()), execution.data.clone()).await;
         let done = done.and_then(|result| self.checked(&transaction, result));
         // A permanent kind is a refusal here, as it is a branch's.
         let name = Op::Other(execution.name.clone());
         let branch = Branch::new(Mode::Workflow, &execution.gid, "00", name)?;
-        let (op, outcome) = match done.map_err(|error| error.decided(&execution.name, Some(&branch))) {
+        let done = done.map_err(|error| error.decided(&execution.name, Some(&branch)));
+        run.check(&done)?;
+        let (op, outcome) = match done {
             Ok(result) => (Op::Commit, WorkflowOutcome::Succeeded(result)),
             Err(BranchError::Failed(reason)) => (Op::Rollback, WorkflowOutcome::RolledBack { reason }),
-            Err(error) => return undecided(error),
+            Err(error) => return self.undecided(error),
         };
         if let Err(error) = run.end(&op).await {
-            return undecided(error);
+            return self.undecided(error);
         }
         self.submit(transaction, outcome).await
     }
@@ -336,6 +359,19 @@ impl Workflows {
         Err(failed.into_error("workflow.submit"))
     }
 
+    /// What the end of a run says that decided nothing.
+    fn undecided(&self, error: BranchError) -> Result<WorkflowOutcome> {
+        if !self.shared.is_served.swap(true, Ordering::Relaxed) {
+            let callback = &self.shared.callback;
+            tracing::warn!(callback, "DTM has a workflow go on here, which this process does not serve: does another?");
+        }
+        match error {
+            BranchError::Ongoing => Ok(WorkflowOutcome::StillRunning),
+            BranchError::Other(error) => Err(error),
+            other => Err(Error::new(ErrorKind::Unknown, "workflow.execute", other.to_string())),
+        }
+    }
+
     fn known(&self, operation: &'static str, name: &str) -> Result<&Function> {
         self.shared.functions.get(name).ok_or_else(|| {
             let message = "no workflow of this name is registered here";
@@ -377,15 +413,6 @@ impl Drop for Turn {
         if Arc::strong_count(&self.lock) == 2 {
             running.remove(&self.gid);
         }
-    }
-}
-
-/// What the end of a run says that decided nothing.
-fn undecided(error: BranchError) -> Result<WorkflowOutcome> {
-    match error {
-        BranchError::Ongoing => Ok(WorkflowOutcome::StillRunning),
-        BranchError::Other(error) => Err(error),
-        other => Err(Error::new(ErrorKind::Unknown, "workflow.execute", other.to_string())),
     }
 }
 

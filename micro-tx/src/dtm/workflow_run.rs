@@ -1,9 +1,8 @@
-//! A run of a workflow: its branches, what was recorded of them, and what ends it.
+//! A run of a workflow: what was recorded of its branches, what is recorded now, and what ends it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
-    future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,206 +10,174 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use micro_core::{
-    Error, ErrorKind, Result, TransactionManager, Tx,
-    barrier::{Barrier, BarrierExt as _, BarrierStore},
+    Error, ErrorKind, Result,
     branch::{Branch, BranchAnswer, BranchError, Mode, Op},
     saga::BranchRequest,
 };
 
-use super::{BranchIds, BranchRegistration, DtmClient, GlobalTransaction, TransactionOptions, WorkflowStep};
+use super::{
+    BranchRegistration, DtmClient, GlobalTransaction, TransactionOptions, WorkflowStep,
+    workflow_record::{FAILED, Label, Record, SUCCEEDED},
+};
 
 /// DTM's own limit of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
-const SUCCEEDED: &str = "succeed";
-const FAILED: &str = "failed";
-
-/// A running workflow, as its function has it.
-///
-/// A function that is run again must make its branches in the same order: what was recorded is told by
-/// their numbers.
-#[derive(Debug)]
-pub struct Workflow {
-    run: Arc<Run>,
-    ids: BranchIds,
-}
-
-impl Workflow {
-    pub(super) fn new(run: Arc<Run>) -> Self {
-        Self { run, ids: BranchIds::default() }
-    }
-
-    /// The global id.
-    pub fn gid(&self) -> &str {
-        &self.run.caller.transaction.gid
-    }
-
-    /// The next branch: one action, and what commits it or rolls it back in the end.
-    ///
-    /// # Errors
-    ///
-    /// `OutOfRange` for the hundredth.
-    pub fn branch(&mut self) -> Result<WorkflowBranch> {
-        Ok(WorkflowBranch { id: self.ids.next_id()?, run: self.run.clone(), is_undone_when_refused: false })
-    }
-}
-
-/// A branch of a workflow: what ends it is named first, then its action is run, once.
-#[derive(Debug)]
-pub struct WorkflowBranch {
-    run: Arc<Run>,
-    id: String,
-    is_undone_when_refused: bool,
-}
-
-impl WorkflowBranch {
-    /// Its id: two digits, from `01`.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Runs `work` once the function has succeeded, after that of later branches, until it succeeds.
-    #[must_use]
-    pub fn on_commit<F>(self, work: impl FnOnce(Branch) -> F + Send + 'static) -> Self
-    where
-        F: Future<Output = Result<(), BranchError>> + Send + 'static,
-    {
-        self.ended_by(Op::Commit, work)
-    }
-
-    /// Runs `work` once the function has refused, after that of later branches, until it succeeds; also
-    /// where it is not known whether the action took effect. A barrier with the branch that it is given
-    /// tells: [`run_with_barrier`](micro_core::barrier::BarrierExt::run_with_barrier).
-    #[must_use]
-    pub fn on_rollback<F>(self, work: impl FnOnce(Branch) -> F + Send + 'static) -> Self
-    where
-        F: Future<Output = Result<(), BranchError>> + Send + 'static,
-    {
-        self.ended_by(Op::Rollback, work)
-    }
-
-    /// As [`on_commit`](Self::on_commit), by a call of `url`.
-    #[must_use]
-    pub fn on_commit_call(self, url: impl Into<String>, payload: impl Into<Bytes>) -> Self {
-        let work = self.calling(url.into(), payload.into());
-        self.on_commit(work)
-    }
-
-    /// As [`on_rollback`](Self::on_rollback), by a call of `url`.
-    #[must_use]
-    pub fn on_rollback_call(self, url: impl Into<String>, payload: impl Into<Bytes>) -> Self {
-        let work = self.calling(url.into(), payload.into());
-        self.on_rollback(work)
-    }
-
-    /// Has it rolled back also where its own action refused, which by default is taken for "nothing is
-    /// left".
-    #[must_use]
-    pub fn undone_when_refused(mut self) -> Self {
-        self.is_undone_when_refused = true;
-        self
-    }
-
-    /// Calls `url` ([`Step::action`](micro_core::saga::Step::action)) as its action, and answers with the
-    /// body of the answer, which DTM keeps: a run that resumes does not call again. Over DTM's HTTP API it
-    /// must be a text; its SQL stores keep 65,535 bytes.
-    ///
-    /// # Errors
-    ///
-    /// `Failed` where the branch refuses, which DTM keeps too; `Ongoing`, and `Other` where nobody knows:
-    /// the workflow is then to return it, and DTM has it go on later.
-    pub async fn call(self, url: &str, payload: impl Into<Bytes>) -> Result<Bytes, BranchError> {
-        let (caller, payload) = (self.run.caller.clone(), payload.into());
-        self.recorded(async |branch| caller.call(&branch, url, payload).await).await
-    }
-
-    /// Runs `body` in a transaction of `manager` behind the branch's barrier in `store` as its action, and
-    /// answers with its value, which DTM keeps. Where the process ends between the commit and that, the
-    /// value is empty.
-    ///
-    /// # Errors
-    ///
-    /// As [`call`](Self::call); an error of a permanent kind is a refusal.
-    pub async fn run_in_tx<F>(
-        self,
-        manager: &(impl TransactionManager + ?Sized),
-        store: &dyn BarrierStore,
-        body: F,
-    ) -> Result<Bytes, BranchError>
-    where
-        F: AsyncFnOnce(&mut Tx) -> Result<Bytes, BranchError>,
-    {
-        self.recorded(async |branch| {
-            let mut barrier = Barrier::new(branch.clone());
-            let done = manager.run_with_barrier(store, &mut barrier, body).await;
-            done.map(Option::unwrap_or_default).map_err(|error| error.decided("workflow.run_in_tx", Some(&branch)))
-        })
-        .await
-    }
-
-    fn calling(
-        &self,
-        url: String,
-        payload: Bytes,
-    ) -> impl FnOnce(Branch) -> BoxFuture<'static, Result<(), BranchError>> + Send + use<> {
-        let caller = self.run.caller.clone();
-        move |branch| Box::pin(async move { caller.call(&branch, &url, payload).await.map(drop) })
-    }
-
-    fn ended_by<F>(self, op: Op, work: impl FnOnce(Branch) -> F + Send + 'static) -> Self
-    where
-        F: Future<Output = Result<(), BranchError>> + Send + 'static,
-    {
-        let ending = Ending { branch_id: self.id.clone(), op, work: Box::new(move |branch| Box::pin(work(branch))) };
-        locked(&self.run.endings).push(ending);
-        self
-    }
-
-    /// What was recorded of the action, or what it comes to now.
-    async fn recorded(
-        self,
-        action: impl AsyncFnOnce(Branch) -> Result<Bytes, BranchError>,
-    ) -> Result<Bytes, BranchError> {
-        let outcome = self.run.recorded(&self.id, Op::Action, action).await;
-        if matches!(outcome, Err(BranchError::Failed(_))) && !self.is_undone_when_refused {
-            locked(&self.run.refused).insert(self.id);
-        }
-        outcome
-    }
-}
+const NOT_RECORDED: &str = "what a branch came to is not recorded";
 
 /// What commits a branch, or rolls it back.
-struct Ending {
-    branch_id: String,
-    op: Op,
-    work: Box<dyn FnOnce(Branch) -> BoxFuture<'static, Result<(), BranchError>> + Send>,
+pub(super) struct Ending {
+    pub(super) branch_id: String,
+    pub(super) op: Op,
+    pub(super) work: Box<dyn FnOnce(Branch) -> BoxFuture<'static, Result<(), BranchError>> + Send>,
+}
+
+/// What became of a branch's action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    NotRun,
+    /// It was begun, and nobody knows.
+    Open,
+    Done,
+    Refused {
+        /// Whether it is rolled back all the same.
+        is_undone: bool,
+    },
+}
+
+impl Action {
+    /// Of what refused nothing is left that could be committed.
+    fn is_ended_by(self, op: &Op) -> bool {
+        match self {
+            Self::Refused { is_undone } => is_undone && *op == Op::Rollback,
+            Self::NotRun | Self::Open | Self::Done => true,
+        }
+    }
 }
 
 /// Calls branches; apart from the run, which keeps those who call.
-struct Caller {
+pub(super) struct Caller {
     client: DtmClient,
     transaction: GlobalTransaction,
 }
 
+/// By branch and operation.
+type Records = HashMap<(String, String), Record>;
+
+/// A branch that is another one than was recorded.
+struct Misfit {
+    branch_id: String,
+    recorded: String,
+    /// What the function made instead.
+    made: String,
+}
+
+impl Misfit {
+    /// Nothing is decided by it: a run of the function that was recorded goes on.
+    fn to_error(&self, gid: &str) -> Error {
+        let message = "the function makes other branches than the run that was recorded: have that one run on, and \
+                       register what changed by another name";
+        Error::new(ErrorKind::Internal, "workflow.run", message)
+            .with_context("gid", gid)
+            .with_context("branch", &self.branch_id)
+            .with_context("recorded", &self.recorded)
+            .with_context("made", &self.made)
+    }
+}
+
 /// What the branches of a run have in common.
 pub(super) struct Run {
+    /// The workflow's.
+    name: String,
     caller: Arc<Caller>,
-    steps: Mutex<HashMap<(String, String), WorkflowStep>>,
+    records: Mutex<Records>,
     endings: Mutex<Vec<Ending>>,
-    /// Branches of which nothing is left.
-    refused: Mutex<HashSet<String>>,
+    /// What the branches' actions came to, of all that the function made.
+    actions: Mutex<HashMap<String, Action>>,
+    /// The first branch that is not the one that was recorded.
+    misfit: Mutex<Option<Misfit>>,
 }
 
 impl Run {
-    pub(super) fn new(client: DtmClient, transaction: GlobalTransaction, steps: Vec<WorkflowStep>) -> Self {
-        let (caller, steps) = (Arc::new(Caller { client, transaction }), Mutex::new(by_name(steps)));
-        Self { caller, steps, endings: Mutex::default(), refused: Mutex::default() }
+    pub(super) fn new(client: DtmClient, name: &str, transaction: GlobalTransaction, steps: &[WorkflowStep]) -> Self {
+        Self {
+            name: name.to_owned(),
+            caller: Arc::new(Caller { client, transaction }),
+            records: Mutex::new(by_name(steps)),
+            endings: Mutex::default(),
+            actions: Mutex::default(),
+            misfit: Mutex::default(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn gid(&self) -> &str {
+        &self.caller.transaction.gid
+    }
+
+    pub(super) fn caller(&self) -> Arc<Caller> {
+        self.caller.clone()
+    }
+
+    /// Notes what the action of a branch came to.
+    pub(super) fn note(&self, branch_id: &str, action: Action) {
+        locked(&self.actions).insert(branch_id.to_owned(), action);
+    }
+
+    pub(super) fn add_ending(&self, ending: Ending) {
+        locked(&self.endings).push(ending);
+    }
+
+    /// Whether what the function came to may be carried out.
+    ///
+    /// # Errors
+    ///
+    /// `Internal`, which names the branch, where the function did not make the branches that were recorded,
+    /// for what the others did would neither be committed nor rolled back; and where it succeeded though
+    /// nobody knows what an action came to that would be committed.
+    pub(super) fn check(&self, done: &Result<Bytes, BranchError>) -> Result<()> {
+        if let Some(misfit) = &*locked(&self.misfit) {
+            return Err(misfit.to_error(self.gid()));
+        }
+        match done {
+            Ok(_) => self.check_made().and_then(|()| self.check_settled()),
+            Err(BranchError::Failed(_)) => self.check_made(),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn check_made(&self) -> Result<()> {
+        let (records, actions) = (locked(&self.records), locked(&self.actions));
+        let is_left =
+            |(branch_id, op): &&(String, String)| op == Op::Action.as_str() && !actions.contains_key(branch_id);
+        let Some(name) = records.keys().filter(is_left).min() else { return Ok(()) };
+        let recorded = records[name].label.as_ref().map_or("a branch", Label::as_str).to_owned();
+        let misfit = Misfit { branch_id: name.0.clone(), recorded, made: "its end".to_owned() };
+        Err(misfit.to_error(self.gid()))
+    }
+
+    fn check_settled(&self) -> Result<()> {
+        let (endings, actions) = (locked(&self.endings), locked(&self.actions));
+        let is_open = |ending: &&Ending| {
+            ending.op == Op::Commit && actions.get(&ending.branch_id).is_some_and(|action| *action == Action::Open)
+        };
+        let Some(ending) = endings.iter().find(is_open) else { return Ok(()) };
+        let message = "the function succeeded though nobody knows what this branch came to: return the branch's error";
+        Err(Error::new(ErrorKind::Internal, "workflow.run", message)
+            .with_context("gid", self.gid())
+            .with_context("branch", &ending.branch_id))
     }
 
     /// Commits the branches, or rolls them back, the last one first. What is done of it is recorded.
     pub(super) async fn end(&self, op: &Op) -> Result<(), BranchError> {
         let endings = std::mem::take(&mut *locked(&self.endings));
-        let refused = locked(&self.refused).clone();
-        let is_due = |ending: &Ending| ending.op == *op && (*op == Op::Commit || !refused.contains(&ending.branch_id));
+        let actions = locked(&self.actions).clone();
+        let is_due = |ending: &Ending| {
+            let action = actions.get(&ending.branch_id).copied().unwrap_or(Action::NotRun);
+            ending.op == *op && action.is_ended_by(op)
+        };
         for ending in endings.into_iter().rev().filter(is_due) {
             let Ending { branch_id, op, work } = ending;
             let work = async |branch| match work(branch).await {
@@ -222,66 +189,107 @@ impl Run {
                 }
                 done => done.map(|()| Bytes::new()),
             };
-            self.recorded(&branch_id, op, work).await?;
+            self.recorded(&branch_id, op, None, work).await?;
         }
         Ok(())
     }
 
     /// What was recorded of a branch's operation, or what it comes to now, which is recorded where it is a
     /// success or a refusal.
-    async fn recorded(
+    pub(super) async fn recorded(
         &self,
         branch_id: &str,
         op: Op,
+        label: Option<&Label>,
         work: impl AsyncFnOnce(Branch) -> Result<Bytes, BranchError>,
     ) -> Result<Bytes, BranchError> {
         let Caller { client, transaction } = &*self.caller;
-        let gid = &transaction.gid;
-        let name = (branch_id.to_owned(), op.to_string());
-        if let Some(outcome) = self.known(&name) {
+        if let Some(outcome) = self.known(branch_id, op.as_str(), label) {
             return outcome;
         }
-        let mut branch = Branch::new(Mode::Workflow, gid, branch_id, op)?;
+        let mut branch = Branch::new(Mode::Workflow, &transaction.gid, branch_id, op.clone())?;
         branch.coordinator = Some(client.address().to_owned());
         let outcome = work(branch).await;
         let (status, data) = match &outcome {
-            Ok(data) => (SUCCEEDED, data.clone()),
-            Err(BranchError::Failed(reason)) => (FAILED, Bytes::from(reason.clone())),
+            Ok(data) => (SUCCEEDED, &data[..]),
+            Err(BranchError::Failed(reason)) => (FAILED, reason.as_bytes()),
             Err(_) => return outcome,
         };
-        let registration = BranchRegistration::new(Mode::Workflow, gid, branch_id)
-            .data("op", &name.1)
-            .data("status", status)
-            // Without it DTM 1.19 may lose the result: it is written later, or never.
-            .data("sync", "1")
-            .payload(data);
-        match client.register_branch(&registration).await {
+        match self.record(branch_id, op.as_str(), label, status, data).await {
             Ok(()) => outcome,
             // Another process ran it as well: its record is the one that counts.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                let progress = client.prepare_workflow(transaction).await?;
-                *locked(&self.steps) = by_name(progress.steps);
-                self.known(&name).unwrap_or_else(|| Err(undecided("workflow.record", "DTM lost a record", error)))
+                self.reload().await?;
+                let known = self.known(branch_id, op.as_str(), label);
+                known.unwrap_or_else(|| Err(undecided("workflow.record", "DTM lost a record", error)))
             }
             // Too long to be kept, say: no run will get further.
             Err(error) if error.kind() == ErrorKind::InvalidArgument => Err(error.into()),
-            Err(error) => Err(undecided("workflow.record", "what a branch came to is not recorded", error)),
+            Err(error) => Err(undecided("workflow.record", NOT_RECORDED, error)),
         }
     }
 
-    fn known(&self, name: &(String, String)) -> Option<Result<Bytes, BranchError>> {
-        let steps = locked(&self.steps);
-        let step = steps.get(name)?;
-        Some(if step.status == FAILED {
-            Err(BranchError::Failed(String::from_utf8_lossy(&step.data).into_owned()))
+    async fn record(&self, branch_id: &str, op: &str, label: Option<&Label>, status: &str, data: &[u8]) -> Result<()> {
+        let payload = label.map_or_else(|| Bytes::copy_from_slice(data), |label| label.record(data));
+        let registration = BranchRegistration::new(Mode::Workflow, self.gid(), branch_id)
+            .data("op", op)
+            .data("status", status)
+            // Without it DTM 1.19 may lose the result: it is written later, or never.
+            .data("sync", "1")
+            .payload(payload);
+        self.caller.client.register_branch(&registration).await
+    }
+
+    /// What an operation is recorded to have given.
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
+    pub(super) fn value_of(&self, branch_id: &str, op: &str) -> Option<Bytes> {
+        let name = (branch_id.to_owned(), op.to_owned());
+        locked(&self.records).get(&name).map(|record| record.data.clone())
+    }
+
+    /// Records what an operation gave; `false` where something is recorded of it already.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for what DTM cannot keep; others decide nothing.
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
+    pub(super) async fn record_value(&self, branch_id: &str, op: &str, label: &Label, value: &[u8]) -> Result<bool> {
+        match self.record(branch_id, op, Some(label), SUCCEEDED, value).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => Err(error),
+            Err(error) => Err(unclear("workflow.record", NOT_RECORDED, error)),
+        }
+    }
+
+    async fn reload(&self) -> Result<()> {
+        let progress = self.caller.client.prepare_workflow(&self.caller.transaction).await?;
+        *locked(&self.records) = by_name(&progress.steps);
+        Ok(())
+    }
+
+    fn known(&self, branch_id: &str, op: &str, label: Option<&Label>) -> Option<Result<Bytes, BranchError>> {
+        let record = locked(&self.records).get(&(branch_id.to_owned(), op.to_owned())).cloned()?;
+        if let (Some(recorded), Some(label)) = (&record.label, label)
+            && recorded != label
+        {
+            let [recorded, made] = [recorded, label].map(|label| label.as_str().to_owned());
+            let misfit = Misfit { branch_id: branch_id.to_owned(), recorded, made };
+            let error = misfit.to_error(self.gid());
+            // Told whatever the function makes of it.
+            locked(&self.misfit).get_or_insert(misfit);
+            return Some(Err(error.into()));
+        }
+        Some(if record.is_failure {
+            Err(BranchError::Failed(String::from_utf8_lossy(&record.data).into_owned()))
         } else {
-            Ok(step.data.clone())
+            Ok(record.data)
         })
     }
 }
 
 impl Caller {
-    async fn call(&self, branch: &Branch, url: &str, payload: Bytes) -> Result<Bytes, BranchError> {
+    pub(super) async fn call(&self, branch: &Branch, url: &str, payload: Bytes) -> Result<Bytes, BranchError> {
         let options: &TransactionOptions = &self.transaction.options;
         let request = BranchRequest::new(url, branch)
             .payload(payload)
@@ -299,18 +307,22 @@ impl Caller {
 
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Run").field("gid", &self.caller.transaction.gid).finish_non_exhaustive()
+        f.debug_struct("Run").field("name", &self.name).field("gid", &self.gid()).finish_non_exhaustive()
     }
 }
 
 /// An error by which nothing is decided, whatever the kind of its cause.
 fn undecided(operation: &'static str, message: &'static str, cause: Error) -> BranchError {
-    let kind = if cause.is_permanent() { ErrorKind::Unknown } else { cause.kind() };
-    Error::new(kind, operation, message).with_source(cause).into()
+    unclear(operation, message, cause).into()
 }
 
-fn by_name(steps: Vec<WorkflowStep>) -> HashMap<(String, String), WorkflowStep> {
-    steps.into_iter().map(|step| ((step.branch_id.clone(), step.op.clone()), step)).collect()
+fn unclear(operation: &'static str, message: &'static str, cause: Error) -> Error {
+    let kind = if cause.is_permanent() { ErrorKind::Unknown } else { cause.kind() };
+    Error::new(kind, operation, message).with_source(cause)
+}
+
+fn by_name(steps: &[WorkflowStep]) -> Records {
+    steps.iter().map(|step| ((step.branch_id.clone(), step.op.clone()), Record::from(step))).collect()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

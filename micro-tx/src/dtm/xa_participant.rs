@@ -7,7 +7,10 @@ use micro_core::{
 };
 
 use super::{BranchRegistration, DtmClient};
-use crate::{SqlBarrier, xa::Xid};
+use crate::{
+    SqlBarrier,
+    xa::{self, Xid},
+};
 
 /// A service's part in XA transactions, on MySQL, MariaDB or PostgreSQL.
 ///
@@ -46,8 +49,13 @@ pub struct XaParticipant {
 
 impl XaParticipant {
     /// A participant that works in the barrier's database, and tells this DTM of its branches.
-    pub fn new(dtm: DtmClient, barrier: SqlBarrier) -> Self {
-        Self { dtm, barrier }
+    ///
+    /// # Errors
+    ///
+    /// `Unimplemented` for a database without two-phase commit: SQLite.
+    pub fn new(dtm: DtmClient, barrier: SqlBarrier) -> Result<Self> {
+        xa::checked(barrier.database())?;
+        Ok(Self { dtm, barrier })
     }
 
     /// Serves a call of a branch. An action runs `body` in a transaction that is then prepared: what it did
@@ -94,16 +102,7 @@ impl XaParticipant {
         })?;
         let database = self.barrier.database();
         let xid = Xid::new(database, branch)?;
-        let mut tx = database.begin_xa(&xid).await?;
-        let done = self.work(&mut tx, branch, url, body).await;
-        let done = match done {
-            Ok(Some(value)) => database.prepare_xa(&mut tx, &xid).await.map(|()| Some(value)).map_err(E::from),
-            undone => undone,
-        };
-        if !matches!(done, Ok(Some(_))) {
-            database.undo_xa(tx, &xid).await;
-        }
-        done
+        database.run_xa(&xid, async |tx| self.work(tx, branch, url, body).await).await
     }
 
     async fn work<T, E, F>(&self, tx: &mut Tx, branch: &Branch, url: &str, body: F) -> Result<Option<T>, E>

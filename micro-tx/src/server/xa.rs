@@ -70,17 +70,24 @@ impl ServerConnections<sqlx::MySql> {
                 Err(error) if is_code(&error, "XAE04") => {}
                 outcome => return outcome,
             }
-            if !self.is_prepared(operation, xid).await? {
-                return Ok(());
+            match self.is_prepared(operation, xid).await {
+                Ok(true) => tokio::time::sleep(HELD_PAUSE).await,
+                Ok(false) => return Ok(()),
+                // A MySQL 8 that tells nothing lets go at once, from 8.0.29 on.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(()),
+                Err(error) => return Err(error),
             }
-            tokio::time::sleep(HELD_PAUSE).await;
         }
         let message = "the connection that prepared this branch still holds it: ask again";
         Err(Error::new(ErrorKind::Aborted, operation, message).with_context("xid", xid))
     }
 
     /// Whether the server lists it as prepared, by whichever connection.
-    async fn is_prepared(&self, operation: &'static str, xid: &str) -> Result<bool> {
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` on a MySQL 8 without the privilege of seeing the list.
+    pub(crate) async fn is_prepared(&self, operation: &'static str, xid: &str) -> Result<bool> {
         // Closed when it is dropped, so that it may be dropped in the middle of an answer.
         let mut lease = self.pool.dedicated(operation).await?;
         let connection = lease.connection().expect("a lease of its own is connected");
@@ -95,8 +102,11 @@ impl ServerConnections<sqlx::MySql> {
         };
         match listed.map_err(|error| from_sqlx(operation, error)) {
             Ok(rows) => Ok(rows.iter().any(is_listed)),
-            // MySQL 8 tells only those who have XA_RECOVER_ADMIN; from 8.0.29 on it lets go at once.
-            Err(error) if is_code(&error, "XAE03") || error.kind() == ErrorKind::PermissionDenied => Ok(false),
+            Err(error) if is_code(&error, "XAE03") || error.kind() == ErrorKind::PermissionDenied => {
+                let message = "MySQL does not tell whether this branch is prepared: grant XA_RECOVER_ADMIN";
+                let error = Error::new(ErrorKind::PermissionDenied, operation, message).with_source(error);
+                Err(error.with_context("xid", xid))
+            }
             Err(error) => Err(error),
         }
     }

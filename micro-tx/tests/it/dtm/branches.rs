@@ -45,7 +45,7 @@ pub(crate) enum Say {
     Oops,
     /// Done, in these words; over gRPC without words.
     Text(String),
-    /// Done, so much later.
+    /// What is to be done, with an answer so much later.
     Late(Duration),
 }
 
@@ -66,8 +66,6 @@ impl Seen {
     }
 }
 
-type Work = (String, Arc<dyn Business>);
-
 type Script = Arc<Mutex<HashMap<(String, String), Vec<Say>>>>;
 
 /// What is done by a call of which a test said nothing.
@@ -75,6 +73,9 @@ type Script = Arc<Mutex<HashMap<(String, String), Vec<Say>>>>;
 pub(crate) trait Business: Send + Sync + 'static {
     async fn call(&self, seen: &Seen) -> Result<(), BranchError>;
 }
+
+/// By the end of the method's name.
+type Works = Vec<(String, Arc<dyn Business>)>;
 
 /// The two servers. Calls of which a test said nothing are done.
 pub(crate) struct Branches {
@@ -89,8 +90,7 @@ pub(crate) struct Branches {
 struct Memory {
     script: Script,
     seen: Arc<Mutex<Vec<Seen>>>,
-    /// By the end of the method's name.
-    business: Arc<Mutex<Vec<Work>>>,
+    business: Arc<Mutex<Works>>,
 }
 
 impl Branches {
@@ -168,8 +168,9 @@ async fn over_http(State(memory): State<Memory>, request: HttpRequest) -> HttpRe
         Say::Oops => (StatusCode::INTERNAL_SERVER_ERROR, "oops").into_response(),
         Say::Text(text) => text.into_response(),
         Say::Late(pause) => {
+            let answer = HttpAnswer::of(&seen.method, Some(&seen.branch), memory.work(&seen).await);
             tokio::time::sleep(pause).await;
-            "{}".into_response()
+            (StatusCode::from_u16(answer.status).unwrap(), answer.body).into_response()
         }
     }
 }
@@ -193,8 +194,9 @@ async fn over_json_rpc(memory: Memory, request: HttpRequest) -> HttpResponse {
         Say::Oops => Err(Error::new(ErrorKind::Internal, "branch", "oops").into()),
         Say::Text(text) => return text.into_response(),
         Say::Late(pause) => {
+            let done = memory.work(&seen).await;
             tokio::time::sleep(pause).await;
-            Ok(())
+            done
         }
     };
     let answer = call.answer(outcome);
@@ -252,8 +254,9 @@ impl UnaryService<String> for Method {
                 Say::Ongoing => Err(Status::failed_precondition("")),
                 Say::Oops => Err(Status::internal("oops")),
                 Say::Late(pause) => {
+                    let done = memory.work(&seen).await;
                     tokio::time::sleep(pause).await;
-                    Ok(Response::new(()))
+                    call.answer(done)
                 }
             }
         })

@@ -21,4 +21,6 @@ mod unreachable;
 mod vectors;
 mod vectors_runs;
 mod workflow;
+mod workflow_fit;
+mod workflow_xa;
 mod xa;

@@ -11,14 +11,14 @@ use micro_core::{
 };
 use micro_testkit::{Missing, eventually};
 use micro_tx::{
-    SqlDatabase, SqlTxExt as _,
+    SqlBarrier, SqlDatabase, SqlTxExt as _,
     dtm::{
-        TransactionOptions,
+        DtmClient, DtmConfig, TransactionOptions,
         TransactionStatus::{Failed, Prepared, Submitted, Succeeded},
         Xa, XaParticipant,
     },
 };
-use sqlx::{Connection as _, Executor as _, MySqlConnection};
+use sqlx::{Connection as _, Executor as _, MySqlConnection, Row as _, mysql::MySqlRow};
 
 use super::{
     branches::{Business, Say, Seen},
@@ -42,15 +42,16 @@ on_each_wire! {
 }
 
 /// A service that adds a row to its database.
-struct Bank {
-    method: String,
-    database: SqlDatabase,
+pub(crate) struct Bank {
+    pub(crate) method: String,
+    pub(crate) database: SqlDatabase,
+    pub(crate) barrier: SqlBarrier,
     participant: XaParticipant,
-    site: Site,
+    pub(crate) site: Site,
 }
 
 impl Bank {
-    async fn open(stage: &Stage, server: Server) -> Option<Self> {
+    pub(crate) async fn open(stage: &Stage, server: Server) -> Option<Self> {
         Some(Self::at(stage, site(server).await?).await)
     }
 
@@ -58,16 +59,34 @@ impl Bank {
         let database = site.database().await;
         let barrier = database.barrier_with("barrier").unwrap();
         barrier.create_table().await.unwrap();
-        let participant = XaParticipant::new(stage.dtm.clone(), barrier);
+        let participant = XaParticipant::new(stage.dtm.clone(), barrier.clone()).unwrap();
         let method = format!("Xa{:?}", site.server);
         stage.branches.work(&method, Arc::new(Serving(participant.clone())));
-        Self { method, database, participant, site }
+        Self { method, database, barrier, participant, site }
     }
 
-    async fn row_count(&self, gid: &str) -> i64 {
+    /// How many rows of this transaction others see.
+    pub(crate) async fn row_count(&self, gid: &str) -> i64 {
         let count = "SELECT count(*) FROM orders WHERE code LIKE ?";
         let row = self.database.fetch_optional(count, &[format!("{gid}%").into()]).await.unwrap();
         row.unwrap().get(0).unwrap()
+    }
+
+    /// How many branches of this transaction are prepared, as the server lists them.
+    pub(crate) async fn prepared_count(&self, gid: &str) -> usize {
+        let names: Vec<String> = match self.site.server {
+            Server::Mariadb => {
+                let mut connection = MySqlConnection::connect(&self.site.url()).await.unwrap();
+                let rows = connection.fetch_all(sqlx::raw_sql("XA RECOVER")).await.unwrap();
+                let name = |row: &MySqlRow| row.try_get_unchecked::<Vec<u8>, _>("data").unwrap();
+                rows.iter().map(|row| String::from_utf8_lossy(&name(row)).into_owned()).collect()
+            }
+            Server::Postgres => {
+                let rows = self.database.fetch_all("SELECT gid FROM pg_prepared_xacts", &[]).await.unwrap();
+                rows.iter().map(|row| row.get(0).unwrap()).collect()
+            }
+        };
+        names.iter().filter(|name| name.starts_with(gid)).count()
     }
 }
 
@@ -93,7 +112,7 @@ async fn work(participant: &XaParticipant, branch: &Branch, payload: &str) -> Re
 }
 
 /// A branch in each database.
-async fn banks(stage: &Stage) -> Option<[Bank; 2]> {
+pub(crate) async fn banks(stage: &Stage) -> Option<[Bank; 2]> {
     Some([Bank::open(stage, Server::Mariadb).await?, Bank::open(stage, Server::Postgres).await?])
 }
 
@@ -393,4 +412,15 @@ async fn a_postgres_that_prepares_nothing_says_what_to_set() {
     stage.until(&xa.gid, Failed).await;
     assert_eq!(bank.row_count(&xa.gid).await, 0);
     assert!(bank.site.is_quiet().await);
+}
+
+#[tokio::test]
+async fn xa_on_sqlite_is_refused_before_anything_is_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("xa.db").display());
+    let database = SqlDatabase::connect_url(&url).await.unwrap();
+    let dtm = DtmClient::new(DtmConfig::from_url("dtm://127.0.0.1:1").unwrap()).unwrap();
+    let error = XaParticipant::new(dtm, database.barrier()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unimplemented);
+    assert!(error.message().contains("MySQL, MariaDB and PostgreSQL"), "{error}");
 }
