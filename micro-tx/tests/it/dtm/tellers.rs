@@ -63,10 +63,13 @@ impl Deref for Counter {
 impl Counter {
     /// With the DTM that tests share; `None` where there is none.
     pub(crate) async fn open(wire: Wire, bank: Bank) -> Option<Self> {
-        let stage = Stage::shared(wire).await?;
+        Some(Self::at(Stage::shared(wire).await?, bank))
+    }
+
+    pub(crate) fn at(stage: Stage, bank: Bank) -> Self {
         let teller = Arc::new(Teller { bank, panic_count: AtomicU32::new(0) });
         stage.branches.work("", teller.clone());
-        Some(Self { stage, teller })
+        Self { stage, teller }
     }
 }
 
@@ -133,7 +136,7 @@ impl Teller {
 async fn post(tx: &mut Tx, op: &Op, account: &str, amount: i64) -> Result<(), BranchError> {
     let (balance, reserved) = match op {
         Op::Action => (amount, 0),
-        Op::Compensate => (-amount, 0),
+        Op::Compensate | Op::Rollback => (-amount, 0),
         Op::Try => (0, amount),
         Op::Confirm => (amount, -amount),
         Op::Cancel => (0, -amount),
