@@ -43,9 +43,11 @@ pub struct WorkflowExecution {
     /// What the function is given. DTM's SQL stores keep some 700 bytes together with the name.
     pub data: Bytes,
     /// Of these DTM's pause between two runs, in whole seconds
-    /// ([`retry_interval`](TransactionOptions::retry_interval), 10 s by default); the limit of a branch's
-    /// call ([`request_timeout`](TransactionOptions::request_timeout), 3 s by default) and its headers, 900
-    /// characters together on SQL stores. The others mean nothing to a workflow.
+    /// ([`retry_interval`](TransactionOptions::retry_interval), 10 s by default); for the run of this call
+    /// alone the limit of a branch's call ([`request_timeout`](TransactionOptions::request_timeout), 3 s by
+    /// default) and its headers. A run that DTM has go on does not know those two: name them in the function,
+    /// by [`WorkflowBranch::request_timeout`](super::WorkflowBranch::request_timeout) and
+    /// [`header`](super::WorkflowBranch::header). The others mean nothing to a workflow.
     pub options: TransactionOptions,
 }
 

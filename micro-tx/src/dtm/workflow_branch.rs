@@ -1,6 +1,6 @@
 //! The branches of a workflow, as its function makes them: an action each, and what ends it.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -13,7 +13,7 @@ use micro_core::{
 use super::{
     BranchIds,
     workflow_record::Label,
-    workflow_run::{Action, Ending, Run},
+    workflow_run::{Action, CallOptions, Ending, Run},
 };
 
 /// A running workflow, as its function has it.
@@ -45,7 +45,8 @@ impl Workflow {
     pub fn branch(&mut self) -> Result<WorkflowBranch> {
         let id = self.ids.next_id()?;
         self.run.note(&id, Action::NotRun);
-        Ok(WorkflowBranch { id, run: self.run.clone(), is_undone_when_refused: false })
+        let (run, calls) = (self.run.clone(), self.run.call_options());
+        Ok(WorkflowBranch { id, run, is_undone_when_refused: false, calls })
     }
 }
 
@@ -55,12 +56,27 @@ pub struct WorkflowBranch {
     pub(super) run: Arc<Run>,
     pub(super) id: String,
     is_undone_when_refused: bool,
+    calls: CallOptions,
 }
 
 impl WorkflowBranch {
     /// Its id: two digits, from `01`.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Sends a header with the calls that are named from here on; of one name the last value counts.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.calls.headers.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets how long each call may take that is named from here on; 3 s by default, no limit.
+    #[must_use]
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.calls.timeout = timeout;
+        self
     }
 
     /// Runs `work` once the function has succeeded, after that of later branches, until it succeeds; not
@@ -116,9 +132,9 @@ impl WorkflowBranch {
     /// `Failed` where the branch refuses, which DTM keeps too; `Ongoing`, and `Other` where nobody knows:
     /// the workflow is then to return it, and DTM has it go on later.
     pub async fn call(self, url: &str, payload: impl Into<Bytes>) -> Result<Bytes, BranchError> {
-        let (caller, payload) = (self.run.caller(), payload.into());
+        let (caller, calls, payload) = (self.run.caller(), self.calls.clone(), payload.into());
         let label = Label::of_call(self.run.name(), url);
-        self.recorded(&label, async |branch| caller.call(&branch, url, payload).await).await
+        self.recorded(&label, async |branch| caller.call(&branch, url, payload, &calls).await).await
     }
 
     /// Runs `body` in a transaction of `manager` behind the branch's barrier in `store` as its action, and
@@ -156,8 +172,8 @@ impl WorkflowBranch {
         url: String,
         payload: Bytes,
     ) -> impl FnOnce(Branch) -> BoxFuture<'static, Result<(), BranchError>> + Send + use<> {
-        let caller = self.run.caller();
-        move |branch| Box::pin(async move { caller.call(&branch, &url, payload).await.map(drop) })
+        let (caller, calls) = (self.run.caller(), self.calls.clone());
+        move |branch| Box::pin(async move { caller.call(&branch, &url, payload, &calls).await.map(drop) })
     }
 
     pub(super) fn ended_by<F>(self, op: Op, work: impl FnOnce(Branch) -> F + Send + 'static) -> Self

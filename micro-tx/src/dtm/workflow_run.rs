@@ -1,7 +1,7 @@
 //! A run of a workflow: what was recorded of its branches, what is recorded now, and what ends it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -58,6 +58,13 @@ impl Action {
 pub(super) struct Caller {
     client: DtmClient,
     transaction: GlobalTransaction,
+}
+
+/// How a branch is called.
+#[derive(Clone, Debug)]
+pub(super) struct CallOptions {
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) timeout: Duration,
 }
 
 /// By branch and operation.
@@ -119,6 +126,12 @@ impl Run {
 
     pub(super) fn caller(&self) -> Arc<Caller> {
         self.caller.clone()
+    }
+
+    /// How branches are called that say nothing of it.
+    pub(super) fn call_options(&self) -> CallOptions {
+        let TransactionOptions { headers, request_timeout, .. } = &self.caller.transaction.options;
+        CallOptions { headers: headers.clone(), timeout: request_timeout.unwrap_or(CALL_TIMEOUT) }
     }
 
     /// Notes what the action of a branch came to.
@@ -289,12 +302,15 @@ impl Run {
 }
 
 impl Caller {
-    pub(super) async fn call(&self, branch: &Branch, url: &str, payload: Bytes) -> Result<Bytes, BranchError> {
-        let options: &TransactionOptions = &self.transaction.options;
-        let request = BranchRequest::new(url, branch)
-            .payload(payload)
-            .headers(&options.headers)
-            .timeout(options.request_timeout.unwrap_or(CALL_TIMEOUT));
+    pub(super) async fn call(
+        &self,
+        branch: &Branch,
+        url: &str,
+        payload: Bytes,
+        options: &CallOptions,
+    ) -> Result<Bytes, BranchError> {
+        let request =
+            BranchRequest::new(url, branch).payload(payload).headers(&options.headers).timeout(options.timeout);
         match self.client.caller().call_for_body(request).await {
             Ok((BranchAnswer::Succeeded, body)) => Ok(body),
             Ok((BranchAnswer::Failed(reason), _)) => Err(BranchError::Failed(reason)),

@@ -14,7 +14,7 @@ use micro_core::{
 use micro_grpc::GrpcServer;
 use micro_tx::dtm::{
     DtmClient, DtmConfig,
-    TransactionStatus::{Prepared, Succeeded},
+    TransactionStatus::{Failed, Prepared, Succeeded},
     Workflow, WorkflowExecution, WorkflowOutcome, Workflows, WorkflowsBuilder,
 };
 
@@ -30,6 +30,7 @@ on_each_wire! {
     a_workflow_with_quotes_in_its_id_resumes
     what_refused_is_not_committed_though_the_function_went_on
     what_nobody_knows_of_is_not_committed
+    a_run_that_goes_on_calls_with_the_branchs_own_headers_and_limit
 }
 
 /// A function of calls of these URLs, one branch each.
@@ -179,6 +180,34 @@ async fn what_nobody_knows_of_is_not_committed(stage: Stage) {
     );
     stage.until(&execution.gid, Succeeded).await;
     assert_eq!(stage.branches.calls(&execution.gid), ["01/action", "02/action", "01/action", "02/commit"]);
+}
+
+/// Those of the execution are known to its own run alone.
+async fn a_run_that_goes_on_calls_with_the_branchs_own_headers_and_limit(stage: Stage) {
+    let site = Site::serve(stage.wire).await;
+    let urls = ["One", "OneRevert"].map(|name| stage.url(name));
+    let workflows = site.workflows(&stage.dtm, move |builder| {
+        builder.register("pay", move |mut workflow, _data| {
+            let [one, revert] = urls.clone();
+            async move {
+                let branch = workflow.branch()?.header("of_branch", "own").request_timeout(SECOND);
+                branch.on_rollback_call(revert, "").call(&one, "").await?;
+                Err(BranchError::failed("enough"))
+            }
+        })
+    });
+    let mut execution = execution("pay");
+    execution.options.headers.insert("of_execution".to_owned(), "first".to_owned());
+    stage.branches.script(&execution.gid, "01/action", [Say::Late(2 * SECOND), Say::Ongoing]);
+    let error = workflows.execute(execution.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.report());
+    stage.until(&execution.gid, Failed).await;
+    let seen = stage.branches.seen(&execution.gid);
+    let calls: Vec<String> = seen.iter().map(|seen| seen.name()).collect();
+    assert_eq!(calls, ["01/action", "01/action", "01/action", "01/rollback"]);
+    assert!(seen.iter().all(|seen| seen.headers["of_branch"] == "own"));
+    let of_execution: Vec<bool> = seen.iter().map(|seen| seen.headers.contains_key("of_execution")).collect();
+    assert_eq!(of_execution, [true, false, false, false]);
 }
 
 #[tokio::test]
