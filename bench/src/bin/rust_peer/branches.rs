@@ -106,7 +106,7 @@ impl Branches {
     async fn of(bank: Bank, options: &Options) -> Result<Self> {
         let xa = match &options.dtm {
             Some(url) => {
-                Some(XaParticipant::new(DtmClient::connect(DtmConfig::from_url(url)?).await?, bank.barrier.clone()))
+                Some(XaParticipant::new(DtmClient::connect(DtmConfig::from_url(url)?).await?, bank.barrier.clone())?)
             }
             None => None,
         };

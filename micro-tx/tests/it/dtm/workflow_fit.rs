@@ -46,7 +46,7 @@ impl Stage {
     fn unserved(&self, name: &str, methods: &[&str]) -> Workflows {
         let callback = match self.wire {
             Wire::Grpc => "127.0.0.1:1",
-            Wire::Http => "http://127.0.0.1:1/workflows",
+            Wire::Http | Wire::JsonRpc => "http://127.0.0.1:1/workflows",
         };
         let urls: Vec<String> = methods.iter().map(|method| self.url(method)).collect();
         let builder = Workflows::builder(self.dtm.clone(), callback);
