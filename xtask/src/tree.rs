@@ -8,6 +8,9 @@ use std::{
 
 use cargo_metadata::{Metadata, MetadataCommand, Package};
 
+/// Where services run; `deny.toml` has the same list.
+pub(crate) const PLATFORMS: [&str; 3] = ["x86_64-unknown-linux-gnu", "aarch64-apple-darwin", "x86_64-pc-windows-msvc"];
+
 /// The checkout.
 pub(crate) struct Tree {
     /// Where the workspace's `Cargo.toml` is.
@@ -59,10 +62,12 @@ fn metadata(root: &Path) -> Result<Metadata, String> {
             .other_options(options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
             .exec()
     };
-    // All platforms, so that licences are judged on all; where the other platforms' crates cannot
-    // be had (no network), the ones of this platform, which the build needs anyway.
-    command(&["--locked"])
-        .or_else(|_| command(&["--locked", "--filter-platform", host()]))
+    // Everything that can be linked where services run, so that licences are judged on all of it; where the
+    // other platforms' crates cannot be had (no network), the ones of this platform, which the build needs
+    // anyway.
+    let everywhere: Vec<&str> = PLATFORMS.iter().flat_map(|platform| ["--filter-platform", platform]).collect();
+    command(&[&["--locked", "--all-features"], &everywhere[..]].concat())
+        .or_else(|_| command(&["--locked", "--all-features", "--filter-platform", host()]))
         .map_err(|error| format!("cargo metadata: {error}\nif Cargo.lock is out of date: run `cargo check`, commit it"))
 }
 
