@@ -36,7 +36,8 @@ const AMOUNT_MAX: u64 = 1 << 53;
 /// # Limits
 ///
 /// - A key of the barrier is forgotten after [`barrier_ttl`](RedisConfig::barrier_ttl), an undoing's
-///   earlier call included: after that a coordinator that still calls is served anew.
+///   earlier call included: after that a coordinator that still calls is served anew, and an undoing takes
+///   its action for one that never came, and undoes nothing. Keep them longer than a transaction can last.
 /// - It is as durable as Redis is set: with `appendfsync everysec` a crash forgets the last second, the
 ///   row and the integer alike. `maxmemory-policy` must not evict keys: `noeviction`, or a `volatile-…`
 ///   one only where the barrier's keys may be lost.

@@ -3,11 +3,17 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use micro_core::{Error, ErrorKind, Result};
+#[cfg(target_os = "linux")]
+use redis::io::tcp::TcpSettings;
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use serde::{Deserialize, Serialize};
 
-/// How long a barrier's key is kept by default: as long as DTM keeps a transaction that is not over.
-const BARRIER_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How long a barrier's key is kept by default. A branch that is undone later than that is taken for one that
+/// was never done.
+const BARRIER_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How much longer than a request a connection may be silent that has something to send.
+#[cfg(target_os = "linux")]
+const SILENCE_FACTOR: u32 = 2;
 
 /// The settings of a [`RedisBarrier`](crate::RedisBarrier). Durations are milliseconds when read from a
 /// file.
@@ -32,7 +38,7 @@ pub struct RedisConfig {
     /// How long a request may take; default 2 s, for DTM gives a branch 3 s.
     #[serde(rename = "request_timeout_ms", with = "millis")]
     pub request_timeout: Duration,
-    /// How long a barrier's key is kept, in whole seconds, rounded up; default 7 days. A coordinator that
+    /// How long a barrier's key is kept, in whole seconds, rounded up; default 30 days. A coordinator that
     /// calls a branch again later finds it new: at least as long as a transaction may last.
     #[serde(rename = "barrier_ttl_ms", with = "millis")]
     pub barrier_ttl: Duration,
@@ -67,6 +73,11 @@ impl RedisConfig {
     /// What connects, and the address for errors.
     pub(crate) fn client(&self) -> Result<(Client, String)> {
         let info = self.checked()?;
+        // A host that is gone says nothing: its connection is given up, and a new one made.
+        #[cfg(target_os = "linux")]
+        let info = info.set_tcp_settings(
+            TcpSettings::default().set_nodelay(true).set_user_timeout(SILENCE_FACTOR * self.request_timeout),
+        );
         let address = info.addr().to_string();
         #[cfg(feature = "tls")]
         if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {

@@ -91,7 +91,7 @@ fn interop(tree: &Tree, arguments: &[String]) -> Result<(), String> {
 }
 
 fn sagas(tree: &Tree, arguments: &[String]) -> Result<(), String> {
-    let urls = durable_servers(&[Kind::Mariadb, Kind::DtmMysql])?;
+    let urls = durable_servers(&[Kind::Mariadb])?;
     let go_dtm = dev_servers::go_dtm()?;
     let program = with_rust_peer(tree, "sagas")?;
     finish(Command::new(program).arg("--go-dtm").arg(go_dtm).args(arguments).envs(urls))

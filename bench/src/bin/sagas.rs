@@ -13,12 +13,14 @@ use bench::{
     worker::{Turn, Worker},
 };
 use clap::Parser;
-use dev_servers::Kind;
+use dev_servers::{Kind, Server};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection};
 use tokio::process::Command;
 
 const DATABASE: &str = "bench_sagas";
+/// Our tests have DTM note each branch at once, and look for what is due every second.
+const AS_BY_DEFAULT: [(&str, &str); 2] = [("UpdateBranchSync", "0"), ("TransCronInterval", "3")];
 
 const AGAINST_GO: Subject = Subject {
     name: "Sagas of two branches that do nothing, on one DTM server with its data in MariaDB",
@@ -91,9 +93,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<()> {
-    let world = World::new(arguments)?;
+    let dtm = tokio::task::spawn_blocking(|| Server::start_with(Kind::DtmMysql, &AS_BY_DEFAULT)).await??;
+    let world = World::new(arguments, dtm.url())?;
     let setting = format!(
-        "Rust: {} worker threads, MALLOC_ARENA_MAX=1; MariaDB {}",
+        "Rust: {} worker threads, MALLOC_ARENA_MAX=1; DTM 1.19 with its default settings; MariaDB {}",
         arguments.workers,
         shop::durability(&world.mariadb).await?
     );
@@ -163,18 +166,25 @@ struct World<'a> {
     arguments: &'a Arguments,
     rust_peer: PathBuf,
     logs: PathBuf,
+    /// `host:port` of its gRPC API.
     dtm: String,
     mariadb: String,
 }
 
 impl<'a> World<'a> {
-    fn new(arguments: &'a Arguments) -> Result<Self> {
+    fn new(arguments: &'a Arguments, dtm: &str) -> Result<Self> {
         let program = std::env::current_exe()?;
         let folder = program.parent().ok_or("a program is in a folder")?;
         let logs = folder.join("saga-logs");
         std::fs::create_dir_all(&logs)?;
         let rust_peer = folder.join("rust-peer");
-        Ok(Self { arguments, rust_peer, logs, dtm: address(Kind::DtmMysql)?, mariadb: address(Kind::Mariadb)? })
+        Ok(Self {
+            arguments,
+            rust_peer,
+            logs,
+            dtm: host_and_port(dtm),
+            mariadb: host_and_port(&dev_servers::shared(Kind::Mariadb)?),
+        })
     }
 
     fn database(&self) -> String {
@@ -249,9 +259,8 @@ impl<'a> World<'a> {
     }
 }
 
-fn address(kind: Kind) -> Result<String> {
-    let url = dev_servers::shared(kind)?;
-    let address = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+fn host_and_port(url: &str) -> String {
+    let address = url.split_once("://").map_or(url, |(_, rest)| rest);
     let address = address.split('?').next().unwrap_or(address);
-    Ok(address.rsplit('@').next().unwrap_or(address).to_owned())
+    address.rsplit('@').next().unwrap_or(address).to_owned()
 }

@@ -69,6 +69,9 @@ impl Goods {
         if self.dtm.is_some() && self.wire != WireOption::Dtm {
             return refused("a DTM server carries sagas out: expected --wire dtm with --dtm");
         }
+        if self.dtm.as_deref().is_some_and(|url| !url.starts_with("dtm://")) {
+            return refused("the sagas call gRPC methods: expected --dtm dtm://HOST:PORT");
+        }
         let product = self.product.as_deref().unwrap_or(PRODUCT);
         let addresses = match (self.wire, &self.dtm) {
             (WireOption::Events, _) => return Ok(Wire::Events),

@@ -42,6 +42,7 @@ impl Carrier for Execution {
             held,
             progress: held.progress().clone(),
             retry_count: 0,
+            trouble: None,
         };
         run.carry().await
     }
@@ -60,6 +61,8 @@ struct Run<'a> {
     progress: SagaProgress,
     /// How many calls of actions were made again at once.
     retry_count: u32,
+    /// The last error of a call.
+    trouble: Option<String>,
 }
 
 /// What a direction came to.
@@ -173,8 +176,10 @@ impl<'a> Run<'a> {
             }
             Ok(BranchAnswer::Ongoing) => "it is still ongoing".to_owned(),
             Err(error) => {
-                tracing::debug!(step, url, error = %error.report(), "an action is to be called again");
-                error.report()
+                let report = error.report();
+                tracing::debug!(step, url, error = report, "an action is to be called again");
+                self.trouble = Some(cut(format!("{url}: {report}")));
+                report
             }
         };
         match self.saga.options.retry_count_max {
@@ -243,7 +248,9 @@ impl<'a> Run<'a> {
             }
             Err(error) => {
                 round.has_failed = true;
-                tracing::debug!(step, url, error = %error.report(), "a compensation is to be called again");
+                let report = error.report();
+                tracing::debug!(step, url, error = report, "a compensation is to be called again");
+                self.trouble = Some(cut(format!("{url}: {report}")));
             }
         }
         round.waiting.insert(step);
@@ -294,6 +301,11 @@ impl<'a> Run<'a> {
             return interval;
         }
         self.progress.failure_count = self.progress.failure_count.saturating_add(1);
+        if self.progress.failure_count.is_power_of_two() {
+            let (count, trouble) = (self.progress.failure_count, self.trouble.as_deref().unwrap_or_default());
+            let told = "a saga does not get on, and is tried again";
+            tracing::warn!(gid = self.saga.gid, count, trouble, "{told}");
+        }
         backoff(self.progress.failure_count, interval, self.config.retry_interval_max.max(interval))
     }
 

@@ -154,14 +154,19 @@ impl Carrier for Handover {
         if is_refusal(&error) {
             let mut reason = error.report();
             reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-            tracing::error!(reason, "the coordinator refuses the saga for good, it is parked");
+            tracing::error!(gid = held.saga().gid, reason, "the coordinator refuses the saga for good, it is parked");
             progress.parked_reason = Some(reason);
             return Some(SagaChange::Parked(progress));
         }
         progress.failure_count = progress.failure_count.saturating_add(1);
         if progress.failure_count.is_power_of_two() {
             let (count, error) = (progress.failure_count, error.report());
-            tracing::warn!(count, error, "the coordinator did not take the saga, it is handed over again");
+            tracing::warn!(
+                gid = held.saga().gid,
+                count,
+                error,
+                "the coordinator did not take the saga, it is handed over again"
+            );
         }
         let SagaRelayConfig { retry_interval, retry_interval_max, .. } = self.config;
         let pause = backoff(progress.failure_count, retry_interval, retry_interval_max.max(retry_interval));

@@ -63,7 +63,11 @@ const ADDRESS_COUNT_MAX: usize = 1000;
 #[derive(Clone, Default)]
 pub struct RawGrpcClient {
     shared: Arc<Shared>,
+    answer_bytes_max: usize,
 }
+
+/// gRPC's own default.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Default)]
 struct Shared {
@@ -112,7 +116,15 @@ impl std::error::Error for RawFailure {}
 impl RawGrpcClient {
     /// A client with these settings; nothing is connected before the first call.
     pub fn new(config: GrpcClientConfig) -> Self {
-        Self { shared: Arc::new(Shared { config, ..Shared::default() }) }
+        let shared = Arc::new(Shared { config, ..Shared::default() });
+        Self { shared, answer_bytes_max: ANSWER_BYTES_MAX }
+    }
+
+    /// The same client, which takes answers of so many bytes at most; by default 4 MiB.
+    #[must_use]
+    pub fn answer_bytes_max(mut self, bytes: usize) -> Self {
+        self.answer_bytes_max = bytes;
+        self
     }
 
     /// Calls the method at `path` (`/package.Service/Method`) of the server at `address`
@@ -138,7 +150,7 @@ impl RawGrpcClient {
         request.set_timeout(timeout);
         let lost = Arc::new(Mutex::new(None));
         let direct = Direct { endpoint: self.shared.endpoint(address), lost: lost.clone() };
-        let mut grpc = tonic::client::Grpc::new(direct);
+        let mut grpc = tonic::client::Grpc::new(direct).max_decoding_message_size(self.answer_bytes_max);
         match tokio::time::timeout(timeout, grpc.unary(request, path, RawCodec)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => {

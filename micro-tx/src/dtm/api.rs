@@ -104,6 +104,11 @@ pub(crate) trait Api: Send + Sync {
     /// As participants are told who coordinates.
     fn address(&self) -> &str;
 
+    /// # Errors
+    ///
+    /// `InvalidArgument` for what this API cannot carry.
+    fn check(&self, transaction: &GlobalTransaction) -> micro_core::Result<()>;
+
     async fn new_gid(&self) -> Answer<String>;
 
     async fn send(&self, verb: Verb, transaction: &GlobalTransaction, timeout: Duration) -> Answer<()>;

@@ -123,6 +123,8 @@ fn classify(code: Code, text: &str) -> (ErrorKind, &'static str) {
         Code::JsonRpc(-32700 | -32600 | -32602) => (InvalidArgument, "DTM makes nothing of this request"),
         Code::Grpc(code) => {
             let kind = ErrorKind::from_code(u32::try_from(code).unwrap_or(2)).unwrap_or(Unknown);
+            // It is no verdict on the transaction.
+            let kind = if matches!(kind, InvalidArgument | ErrorKind::OutOfRange) { Unknown } else { kind };
             (kind, "not an answer of DTM's: is there another server, or a proxy, at this address?")
         }
         Code::Http(502..=504) => (ErrorKind::Unavailable, "a proxy answers, and not DTM"),

@@ -53,6 +53,10 @@ impl Api for GrpcApi {
         &self.address
     }
 
+    fn check(&self, transaction: &GlobalTransaction) -> micro_core::Result<()> {
+        transaction.to_request().map(drop)
+    }
+
     async fn new_gid(&self) -> Answer<String> {
         let answer = self.call("NewGid", &(), self.request_timeout).await?;
         Ok(self.decode::<DtmGidReply>(answer)?.gid)

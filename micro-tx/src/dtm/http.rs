@@ -19,8 +19,8 @@ use super::{
     tls,
 };
 
-/// An answer is at most this long: a page of transactions is the longest.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// An answer is at most this long: a page of transactions, or all that the branches of a workflow gave.
+pub(super) const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 #[derive(Clone)]
 pub(crate) struct HttpApi {
@@ -144,6 +144,10 @@ impl HttpApi {
 impl Api for HttpApi {
     fn address(&self) -> &str {
         &self.address
+    }
+
+    fn check(&self, transaction: &GlobalTransaction) -> micro_core::Result<()> {
+        transaction.to_json("").map(drop)
     }
 
     async fn new_gid(&self) -> Answer<String> {

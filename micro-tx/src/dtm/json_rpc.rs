@@ -102,6 +102,11 @@ impl Api for JsonRpcApi {
         self.http.address()
     }
 
+    fn check(&self, transaction: &GlobalTransaction) -> Result<()> {
+        check(transaction)?;
+        transaction.to_json(PROTOCOL).map(drop)
+    }
+
     async fn new_gid(&self) -> Answer<String> {
         let result = self.call("newGid", BTreeMap::<&str, &str>::new(), self.request_timeout).await?;
         let text = result.as_ref().map_or("null", |result| result.get());

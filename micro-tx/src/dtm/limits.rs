@@ -3,7 +3,11 @@
 //! Source: `sqls/dtmsvr.storage.mysql.sql` of DTM 1.19. What is longer fails there in the middle of a
 //! transaction, or is cut.
 
-use micro_core::{Error, ErrorKind, Result, branch::GID_BYTES_MAX, saga::Step};
+use micro_core::{
+    Error, ErrorKind, Result,
+    branch::GID_BYTES_MAX,
+    saga::{REGISTRY_SCHEME, Step},
+};
 
 use super::{BranchRegistration, StoreLimits, global::GlobalTransaction};
 
@@ -29,6 +33,12 @@ pub(crate) fn check(operation: &'static str, transaction: &GlobalTransaction, li
     }
     if gid.contains(['\n', '\r', ';']) {
         return Err(refused("DTM takes line breaks and semicolons out of an id: use letters, digits and `-`"));
+    }
+    let is_named = |url: &str| url.starts_with(REGISTRY_SCHEME);
+    if let Some(step) = transaction.steps.iter().find(|step| is_named(&step.action) || is_named(&step.compensation)) {
+        let url = if is_named(&step.action) { &step.action } else { &step.compensation };
+        let message = "DTM knows no registry of ours, and would call this for ever: give it an address";
+        return Err(refused(message).with_context("url", url));
     }
     let bytes: usize = transaction.steps.iter().map(|step| step.payload.len()).sum();
     if bytes > REQUEST_BYTES_MAX {

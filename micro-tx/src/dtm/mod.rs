@@ -91,7 +91,7 @@ use serde_json::value::RawValue;
 use api::{Answer, Api, TopicVerb, Verb};
 use error::Failed;
 use grpc::GrpcApi;
-use http::HttpApi;
+use http::{ANSWER_BYTES_MAX, HttpApi};
 use json_rpc::JsonRpcApi;
 use state::{KeyValues, Listed, Queried, Version};
 
@@ -124,7 +124,10 @@ impl DtmClient {
         let grpc = RawGrpcClient::new(connections);
         let http = config.http.as_deref().map(|base| HttpApi::new(base, &config)).transpose()?;
         let api: Box<dyn Api> = match (&config.grpc, &http) {
-            (Some(address), _) => Box::new(GrpcApi::new(grpc.clone(), address.clone(), &config)),
+            (Some(address), _) => {
+                let grpc = grpc.clone().answer_bytes_max(ANSWER_BYTES_MAX);
+                Box::new(GrpcApi::new(grpc, address.clone(), &config))
+            }
             (None, Some(http)) if config.is_json_rpc => Box::new(JsonRpcApi::new(http.clone(), &config)?),
             (None, Some(http)) => Box::new(http.clone()),
             (None, None) => unreachable!("the settings name an API: they were checked"),
@@ -271,9 +274,11 @@ impl DtmClient {
         self.shared.api.topic(verb, topic).await.map_err(|failed| failed.into_error(operation))
     }
 
-    /// Checks the limits of the store that the settings name.
+    /// Checks what can be known without asking: the limits of the store that the settings name, and what the
+    /// API can carry and DTM can call.
     pub(crate) fn check(&self, operation: &'static str, transaction: &GlobalTransaction) -> Result<()> {
-        limits::check(operation, transaction, self.shared.config.store_limits)
+        limits::check(operation, transaction, self.shared.config.store_limits)?;
+        self.shared.api.check(transaction)
     }
 
     async fn send(&self, verb: Verb, transaction: &GlobalTransaction) -> Answer<()> {

@@ -10,7 +10,10 @@ use micro_core::{
 };
 use uuid::Uuid;
 
-use super::{BranchIds, BranchRegistration, DtmClient, GlobalTransaction, TransactionOptions};
+use super::{
+    BranchIds, BranchRegistration, DtmClient, GlobalTransaction, TransactionOptions,
+    decision::{Called, Calls},
+};
 
 /// DTM's own limit of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -94,14 +97,19 @@ pub struct TccBranches {
     ids: BranchIds,
     headers: BTreeMap<String, String>,
     request_timeout: Duration,
-    /// Why the first reservation failed that was noted.
-    failure: Option<String>,
+    calls: Calls,
+}
+
+impl Called for TccBranches {
+    fn calls(&mut self) -> &mut Calls {
+        &mut self.calls
+    }
 }
 
 impl TccBranches {
     fn new(client: &DtmClient, gid: &str, ids: BranchIds) -> Self {
         let (client, gid) = (client.clone(), gid.to_owned());
-        Self { client, gid, ids, headers: BTreeMap::new(), request_timeout: CALL_TIMEOUT, failure: None }
+        Self { client, gid, ids, headers: BTreeMap::new(), request_timeout: CALL_TIMEOUT, calls: Calls::default() }
     }
 
     /// Sends a header with each `try` that follows; of one name the last value counts. DTM sends those of
@@ -125,14 +133,13 @@ impl TccBranches {
     /// # Errors
     ///
     /// `FailedPrecondition` with the branch's own words where it refuses, and where DTM has cancelled the
-    /// transaction meanwhile; else those of the call. After any of them the transaction is cancelled, whatever
-    /// becomes of the error: what was not reserved must not be confirmed.
+    /// transaction meanwhile; else those of the call. After any of them, and after a call that was dropped,
+    /// the transaction is cancelled whatever `body` returns: what was not reserved must not be confirmed.
     pub async fn call(&mut self, branch: &TccBranch) -> Result<()> {
-        let called = self.reserve(branch).await;
-        if let Err(error) = &called {
-            self.failure.get_or_insert_with(|| error.to_string());
-        }
-        called
+        self.calls.begin();
+        let reserved = self.reserve(branch).await;
+        self.calls.end(&reserved);
+        reserved
     }
 
     async fn reserve(&mut self, branch: &TccBranch) -> Result<()> {
@@ -182,15 +189,6 @@ impl DtmClient {
         let mut branches = TccBranches::new(self, &tcc.gid, BranchIds::default());
         branches.headers.clone_from(&tcc.options.headers);
         branches.request_timeout = tcc.options.request_timeout.unwrap_or(CALL_TIMEOUT);
-        let body = async move |branches: &mut TccBranches| {
-            let value = body(branches).await?;
-            let Some(failure) = branches.failure.take() else { return Ok(value) };
-            let message = "a reservation failed, and the body went on: the transaction is cancelled";
-            Err(Error::new(ErrorKind::FailedPrecondition, "tcc.submit", message)
-                .with_context("gid", &tcc.gid)
-                .with_context("reservation", failure)
-                .into())
-        };
         self.decided("tcc.submit", &tcc.to_global(), branches, body).await
     }
 

@@ -203,8 +203,10 @@ impl Workflows {
     /// # Errors
     ///
     /// `NotFound` for a name that is not registered; those of
-    /// [`prepare_workflow`](DtmClient::prepare_workflow): then the function was not run. An error of the
-    /// function that decides nothing: DTM has it run again. One of a permanent kind
+    /// [`prepare_workflow`](DtmClient::prepare_workflow): then this call did not run the function, but after
+    /// one that tells that nobody knows (`Unavailable`, `DeadlineExceeded`) DTM may have taken it and have it
+    /// run later: execute it again with the same id, not with a new one. An error of the function that
+    /// decides nothing: DTM has it run again. One of a permanent kind
     /// ([`Error::is_permanent`]) is a refusal, as [`BranchError::Failed`] is. `Internal` where the function
     /// makes other branches than were recorded of this id, for it was changed, or they are another
     /// workflow's, and where it succeeded without what an
@@ -218,7 +220,7 @@ impl Workflows {
         let workflows = self.clone();
         spawned(async move {
             let turn = workflows.turn(&execution.gid);
-            let _turn = turn.lock.lock().await;
+            let _turn = turn.lock().lock().await;
             workflows.run(&execution).await
         })
         .await
@@ -257,7 +259,7 @@ impl Workflows {
         let workflows = self.clone();
         let resumed = spawned(async move {
             let turn = workflows.turn(&execution.gid);
-            let Ok(_turn) = turn.lock.try_lock() else { return Ok(WorkflowOutcome::StillRunning) };
+            let Ok(_turn) = turn.lock().try_lock() else { return Ok(WorkflowOutcome::StillRunning) };
             workflows.run(&execution).await
         });
         match resumed.await? {
@@ -384,7 +386,7 @@ impl Workflows {
     fn turn(&self, gid: &str) -> Turn {
         let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
         let lock = running.entry(gid.to_owned()).or_default().clone();
-        Turn { shared: self.shared.clone(), gid: gid.to_owned(), lock }
+        Turn { shared: self.shared.clone(), gid: gid.to_owned(), lock: Some(lock) }
     }
 }
 
@@ -405,14 +407,22 @@ impl fmt::Debug for WorkflowsBuilder {
 struct Turn {
     shared: Arc<Shared>,
     gid: String,
-    lock: Arc<tokio::sync::Mutex<()>>,
+    /// There until it is dropped.
+    lock: Option<Arc<tokio::sync::Mutex<()>>>,
+}
+
+impl Turn {
+    fn lock(&self) -> &tokio::sync::Mutex<()> {
+        self.lock.as_ref().expect("a turn that is not dropped has its lock")
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
-        // Its own and the map's; others are added under the map's lock alone.
-        if Arc::strong_count(&self.lock) == 2 {
+        self.lock = None;
+        // The map's alone is left: others are added, and given back, under the map's lock alone.
+        if running.get(&self.gid).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             running.remove(&self.gid);
         }
     }

@@ -80,7 +80,8 @@ impl WorkflowBranch {
     }
 
     /// Runs `work` once the function has succeeded, after that of later branches, until it succeeds; not
-    /// where the action refused. A function that succeeds though nobody knows what the action came to is not
+    /// where the action refused. Several of one branch are noted together: all of them are run again until
+    /// all have succeeded. A function that succeeds though nobody knows what the action came to is not
     /// committed, and run again.
     #[must_use]
     pub fn on_commit<F>(self, work: impl FnOnce(Branch) -> F + Send + 'static) -> Self
@@ -116,7 +117,8 @@ impl WorkflowBranch {
     }
 
     /// Has it rolled back also where its own action refused, which by default is taken for "nothing is
-    /// left".
+    /// left". Where several processes serve a workflow the same action may run in two of them, and be refused
+    /// in one and done in the other: ask for it there, behind a barrier, which keeps out what comes later.
     #[must_use]
     pub fn undone_when_refused(mut self) -> Self {
         self.is_undone_when_refused = true;
@@ -196,7 +198,8 @@ impl WorkflowBranch {
         match &outcome {
             Ok(_) => self.run.note(&self.id, Action::Done),
             Err(BranchError::Failed(_)) => {
-                self.run.note(&self.id, Action::Refused { is_undone: self.is_undone_when_refused });
+                let is_undone = self.is_undone_when_refused || self.run.did_all_the_same(&self.id);
+                self.run.note(&self.id, Action::Refused { is_undone });
             }
             Err(_) => {}
         }

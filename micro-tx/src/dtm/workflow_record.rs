@@ -22,7 +22,11 @@ impl Label {
     pub(super) fn of_call(workflow: &str, url: &str) -> Self {
         let is_http = url.starts_with("http://") || url.starts_with("https://");
         let method = match Url::parse(url) {
-            Ok(url) if is_http => url.path().to_owned(),
+            // In JSON-RPC all methods of a service are at one path.
+            Ok(url) if is_http => match url.query_pairs().find(|(name, _)| name == "method") {
+                Some((_, method)) => format!("{}?method={method}", url.path()),
+                None => url.path().to_owned(),
+            },
             _ => url.split_once('/').map_or(url, |(_, method)| method).to_owned(),
         };
         Self::new(workflow, &format!("call {method}"))
@@ -105,6 +109,7 @@ mod tests {
             ("product.shop:9000/shop.Product/Deduct", "pay: call shop.Product/Deduct"),
             ("http://h:1/api/deduct?sku=7", "pay: call /api/deduct"),
             ("https://h/api/deduct", "pay: call /api/deduct"),
+            ("http://h/rpc?method=Deduct&v=2", "pay: call /rpc?method=Deduct"),
             ("nowhere", "pay: call nowhere"),
         ] {
             assert_eq!(Label::of_call("pay", url).as_str(), expected);

@@ -1,7 +1,7 @@
 //! A run of a workflow: what was recorded of its branches, what is recorded now, and what ends it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -22,6 +22,8 @@ use super::{
 
 /// DTM's own limit of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// The name under which DTM's Go client records that the work of XA was done, before it is prepared.
+pub(super) const XA_WORK: &str = "business";
 const NOT_RECORDED: &str = "what a branch came to is not recorded";
 
 /// What commits a branch, or rolls it back.
@@ -100,6 +102,8 @@ pub(super) struct Run {
     endings: Mutex<Vec<Ending>>,
     /// What the branches' actions came to, of all that the function made.
     actions: Mutex<HashMap<String, Action>>,
+    /// Actions that this run did and another one was refused: of these something is left.
+    done_all_the_same: Mutex<HashSet<String>>,
     /// The first branch that is not the one that was recorded.
     misfit: Mutex<Option<Misfit>>,
 }
@@ -112,6 +116,7 @@ impl Run {
             records: Mutex::new(by_name(steps)),
             endings: Mutex::default(),
             actions: Mutex::default(),
+            done_all_the_same: Mutex::default(),
             misfit: Mutex::default(),
         }
     }
@@ -139,6 +144,11 @@ impl Run {
         locked(&self.actions).insert(branch_id.to_owned(), action);
     }
 
+    /// Whether this run did the action although another run's refusal of it was recorded first.
+    pub(super) fn did_all_the_same(&self, branch_id: &str) -> bool {
+        locked(&self.done_all_the_same).contains(branch_id)
+    }
+
     pub(super) fn add_ending(&self, ending: Ending) {
         locked(&self.endings).push(ending);
     }
@@ -163,8 +173,7 @@ impl Run {
 
     fn check_made(&self) -> Result<()> {
         let (records, actions) = (locked(&self.records), locked(&self.actions));
-        let is_left =
-            |(branch_id, op): &&(String, String)| op == Op::Action.as_str() && !actions.contains_key(branch_id);
+        let is_left = |(branch_id, op): &&(String, String)| is_of_action(op) && !actions.contains_key(branch_id);
         let Some(name) = records.keys().filter(is_left).min() else { return Ok(()) };
         let recorded = records[name].label.as_ref().map_or("a branch", Label::as_str).to_owned();
         let misfit = Misfit { branch_id: name.0.clone(), recorded, made: "its end".to_owned() };
@@ -183,7 +192,8 @@ impl Run {
             .with_context("branch", &ending.branch_id))
     }
 
-    /// Commits the branches, or rolls them back, the last one first. What is done of it is recorded.
+    /// Commits the branches, or rolls them back, the last one first. What is done of it is recorded, once
+    /// everything that ends a branch is.
     pub(super) async fn end(&self, op: &Op) -> Result<(), BranchError> {
         let endings = std::mem::take(&mut *locked(&self.endings));
         let actions = locked(&self.actions).clone();
@@ -191,18 +201,22 @@ impl Run {
             let action = actions.get(&ending.branch_id).copied().unwrap_or(Action::NotRun);
             ending.op == *op && action.is_ended_by(op)
         };
+        let mut due: Vec<(String, Vec<Ending>)> = Vec::new();
         for ending in endings.into_iter().rev().filter(is_due) {
-            let Ending { branch_id, op, work } = ending;
-            let work = async |branch| match work(branch).await {
-                // It is asked for until it succeeds; a refusal must not be recorded.
-                Err(BranchError::Failed(reason)) => {
-                    let message = "what ends a branch of a workflow may not refuse: it is run again until it succeeds";
-                    let error = Error::new(ErrorKind::Unknown, "workflow.end", message);
-                    Err(error.with_context("reason", reason).into())
+            match due.iter_mut().find(|(branch_id, _)| *branch_id == ending.branch_id) {
+                Some((_, of_branch)) => of_branch.push(ending),
+                None => due.push((ending.branch_id.clone(), vec![ending])),
+            }
+        }
+        for (branch_id, of_branch) in due {
+            // One record for all of them: what is recorded is run no more.
+            let work = async |branch: Branch| {
+                for ending in of_branch {
+                    ended((ending.work)(branch.clone()).await)?;
                 }
-                done => done.map(|()| Bytes::new()),
+                Ok(Bytes::new())
             };
-            self.recorded(&branch_id, op, None, work).await?;
+            self.recorded(&branch_id, op.clone(), None, work).await?;
         }
         Ok(())
     }
@@ -234,6 +248,9 @@ impl Run {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 self.reload().await?;
                 let known = self.known(branch_id, op.as_str(), label);
+                if outcome.is_ok() && matches!(known, Some(Err(BranchError::Failed(_)))) {
+                    locked(&self.done_all_the_same).insert(branch_id.to_owned());
+                }
                 known.unwrap_or_else(|| Err(undecided("workflow.record", "DTM lost a record", error)))
             }
             // Too long to be kept, say: no run will get further.
@@ -282,17 +299,24 @@ impl Run {
     }
 
     fn known(&self, branch_id: &str, op: &str, label: Option<&Label>) -> Option<Result<Bytes, BranchError>> {
-        let record = locked(&self.records).get(&(branch_id.to_owned(), op.to_owned())).cloned()?;
-        if let (Some(recorded), Some(label)) = (&record.label, label)
-            && recorded != label
-        {
-            let [recorded, made] = [recorded, label].map(|label| label.as_str().to_owned());
+        let records = locked(&self.records);
+        let other = label.and_then(|label| {
+            let is_its = |name: &(String, String)| name.0 == branch_id && is_of_action(&name.1);
+            let mut recorded =
+                records.iter().filter(|(name, _)| is_its(name)).filter_map(|(_, found)| found.label.clone());
+            recorded.find(|recorded| recorded != label).map(|recorded| [recorded, label.clone()])
+        });
+        let record = records.get(&(branch_id.to_owned(), op.to_owned())).cloned();
+        drop(records);
+        if let Some(labels) = other {
+            let [recorded, made] = labels.map(|label| label.as_str().to_owned());
             let misfit = Misfit { branch_id: branch_id.to_owned(), recorded, made };
             let error = misfit.to_error(self.gid());
             // Told whatever the function makes of it.
             locked(&self.misfit).get_or_insert(misfit);
             return Some(Err(error.into()));
         }
+        let record = record?;
         Some(if record.is_failure {
             Err(BranchError::Failed(String::from_utf8_lossy(&record.data).into_owned()))
         } else {
@@ -327,6 +351,18 @@ impl fmt::Debug for Run {
     }
 }
 
+/// It is asked for until it succeeds; a refusal must not be recorded.
+fn ended(outcome: Result<(), BranchError>) -> Result<(), BranchError> {
+    match outcome {
+        Err(BranchError::Failed(reason)) => {
+            let message = "what ends a branch of a workflow may not refuse: it is run again until it succeeds";
+            let error = Error::new(ErrorKind::Unknown, "workflow.end", message);
+            Err(error.with_context("reason", reason).into())
+        }
+        outcome => outcome,
+    }
+}
+
 /// An error by which nothing is decided, whatever the kind of its cause.
 fn undecided(operation: &'static str, message: &'static str, cause: Error) -> BranchError {
     unclear(operation, message, cause).into()
@@ -335,6 +371,11 @@ fn undecided(operation: &'static str, message: &'static str, cause: Error) -> Br
 fn unclear(operation: &'static str, message: &'static str, cause: Error) -> Error {
     let kind = if cause.is_permanent() { ErrorKind::Unknown } else { cause.kind() };
     Error::new(kind, operation, message).with_source(cause)
+}
+
+/// Whether an operation is recorded of an action: it, or the work of one in XA before it is prepared.
+fn is_of_action(op: &str) -> bool {
+    op == Op::Action.as_str() || op.starts_with(XA_WORK)
 }
 
 fn by_name(steps: &[WorkflowStep]) -> Records {

@@ -6,7 +6,12 @@ use micro_core::{
     branch::{Branch, BranchError},
 };
 
-use super::{WorkflowBranch, workflow_branch::enter, workflow_record::Label, workflow_run::Run};
+use super::{
+    WorkflowBranch,
+    workflow_branch::enter,
+    workflow_record::Label,
+    workflow_run::{Run, XA_WORK},
+};
 use crate::{SqlBarrier, xa::Xid};
 
 impl WorkflowBranch {
@@ -106,14 +111,12 @@ async fn roll_back(barrier: &SqlBarrier, branch: &Branch) -> Result<(), BranchEr
     Ok(barrier.forbid_action(branch).await?)
 }
 
-/// The name under which DTM's Go client records that the work was done, before it is prepared.
-const WORK: &str = "business";
 /// How many times the work may be interrupted between its record and its being prepared.
 const WORK_COUNT_MAX: usize = 99;
 
 /// The first one has the Go client's name.
 fn work_op(number: usize) -> String {
-    if number == 1 { WORK.to_owned() } else { format!("{WORK}-{number}") }
+    if number == 1 { XA_WORK.to_owned() } else { format!("{XA_WORK}-{number}") }
 }
 
 impl Run {

@@ -10,7 +10,10 @@ use micro_core::{
 };
 use uuid::Uuid;
 
-use super::{BranchIds, DtmClient, GlobalTransaction, TransactionOptions};
+use super::{
+    BranchIds, DtmClient, GlobalTransaction, TransactionOptions,
+    decision::{Called, Calls},
+};
 
 /// DTM's own limit of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -59,6 +62,13 @@ pub struct XaBranches {
     gid: String,
     ids: BranchIds,
     options: TransactionOptions,
+    calls: Calls,
+}
+
+impl Called for XaBranches {
+    fn calls(&mut self) -> &mut Calls {
+        &mut self.calls
+    }
 }
 
 impl XaBranches {
@@ -69,13 +79,21 @@ impl XaBranches {
     /// # Errors
     ///
     /// `FailedPrecondition` with the branch's own words where it refuses; else those of the call. After any
-    /// of them return it: what was done is then rolled back.
+    /// of them, and after a call that was dropped, all is rolled back whatever `body` returns: what was not
+    /// done must not be committed.
     pub async fn call(&mut self, url: &str, payload: impl Into<Bytes>) -> Result<()> {
+        self.calls.begin();
+        let done = self.act(url, payload.into()).await;
+        self.calls.end(&done);
+        done
+    }
+
+    async fn act(&mut self, url: &str, payload: Bytes) -> Result<()> {
         let mut called = Branch::new(Mode::Xa, &self.gid, self.ids.next_id()?, Op::Action)?;
         called.coordinator = Some(self.client.address().to_owned());
         called.phase2_url = Some(url.to_owned());
         let request = BranchRequest::new(url, &called)
-            .payload(payload.into())
+            .payload(payload)
             .headers(&self.options.headers)
             .timeout(self.options.request_timeout.unwrap_or(CALL_TIMEOUT));
         let not_done = |message: String| {
@@ -114,7 +132,8 @@ impl DtmClient {
         let mut transaction = GlobalTransaction::new(Mode::Xa, &xa.gid);
         transaction.options = xa.options.clone();
         let (gid, options) = (xa.gid.clone(), xa.options.clone());
-        let branches = XaBranches { client: self.clone(), gid, ids: BranchIds::default(), options };
+        let branches =
+            XaBranches { client: self.clone(), gid, ids: BranchIds::default(), options, calls: Calls::default() };
         self.decided("xa.submit", &transaction, branches, body).await
     }
 }

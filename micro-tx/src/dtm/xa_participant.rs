@@ -16,7 +16,10 @@ use crate::{
 ///
 /// PostgreSQL prepares transactions only where `max_prepared_transactions` is above its default of 0; set
 /// it to how many branches may be open at a time. On MySQL and MariaDB each action takes a connection of
-/// its own, outside the pool, and closes it, for what is prepared belongs to its connection until then.
+/// its own, outside the pool, and closes it, for what is prepared belongs to its connection until then: the
+/// server's `max_connections` limits how many run side by side. MySQL 5.7.7 and MariaDB 10.5.2 are the first
+/// that keep it after that; earlier ones are refused. MySQL 8.0.0 to 8.0.28 need the privilege
+/// `XA_RECOVER_ADMIN`.
 ///
 /// # Examples
 ///

@@ -8,6 +8,8 @@ use micro_core::{Error, ErrorKind, Result, transaction::shielded};
 use sqlx::Row as _;
 use sqlx::error::DatabaseError;
 
+#[cfg(feature = "mysql")]
+use super::Lease;
 use super::{Driver, ServerConnections, ServerTx, pool};
 #[cfg(feature = "mysql")]
 use crate::error::from_sqlx;
@@ -48,6 +50,13 @@ impl ServerConnections<sqlx::MySql> {
     /// is closed, and no other one can end it before (MySQL up to 8.0.28, MariaDB).
     pub(crate) async fn begin_xa(&self, xid: &str) -> Result<ServerTx<sqlx::MySql>> {
         let mut lease = self.pool.dedicated("xa.begin").await?;
+        let version = version(&mut lease, "xa.begin").await?;
+        if !version.keeps_what_is_prepared() {
+            let message = "this server rolls back what is prepared once its connection ends: XA needs MySQL 5.7.7 or \
+                           MariaDB 10.5.2, or later";
+            return Err(Error::new(ErrorKind::FailedPrecondition, "xa.begin", message)
+                .with_context("version", format_args!("{:?}", version.number)));
+        }
         let script = format!("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; XA START '{xid}'");
         let lease = shielded("xa.begin", async move {
             lease.script("xa.begin", &script).await.map_err(|error| of_start(error, &script))?;
@@ -73,13 +82,21 @@ impl ServerConnections<sqlx::MySql> {
             match self.is_prepared(operation, xid).await {
                 Ok(true) => tokio::time::sleep(HELD_PAUSE).await,
                 Ok(false) => return Ok(()),
-                // A MySQL 8 that tells nothing lets go at once, from 8.0.29 on.
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(()),
+                // A MySQL that lets go at once holds back nothing of what it does not know.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    let version = self.version(operation).await?;
+                    return if version.lets_go_at_once() { Ok(()) } else { Err(error) };
+                }
                 Err(error) => return Err(error),
             }
         }
         let message = "the connection that prepared this branch still holds it: ask again";
         Err(Error::new(ErrorKind::Aborted, operation, message).with_context("xid", xid))
+    }
+
+    async fn version(&self, operation: &'static str) -> Result<Version> {
+        let mut lease = self.pool.dedicated(operation).await?;
+        version(&mut lease, operation).await
     }
 
     /// Whether the server lists it as prepared, by whichever connection.
@@ -110,6 +127,46 @@ impl ServerConnections<sqlx::MySql> {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A MySQL or a MariaDB.
+#[cfg(feature = "mysql")]
+#[derive(Debug, PartialEq, Eq)]
+struct Version {
+    is_mariadb: bool,
+    number: [u32; 3],
+}
+
+#[cfg(feature = "mysql")]
+impl Version {
+    /// Of what `VERSION()` says: `10.11.19-MariaDB-0+deb12u1`, `8.0.36`.
+    fn read(text: &str) -> Self {
+        let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or_default());
+        let number = std::array::from_fn(|_| numbers.next().unwrap_or_default());
+        Self { is_mariadb: text.contains("MariaDB"), number }
+    }
+
+    /// Before these a branch is rolled back with the connection that prepared it (WL#6860, MDEV-742).
+    fn keeps_what_is_prepared(&self) -> bool {
+        self.number >= if self.is_mariadb { [10, 5, 2] } else { [5, 7, 7] }
+    }
+
+    /// From MySQL 8.0.29 on what is prepared belongs to no connection.
+    fn lets_go_at_once(&self) -> bool {
+        !self.is_mariadb && self.number >= [8, 0, 29]
+    }
+}
+
+#[cfg(feature = "mysql")]
+async fn version(lease: &mut Lease<sqlx::MySql>, operation: &'static str) -> Result<Version> {
+    let connection = lease.connection().expect("a lease of its own is connected");
+    let telling = sqlx::raw_sql("SELECT VERSION()").fetch_one(connection);
+    let told = tokio::time::timeout(LIST_TIMEOUT, telling).await.map_err(|_| {
+        Error::new(ErrorKind::DeadlineExceeded, operation, "the server did not tell its version in time")
+    })?;
+    let row = told.map_err(|error| from_sqlx(operation, error))?;
+    let text: String = row.try_get_unchecked(0).map_err(|error| from_sqlx(operation, error))?;
+    Ok(Version::read(&text))
 }
 
 #[cfg(feature = "mysql")]
@@ -207,4 +264,26 @@ fn is_code(error: &Error, code: &str) -> bool {
     let driver = std::error::Error::source(error).and_then(|source| source.downcast_ref::<sqlx::Error>());
     let answer = driver.and_then(sqlx::Error::as_database_error);
     answer.and_then(DatabaseError::code).is_some_and(|found| found == code)
+}
+
+#[cfg(all(test, feature = "mysql"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_server_keeps_what_is_prepared_and_which_lets_go_of_it() {
+        for (text, keeps, lets_go) in [
+            ("5.7.6-log", false, false),
+            ("5.7.7", true, false),
+            ("8.0.28", true, false),
+            ("8.0.36-0ubuntu0.22.04.1", true, true),
+            ("8.4.0", true, true),
+            ("10.5.1-MariaDB", false, false),
+            ("10.11.19-MariaDB-0+deb12u1", true, false),
+            ("nonsense", false, false),
+        ] {
+            let version = Version::read(text);
+            assert_eq!((version.keeps_what_is_prepared(), version.lets_go_at_once()), (keeps, lets_go), "{text}");
+        }
+    }
 }

@@ -94,7 +94,7 @@ impl SqlSagaLog {
             roll_back: text(
                 "UPDATE micro_sagas SET is_finished = 1, due_at = {now}, progress = ? WHERE gid = ? AND lease_id = ?",
             ),
-            spoil: text("UPDATE micro_sagas SET due_at = ? WHERE gid = ? AND lease_id = ?"),
+            spoil: text("UPDATE micro_sagas SET due_at = ?, lease_id = NULL WHERE gid = ? AND lease_id = ?"),
             outcome: text("SELECT is_finished, progress FROM micro_sagas WHERE gid = ?"),
             counts: text(&format!(
                 "SELECT count(*), count(CASE WHEN due_at = {NEVER} AND lease_id IS NULL THEN 1 END), \
@@ -122,7 +122,7 @@ impl SqlSagaLog {
                 // Spoiled by somebody else: it must not come back with every look.
                 Err(error) => {
                     let gid = &due.gid;
-                    tracing::error!(gid, error = %error.report(), "a saga cannot be read back, it is held for ever");
+                    tracing::error!(gid, error = %error.report(), "a saga cannot be read back, it is parked until it is mended and released");
                     let values = [NEVER.into(), gid.into(), lease.id.into()];
                     self.database.repeat_as("saga.take", &self.spoil, &values).await?;
                 }

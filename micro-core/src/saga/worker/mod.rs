@@ -36,6 +36,8 @@ use crate::{
 };
 
 /// The wait between two looks at a log in which nothing was due.
+/// How many times the limit of a look a late one is waited for.
+const LATE_TAKE_FACTOR: u32 = 4;
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(200);
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(2);
 
@@ -369,8 +371,8 @@ impl<C: Carrier> Shared<C> {
         Ok(Taken { count, has_more: count == room })
     }
 
-    /// Asks the log. What comes late is told as a failure, and waited for all the same, for as long as its
-    /// leases last: they may be in the log already.
+    /// Asks the log. What comes late is told as a failure, and waited for all the same for a while, at most as
+    /// long as its leases last: they may be in the log already.
     async fn ask(&self, lease: SagaLease, room: usize, asked_at: Instant) -> Result<Vec<DueSaga>> {
         let mut asking = std::pin::pin!(self.log.take(lease, room));
         let wait = self.config.store_timeout.max(POLL_INTERVAL_MIN);
@@ -379,7 +381,7 @@ impl<C: Carrier> Shared<C> {
                 return answer;
             }
             let error = late("saga.take", self.config.store_timeout);
-            if asked_at.elapsed() >= lease.duration {
+            if asked_at.elapsed() >= lease.duration.min(LATE_TAKE_FACTOR * wait) {
                 return Err(error);
             }
             self.take_watch.failed(&error);

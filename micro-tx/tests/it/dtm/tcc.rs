@@ -28,6 +28,7 @@ on_all_wires! {
     a_dropped_transaction_is_cancelled
     a_refused_try_cancels_what_was_reserved
     a_refusal_that_the_body_swallows_cancels_all_the_same
+    a_try_that_the_body_gives_up_cancels_all_the_same
     a_confirm_that_is_not_done_yet_is_no_error
 }
 
@@ -275,6 +276,20 @@ async fn a_refusal_that_the_body_swallows_cancels_all_the_same(stage: Stage) {
     let error = done.await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
     assert!(error.to_string().contains("the transaction is cancelled"), "{error}");
+    stage.until(&tcc.gid, Failed).await;
+    assert_eq!(stage.branches.calls(&tcc.gid), ["01/try", "02/try", "02/cancel", "01/cancel"]);
+}
+
+async fn a_try_that_the_body_gives_up_cancels_all_the_same(stage: Stage) {
+    let tcc = tcc(|_| {});
+    stage.branches.script(&tcc.gid, "01/try", [Say::Late(SECOND)]);
+    let done = stage.dtm.tcc(&tcc, async |branches| {
+        let hasty = tokio::time::timeout(SECOND / 10, branches.call(&stage.reservation("Out"))).await;
+        assert!(hasty.is_err());
+        branches.call(&stage.reservation("In")).await
+    });
+    let error = done.await.unwrap_err();
+    assert!(error.to_string().contains("given up before it had its answer"), "{error}");
     stage.until(&tcc.gid, Failed).await;
     assert_eq!(stage.branches.calls(&tcc.gid), ["01/try", "02/try", "02/cancel", "01/cancel"]);
 }

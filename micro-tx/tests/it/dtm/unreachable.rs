@@ -52,6 +52,22 @@ async fn a_saga_that_nobody_takes_is_an_error_that_names_the_address() {
     }
 }
 
+/// Committed first, they would be handed over in vain for ever.
+#[tokio::test]
+async fn what_dtm_cannot_call_is_refused_without_asking_it() {
+    let saga = |url: &str| Saga::new().step(Step::new(url).payload(&b"{}"[..]));
+    let (named, over_grpc, over_http) = ("registry:///shop.Stock/a.B/C", "127.0.0.1:1/a.B/C", "http://127.0.0.1:1/a");
+    for (config, _) in each(&nobody().await) {
+        let is_grpc = config.grpc.is_some();
+        let coordinator = DtmClient::new(config).unwrap().coordinator();
+        let error = coordinator.check(&saga(named)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains("give it an address (") && error.to_string().contains(named), "{error}");
+        assert_eq!(coordinator.check(&saga(over_grpc)).is_ok(), is_grpc);
+        coordinator.check(&saga(over_http)).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn case_66_msg_do_and_submit_prepare_failed() {
     let address = nobody().await;

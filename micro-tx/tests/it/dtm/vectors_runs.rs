@@ -182,12 +182,30 @@ async fn d02_xa() {
     run.assert_called_as_captured(&["probe-xa-ok", "probe-xa-fail"]);
 }
 
+/// What each action is, which ours records with what it gave.
+const LABELS: [(&str, &str, &str); 6] = [
+    ("probe-wf-ok", "01", "wf-ok: call busi.Busi/TransOut"),
+    ("probe-wf-ok", "02", "wf-ok: tx"),
+    ("probe-wf-fail", "01", "wf-fail: call busi.Busi/TransOut"),
+    ("probe-wf-fail", "02", "wf-fail: call busi.Busi/TransIn"),
+    ("probe-wf-resume", "01", "wf-resume: tx"),
+    ("probe-wf-resume", "02", "wf-resume: call busi.Busi/TransOut"),
+];
+
 /// Ours asks DTM to keep what a branch gave before it answers, or DTM 1.19 may lose it.
 fn in_sync(registration: &mut Registration) {
     registration.data.insert("sync".to_owned(), "1".to_owned());
     // Of a refusal we keep the branch's own words, and not those of Go's gRPC around them.
     if registration.payload == b"rpc error: code = Aborted desc = no money" {
         registration.payload = b"no money".to_vec();
+    }
+    let is_its = |(gid, branch_id, _): &&(&str, &str, &str)| {
+        (*gid, *branch_id) == (&*registration.gid, &*registration.branch_id)
+    };
+    if registration.data["op"] == "action"
+        && let Some((_, _, label)) = LABELS.iter().find(is_its)
+    {
+        registration.payload.splice(0..0, format!("micro:{label}\n").into_bytes());
     }
 }
 

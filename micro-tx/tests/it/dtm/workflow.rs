@@ -49,6 +49,8 @@ on_each_wire! {
     case_89_workflow_ret
     case_92_workflow_branch_conflict
     a_branch_that_refused_is_undone_only_where_it_asks_for_it
+    everything_that_ends_a_branch_is_run_until_all_of_it_succeeded
+    what_one_process_did_is_undone_though_another_ones_refusal_was_recorded
     a_workflow_that_panicked_is_run_again
     a_dropped_call_leaves_the_workflow_running
 }
@@ -232,6 +234,53 @@ async fn case_83_workflow_tcc(stage: Stage) {
         let calls = ["01/action".to_owned(), "02/action".to_owned(), format!("02/{end}"), format!("01/{end}")];
         assert_eq!(stage.branches.calls(&execution.gid), calls);
     }
+}
+
+/// One of two is done when the run ends: the next run must not take both for done.
+async fn everything_that_ends_a_branch_is_run_until_all_of_it_succeeded(stage: Stage) {
+    let site = Site::serve(stage.wire).await;
+    let (urls, payload) = (Urls::of(&stage), stage.payload("30"));
+    let workflows = site.workflows(&stage.dtm, move |builder| {
+        builder.register("both", move |mut workflow, _data| {
+            let (urls, payload) = (urls.clone(), payload.clone());
+            async move {
+                let branch = workflow.branch()?.on_commit_call(urls.to("InConfirm"), payload.clone());
+                let branch = branch.on_commit_call(urls.to("TransIn"), payload.clone());
+                branch.call(urls.to("InTry"), payload).await
+            }
+        })
+    });
+    let execution = execution("both");
+    stage.branches.script(&execution.gid, "01/commit", [Say::Done, Say::Oops]);
+    workflows.execute(execution.clone()).await.unwrap_err();
+    stage.until(&execution.gid, Succeeded).await;
+    let methods = stage.branches.seen(&execution.gid).into_iter().map(|seen| seen.method);
+    let methods: Vec<String> = methods.map(|method| method.rsplit('/').next().unwrap().to_owned()).collect();
+    assert_eq!(methods, ["InTry", "TransIn", "InConfirm", "TransIn", "InConfirm"]);
+}
+
+/// Both processes are called to run it, and goods came between their two calls of the second branch.
+async fn what_one_process_did_is_undone_though_another_ones_refusal_was_recorded(stage: Stage) {
+    let sites = [Site::serve(stage.wire).await, Site::serve(stage.wire).await];
+    let [one, other] = sites.each_ref().map(|site| site.workflows(&stage.dtm, transfers(&stage)));
+    let mut execution = execution("transfer");
+    execution.options.retry_interval = Some(60 * SECOND);
+    let refused = Say::Failure("no stock".to_owned());
+    stage.branches.script(&execution.gid, "02/action", [Say::Late(2 * SECOND), refused]);
+    // The other one is still at it when the first one learns what was recorded.
+    stage.branches.script(&execution.gid, "01/rollback", [Say::Late(2 * SECOND)]);
+    let second = async {
+        stage.until_called(&execution.gid, 2).await;
+        other.execute(execution.clone()).await
+    };
+    let (first, second) = tokio::join!(one.execute(execution.clone()), second);
+    for outcome in [first, second] {
+        let WorkflowOutcome::RolledBack { reason } = outcome.unwrap() else { panic!("it was refused") };
+        assert_eq!(reason, "no stock");
+    }
+    let calls = stage.branches.calls(&execution.gid);
+    assert_eq!(calls[..3], ["01/action", "02/action", "02/action"]);
+    assert_eq!(calls.iter().filter(|call| *call == "02/rollback").count(), 1, "{calls:?}");
 }
 
 /// Neither done nor refused: DTM has it run again.

@@ -38,6 +38,7 @@ on_each_wire! {
     case_76_xa_not_timeout
     case_78_xa_cover_gid_error
     a_dropped_xa_is_rolled_back
+    a_refusal_that_the_body_swallows_rolls_back_all_the_same
     an_action_that_comes_after_its_rollback_does_nothing
 }
 
@@ -351,6 +352,23 @@ async fn a_dropped_xa_is_rolled_back(stage: Stage) {
         })
         .await;
         assert_eq!(bank.row_count(&xa.gid).await, 0);
+    }
+}
+
+/// A branch of which nothing is prepared would be committed without a word.
+async fn a_refusal_that_the_body_swallows_rolls_back_all_the_same(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    let xa = xa(|_| {});
+    let done = stage.dtm.xa(&xa, async |branches| {
+        branches.call(&stage.url(&banks[0].method), stage.payload("30")).await?;
+        branches.call(&stage.url(&banks[1].method), stage.payload("refuse")).await.unwrap_err();
+        Ok::<_, Error>(())
+    });
+    let error = done.await.unwrap_err();
+    assert!(error.to_string().contains("the body went on: the transaction is cancelled"), "{error}");
+    stage.until(&xa.gid, Failed).await;
+    for bank in &banks {
+        assert_eq!(bank.row_count(&xa.gid).await, 0, "{}", bank.method);
     }
 }
 
