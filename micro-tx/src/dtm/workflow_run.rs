@@ -253,10 +253,34 @@ impl Run {
                 }
                 known.unwrap_or_else(|| Err(undecided("workflow.record", "DTM lost a record", error)))
             }
+            // Another process's run ended the workflow meanwhile.
+            Err(error) if error.kind() == ErrorKind::FailedPrecondition && outcome.is_ok() => {
+                self.ended_meanwhile(branch_id, &op, outcome, error).await
+            }
             // Too long to be kept, say: no run will get further.
             Err(error) if error.kind() == ErrorKind::InvalidArgument => Err(error.into()),
             Err(error) => Err(undecided("workflow.record", NOT_RECORDED, error)),
         }
+    }
+
+    /// What an operation counts for that was done after the workflow's end: an action of one that was rolled
+    /// back is undone, and what undoes it, or commits it, needs no record any more.
+    async fn ended_meanwhile(
+        &self,
+        branch_id: &str,
+        op: &Op,
+        outcome: Result<Bytes, BranchError>,
+        error: Error,
+    ) -> Result<Bytes, BranchError> {
+        if *op != Op::Action {
+            return outcome;
+        }
+        let progress = self.caller.client.prepare_workflow(&self.caller.transaction).await?;
+        if progress.status != FAILED {
+            return Err(undecided("workflow.record", NOT_RECORDED, error));
+        }
+        locked(&self.done_all_the_same).insert(branch_id.to_owned());
+        Err(BranchError::Failed(progress.rollback_reason))
     }
 
     async fn record(&self, branch_id: &str, op: &str, label: Option<&Label>, status: &str, data: &[u8]) -> Result<()> {

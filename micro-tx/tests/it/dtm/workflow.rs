@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
@@ -261,14 +262,20 @@ async fn everything_that_ends_a_branch_is_run_until_all_of_it_succeeded(stage: S
 
 /// Both processes are called to run it, and goods came between their two calls of the second branch.
 async fn what_one_process_did_is_undone_though_another_ones_refusal_was_recorded(stage: Stage) {
+    // The other process is still at its rollback, and is done with everything.
+    for late in [SECOND / 2, 2 * SECOND] {
+        done_here_and_refused_there(&stage, late).await;
+    }
+}
+
+async fn done_here_and_refused_there(stage: &Stage, late: Duration) {
     let sites = [Site::serve(stage.wire).await, Site::serve(stage.wire).await];
-    let [one, other] = sites.each_ref().map(|site| site.workflows(&stage.dtm, transfers(&stage)));
+    let [one, other] = sites.each_ref().map(|site| site.workflows(&stage.dtm, transfers(stage)));
     let mut execution = execution("transfer");
     execution.options.retry_interval = Some(60 * SECOND);
     let refused = Say::Failure("no stock".to_owned());
-    stage.branches.script(&execution.gid, "02/action", [Say::Late(2 * SECOND), refused]);
-    // The other one is still at it when the first one learns what was recorded.
-    stage.branches.script(&execution.gid, "01/rollback", [Say::Late(2 * SECOND)]);
+    stage.branches.script(&execution.gid, "02/action", [Say::Late(late), refused]);
+    stage.branches.script(&execution.gid, "01/rollback", [Say::Late(SECOND)]);
     let second = async {
         stage.until_called(&execution.gid, 2).await;
         other.execute(execution.clone()).await
