@@ -17,7 +17,7 @@ const TOPICS: [&str; 6] =
 const GROUPS: [&str; 3] = ["order-consumer", "product-consumer", "order-audit"];
 /// Of each topic, but of a topic of dead letters one.
 pub const PARTITION_COUNT: i32 = 8;
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Removes the topics and groups of the round before and creates the topics empty.
 pub async fn renew(brokers: &str) -> Result<()> {
@@ -68,7 +68,7 @@ fn options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT))
 }
 
-/// A broker that has just come up still loads its groups.
+/// A broker that has just come up still loads its groups, and one whose member was killed waits for it.
 async fn delete_groups(
     admin: &AdminClient<DefaultClientContext>,
     options: &AdminOptions,
@@ -77,7 +77,12 @@ async fn delete_groups(
     loop {
         let answers = admin.delete_groups(&GROUPS, options).await?;
         let is_loading = |code: &RDKafkaErrorCode| {
-            matches!(code, RDKafkaErrorCode::CoordinatorLoadInProgress | RDKafkaErrorCode::CoordinatorNotAvailable)
+            matches!(
+                code,
+                RDKafkaErrorCode::CoordinatorLoadInProgress
+                    | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::NonEmptyGroup
+            )
         };
         if began.elapsed() > TIMEOUT
             || !answers.iter().any(|answer| matches!(answer, Err((_, code)) if is_loading(code)))

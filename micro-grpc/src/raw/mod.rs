@@ -60,10 +60,16 @@ const ADDRESS_COUNT_MAX: usize = 1000;
 /// let answer = client.call("127.0.0.1:36790", "/dtmgimp.Dtm/NewGid", bytes::Bytes::new(), &metadata, timeout).await?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct RawGrpcClient {
     shared: Arc<Shared>,
     answer_bytes_max: usize,
+}
+
+impl Default for RawGrpcClient {
+    fn default() -> Self {
+        Self::new(GrpcClientConfig::default())
+    }
 }
 
 /// gRPC's own default.

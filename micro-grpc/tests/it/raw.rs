@@ -38,6 +38,10 @@ async fn a_server_is_called_with_bytes_and_answers_with_bytes() {
     }
     let answer = client.call(&address, HELLO, hello("deadline"), &Metadata::new(), PATIENCE).await.unwrap();
     assert!(HelloReply::decode(answer).unwrap().message.starts_with("Some(9."), "the server is told the limit");
+    match client.answer_bytes_max(4).call(&address, HELLO, hello("x"), &Metadata::new(), PATIENCE).await {
+        Err(RawFailure::Answered(status)) => assert_eq!(status.code(), Code::OutOfRange, "{status}"),
+        other => panic!("five bytes are more than four: {other:?}"),
+    }
 }
 
 #[tokio::test]
