@@ -99,7 +99,9 @@ impl SagaRelayBuilder {
 /// its place a service moves to a server, and its log's unfinished sagas with it: they are begun there
 /// from their first step, which their barriers make harmless. Those that have turned back cannot go
 /// along, for the server would call their actions again, which answer that they succeeded: they stay, with
-/// a warning, until an embedded coordinator has ended them.
+/// a warning, until an embedded coordinator has ended them. Those whose branches are named by the registry
+/// ([`REGISTRY_SCHEME`](super::REGISTRY_SCHEME)), which a server does not know, are parked: have the embedded
+/// coordinator end them before, or give branches addresses.
 #[derive(Clone)]
 pub struct SagaRelay {
     worker: Worker<Handover>,

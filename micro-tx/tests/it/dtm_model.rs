@@ -1,5 +1,7 @@
-//! Every order of success, failure, timeout, duplicate, an answer "ongoing", empty compensation and hanging
-//! of a saga of four steps, on DTM: it must come to the same end as on the embedded coordinator.
+//! Every order of success, failure, timeout, duplicate, empty compensation and hanging of a saga of four
+//! steps, one after the other, on DTM: it must come to the same end as on the embedded coordinator. Steps side
+//! by side without the last two, and an answer "ongoing" with success and empty compensation alone: the
+//! embedded coordinator is shown all of them.
 
 use std::{sync::Arc, time::Duration};
 
