@@ -164,7 +164,7 @@ fn consumer(config: &OrderConfig, plugged: &Plugged, inbox: &InboxService) -> im
 async fn sagas(wire: &SagaWire, plugged: &Plugged) -> Result<(Arc<dyn Component>, SagaDeduction)> {
     let (database, registry) = (&plugged.database, plugged.registry.clone());
     let deduction = |sagas| SagaDeduction::new(sagas, wire.addresses.clone(), wire.options.clone());
-    let branches = DiscoveredBranches::new(registry, RandomSelector::default(), GrpcBranchCaller::default());
+    let branches = DiscoveredBranches::new(registry, RandomSelector, GrpcBranchCaller::default());
     let mut patience = EmbeddedCoordinatorConfig::default();
     patience.retry_interval = RETRY_INTERVAL;
     if let Some(url) = &wire.dtm {
