@@ -81,6 +81,7 @@ async fn delete_groups(
                 code,
                 RDKafkaErrorCode::CoordinatorLoadInProgress
                     | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::NotCoordinator
                     | RDKafkaErrorCode::NonEmptyGroup
             )
         };
