@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use micro_core::{Error, ErrorKind, Result};
+use micro_core::{Error, ErrorKind, Result, millis};
 use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{address, millis};
+use crate::address;
 
 const OPERATION: &str = "broker.connect";
 /// librdkafka's `batch.size`.

@@ -38,7 +38,6 @@ mod holdings;
 mod known_topics;
 mod limits;
 mod member;
-mod millis;
 mod producer;
 mod rebalance;
 mod receipts;

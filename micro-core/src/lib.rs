@@ -17,6 +17,7 @@ pub mod flow;
 pub mod health;
 pub mod inbox;
 pub mod metadata;
+pub mod millis;
 pub mod outbox;
 pub mod parked;
 pub mod registry;

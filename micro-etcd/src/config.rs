@@ -2,7 +2,7 @@
 
 use std::{env, fmt, path::PathBuf, time::Duration};
 
-use micro_core::{Error, ErrorKind, Result};
+use micro_core::{Error, ErrorKind, Result, millis};
 use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 
@@ -229,20 +229,6 @@ impl fmt::Debug for EtcdConfig {
             .field("keepalive_interval", &self.keepalive_interval)
             .field("keepalive_timeout", &self.keepalive_timeout)
             .finish()
-    }
-}
-
-mod millis {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
 

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use micro_core::{
     Error, ErrorKind, Result,
-    registry::{Instance, RegisterOptions},
+    registry::{Instance, Outage, RegisterOptions},
 };
 use tokio::time::sleep;
 
 use crate::{
     client::{Client, Held},
-    outage::Outage,
     places::{Claim, Places},
 };
 
@@ -29,7 +28,7 @@ impl Keeper {
     /// Runs until it is aborted, or another registration has its place.
     pub(crate) async fn run(self) {
         let interval = self.interval();
-        let mut outage = Outage::new("heartbeat", &self.instance.id, interval);
+        let mut outage = Outage::new("etcd", "heartbeat", &self.instance.id, interval);
         let mut pause = jittered(interval);
         loop {
             sleep(pause).await;

@@ -36,7 +36,6 @@ mod error;
 mod keeper;
 mod layout;
 mod limits;
-mod outage;
 mod places;
 mod record;
 mod servers;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use etcd_client::{GetResponse, KeyValue};
 use micro_core::{
     Error, ErrorKind, Result,
-    registry::{Instance, InstanceChange, InstanceWatch},
+    registry::{Instance, InstanceChange, InstanceWatch, Outage},
 };
 use tokio::{
     sync::mpsc,
@@ -16,7 +16,6 @@ use tokio::{
 use crate::{
     client::Client,
     limits::{ANSWER_BYTES_MAX, INSTANCE_BYTES, INSTANCES_MAX},
-    outage::Outage,
     record::Reader,
 };
 
@@ -150,7 +149,7 @@ impl Follower {
     async fn run(&self, first: Listing) -> std::result::Result<(), Unheard> {
         self.tell(InstanceChange::Snapshot(first.instances())).await?;
         let mut told = first;
-        let mut outage = Outage::new("watch", &self.service, PAUSE_MAX);
+        let mut outage = Outage::new("etcd", "watch", &self.service, PAUSE_MAX);
         loop {
             let began = Instant::now();
             let ended = self.follow(&mut told).await?;

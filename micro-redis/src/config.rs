@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use micro_core::{Error, ErrorKind, Result};
+use micro_core::{Error, ErrorKind, Result, millis};
 #[cfg(target_os = "linux")]
 use redis::io::tcp::TcpSettings;
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
@@ -159,20 +159,6 @@ impl fmt::Debug for RedisConfig {
             .field("request_timeout", &self.request_timeout)
             .field("barrier_ttl", &self.barrier_ttl)
             .finish_non_exhaustive()
-    }
-}
-
-mod millis {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
 

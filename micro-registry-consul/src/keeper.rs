@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use micro_core::{
     Error, ErrorKind, Result,
-    registry::{Instance, RegisterOptions},
+    registry::{Instance, Outage, RegisterOptions},
 };
 use tokio::{sync::Mutex, task::AbortHandle, time::sleep};
 
@@ -12,7 +12,6 @@ use crate::{
     CheckKind,
     client::{Client, optional},
     encoding::{Service, ServiceRegistration, check_id, whole_instance},
-    outage::Outage,
 };
 
 const OPERATION: &str = "registry.heartbeat";
@@ -41,7 +40,7 @@ impl Keeper {
     /// Runs until it is aborted.
     pub(crate) async fn run(self) {
         let interval = self.interval();
-        let mut outage = Outage::new("heartbeat", &self.instance.id, interval);
+        let mut outage = Outage::new("Consul", "heartbeat", &self.instance.id, interval);
         let mut pause = jittered(interval);
         loop {
             sleep(pause).await;

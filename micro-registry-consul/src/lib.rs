@@ -44,7 +44,6 @@ mod error;
 mod go_duration;
 mod keeper;
 mod limits;
-mod outage;
 mod tags;
 #[cfg(feature = "tls")]
 mod tls;

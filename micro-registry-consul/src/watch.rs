@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use micro_core::{
     Result,
-    registry::{Instance, InstanceChange, InstanceWatch},
+    registry::{Instance, InstanceChange, InstanceWatch, Outage},
 };
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until},
 };
 
-use crate::{client::Client, encoding, outage::Outage};
+use crate::{client::Client, encoding};
 
 /// The longest wait after a failure; at first it is 200 ms.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ async fn follow(client: &Client, service: &str, first: View, changes: &mpsc::Sen
     index = index.max(1);
     let mut is_heard = changes.send(InstanceChange::Snapshot(told.clone())).await.is_ok();
     let mut tokens = Tokens::new(client.config.churn_interval);
-    let mut outage = Outage::new("watch", service, PAUSE_MAX);
+    let mut outage = Outage::new("Consul", "watch", service, PAUSE_MAX);
     let mut stale = None;
     while is_heard {
         tokens.take().await;

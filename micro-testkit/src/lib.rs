@@ -40,6 +40,7 @@
 
 mod eventually;
 mod fixture;
+mod logged;
 
 pub mod barrier;
 pub mod broker;
@@ -54,3 +55,4 @@ pub mod transaction;
 
 pub use eventually::{Verdict, eventually};
 pub use fixture::{Fixture, Missing, breaks, ready, unique};
+pub use logged::Logged;

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use micro_core::{Error, ErrorKind, Result};
+use micro_core::{Error, ErrorKind, Result, millis};
 use serde::{Deserialize, Serialize};
 
 /// How many statements a connection keeps prepared: the framework's and a service's in each of
@@ -160,20 +160,6 @@ fn is_harmless(name: &str) -> bool {
         name,
         "mode" | "cache" | "immutable" | "vfs" | "sslmode" | "ssl-mode" | "charset" | "collation" | "application_name"
     )
-}
-
-mod millis {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        u64::deserialize(deserializer).map(Duration::from_millis)
-    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@ pub mod bounded;
 mod cached;
 mod endpoint;
 mod memory;
+mod outage;
 mod static_list;
 
 pub use cached::{CachedRegistry, CachedService};
 pub use endpoint::{Endpoint, EndpointValue};
 pub use memory::MemoryRegistry;
+pub use outage::Outage;
 pub use static_list::StaticRegistry;
 
 use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};

@@ -18,10 +18,11 @@ use micro_core::{
     transaction::MemoryDatabase,
 };
 use micro_testkit::{
-    eventually,
+    Logged, eventually,
     saga::{BrokenSagaLog, SagaLogFault},
 };
 use tokio::time::Instant;
+use tracing::Level;
 
 /// What a branch does when it is called.
 #[derive(Clone, Copy, Debug)]
@@ -579,6 +580,8 @@ impl micro_core::saga::SagaCoordinator for Away {
 
 #[tokio::test(start_paused = true)]
 async fn a_relay_hands_over_what_was_committed_until_it_is_taken() {
+    let logged = Logged::default();
+    let _listening = logged.here(Level::WARN);
     let (ours, theirs) = (MemoryDatabase::new(), MemoryDatabase::new());
     let script = Script::new(&[]);
     let inner = started(&theirs, script.clone(), patient()).await;
@@ -601,6 +604,14 @@ async fn a_relay_hands_over_what_was_committed_until_it_is_taken() {
     .await;
     let waited = began_at.elapsed().as_secs_f64();
     assert!((7.4..8.5).contains(&waited), "after 0.5 + 1 + 2 + 4 s: {waited}");
+    let told: Vec<_> = logged.lines().into_iter().filter(|line| line.contains("did not take the saga")).collect();
+    assert_eq!(told.len(), 3, "{told:#?}");
+    for (line, count) in told.iter().zip([1, 2, 4]) {
+        for part in [&format!("gid=\"{}\"", saga.gid), &format!("count={count} "), "no coordinator at 127.0.0.1:36790"]
+        {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
     assert_eq!(server.submit(saga).await.unwrap(), Outcome::Succeeded);
     assert_eq!(script.called(), ["a1", "a2"], "it is carried out once");
     assert_eq!(server.outcome("undone").await.unwrap(), None);
@@ -694,8 +705,8 @@ async fn what_a_coordinator_refuses_for_good_is_parked_with_the_reason_and_holds
     relay.stop(Duration::from_secs(5)).await.unwrap();
 }
 
-/// A log that has leased what it takes a while before it says so.
-struct SlowToTake(Arc<dyn SagaLog>, Duration);
+/// A log that has leased what it takes a while before it says so, the first times.
+struct SlowToTake(Arc<dyn SagaLog>, Mutex<VecDeque<Duration>>);
 
 #[async_trait]
 impl SagaLog for SlowToTake {
@@ -705,9 +716,8 @@ impl SagaLog for SlowToTake {
 
     async fn take(&self, lease: SagaLease, limit: usize) -> Result<Vec<micro_core::saga::DueSaga>> {
         let due = self.0.take(lease, limit).await?;
-        if !due.is_empty() {
-            tokio::time::sleep(self.1).await;
-        }
+        let pause = (!due.is_empty()).then(|| self.1.lock().unwrap().pop_front()).flatten();
+        tokio::time::sleep(pause.unwrap_or_default()).await;
         Ok(due)
     }
 
@@ -728,13 +738,18 @@ impl SagaLog for SlowToTake {
     }
 }
 
-async fn with_twenty_due(take: Duration, script: &Arc<Script>) -> (MemoryDatabase, EmbeddedCoordinator) {
+async fn with_twenty_due(
+    pauses: &[Duration],
+    config: EmbeddedCoordinatorConfig,
+    script: &Arc<Script>,
+) -> (MemoryDatabase, EmbeddedCoordinator) {
     let database = MemoryDatabase::new();
     let log = database.saga_log();
     let entries: Vec<_> = (0..20).map(|_| SagaEntry::new(Arc::new(saga(1)))).collect();
     database.transactions().run(async |tx| log.add(tx, &entries).await).await.unwrap();
-    let slow = Arc::new(SlowToTake(log, take));
-    let coordinator = EmbeddedCoordinator::builder(database.transactions(), slow, script.clone()).build();
+    let slow = Arc::new(SlowToTake(log, Mutex::new(pauses.iter().copied().collect())));
+    let coordinator = EmbeddedCoordinator::builder(database.transactions(), slow, script.clone());
+    let coordinator = coordinator.config(config).build();
     coordinator.start(&Health::new()).await.unwrap();
     (database, coordinator)
 }
@@ -742,7 +757,7 @@ async fn with_twenty_due(take: Duration, script: &Arc<Script>) -> (MemoryDatabas
 #[tokio::test(start_paused = true)]
 async fn a_stop_while_sagas_are_taken_gives_them_back() {
     let script = Script::new(&[]);
-    let (database, coordinator) = with_twenty_due(Duration::from_secs(2), &script).await;
+    let (database, coordinator) = with_twenty_due(&[Duration::from_secs(2)], patient(), &script).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let log = database.saga_log();
     assert_eq!(log.counts().await.unwrap().due, 0, "they are leased");
@@ -756,8 +771,61 @@ async fn a_stop_while_sagas_are_taken_gives_them_back() {
 #[tokio::test(start_paused = true)]
 async fn sagas_that_are_taken_too_slowly_are_worked_on_all_the_same() {
     let script = Script::new(&[]);
-    let (_database, coordinator) = with_twenty_due(Duration::from_secs(7), &script).await;
+    let (_database, coordinator) = with_twenty_due(&[Duration::from_secs(7)], patient(), &script).await;
     tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(script.seconds("a1"), [7.0; 20], "not when the lease of 15 s ends");
     coordinator.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// What a look leased that is given up is found again when those leases end.
+#[tokio::test(start_paused = true)]
+async fn a_look_that_does_not_end_is_given_up_after_its_leases_or_four_times_its_limit() {
+    let never = Duration::from_secs(1_000_000);
+    for (lease, given_up_at) in [(15.0, 15.0), (60.0, 20.0)] {
+        let mut config = patient();
+        config.lease = Duration::from_secs_f64(lease);
+        let (script, logged) = (Script::new(&[]), Logged::default());
+        let listening = logged.here(Level::WARN);
+        let (_database, coordinator) = with_twenty_due(&[never], config, &script).await;
+        // Added meanwhile, in a transaction, and looked for.
+        tokio::time::sleep(Duration::from_secs_f64(given_up_at - 0.5)).await;
+        assert!(script.called().is_empty());
+        tokio::time::sleep(Duration::from_secs_f64(lease + 5.0 - given_up_at)).await;
+        let began_at = script.seconds("a1");
+        assert_eq!(began_at.len(), 20, "{lease}: {began_at:?}");
+        assert!(began_at.iter().all(|at| (lease..lease + 2.1).contains(at)), "{lease}: {began_at:?}");
+        coordinator.stop(Duration::from_secs(5)).await.unwrap();
+        drop(listening);
+        assert!(logged.text().contains("saga.take"), "{}", logged.text());
+    }
+}
+
+/// Somebody who reads the log finds the saga, what it waits for and how long it has.
+#[tokio::test(start_paused = true)]
+async fn a_saga_that_does_not_get_on_is_told_at_the_powers_of_two_with_its_gid_and_why() {
+    let logged = Logged::default();
+    let _listening = logged.here(Level::WARN);
+    let script = Script::new(&[("a1", &[Does::Break])]);
+    let database = MemoryDatabase::new();
+    let coordinator = started(&database, script.clone(), patient()).await;
+    let (stuck, waiting) = (saga(1), saga(2));
+    coordinator.submit(stuck.clone()).await.unwrap();
+    eventually(Duration::from_secs(3_600), "nine calls", || async { script.called().len() == 9 }).await;
+    coordinator.stop(Duration::from_secs(5)).await.unwrap();
+    let told: Vec<_> = logged.lines().into_iter().filter(|line| line.contains("does not get on")).collect();
+    assert_eq!(told.len(), 4, "{told:#?}");
+    for (line, count) in told.iter().zip([1, 2, 4, 8]) {
+        for part in [&format!("gid=\"{}\"", stuck.gid), &format!("count={count} "), "s:1/a.A/Do1", "connection refused"]
+        {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+
+    // What is only ongoing gets on: nothing is said of it.
+    let script = Script::new(&[("a1", &[Does::Wait])]);
+    let coordinator = started(&MemoryDatabase::new(), script.clone(), patient()).await;
+    coordinator.submit(waiting.clone()).await.unwrap();
+    eventually(Duration::from_secs(3_600), "nine calls", || async { script.called().len() == 9 }).await;
+    coordinator.stop(Duration::from_secs(5)).await.unwrap();
+    assert!(!logged.text().contains(&waiting.gid), "{}", logged.text());
 }

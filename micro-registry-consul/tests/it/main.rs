@@ -1,7 +1,6 @@
 //! The integration tests of micro-registry-consul, in one binary, on real agents.
 
 mod agent;
-mod logged;
 mod proxy;
 
 mod access;

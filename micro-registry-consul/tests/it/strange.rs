@@ -2,13 +2,10 @@
 
 use micro_core::registry::{Instance, Registry as _};
 use micro_registry_consul::{ConsulConfig, ConsulRegistry};
-use micro_testkit::{ready, unique};
+use micro_testkit::{Logged, ready, unique};
 use serde_json::json;
 
-use crate::{
-    agent::{Shared, becomes, put},
-    logged::Logged,
-};
+use crate::agent::{Shared, becomes, put};
 
 /// Registers with the agent as anybody may.
 async fn register(shared: &Shared, body: serde_json::Value) {
@@ -34,7 +31,7 @@ async fn a_registration_with_a_warning_is_live_and_a_critical_one_is_not() {
 #[tokio::test]
 async fn what_cannot_be_read_is_left_out_and_logged_once_and_hides_nothing_else() {
     let logged = Logged::default();
-    let _guard = logged.here();
+    let _guard = logged.here(tracing::Level::INFO);
     let Some(shared) = ready::<Shared>().await else { return };
     let service = unique("strange");
     let good = json!({"ID": "good", "Name": service, "Address": "::1", "Port": 9000,

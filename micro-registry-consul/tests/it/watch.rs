@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use micro_core::registry::{Instance, InstanceChange, InstanceWatch, Registry as _};
 use micro_registry_consul::{ConsulConfig, ConsulRegistry};
-use micro_testkit::{eventually, ready, unique};
+use micro_testkit::{Logged, eventually, ready, unique};
 use tokio::time::timeout;
 
 use crate::{
     agent::{Agent, PATIENCE, Shared, blocking, consul, put, quick},
-    logged::Logged,
     proxy::Proxy,
 };
 
@@ -152,7 +151,7 @@ fn at_once(asked: &str) -> usize {
 #[tokio::test]
 async fn while_consul_is_away_a_watch_says_so_once_and_goes_on_when_it_is_back() {
     let logged = Logged::default();
-    let _guard = logged.here();
+    let _guard = logged.here(tracing::Level::INFO);
 
     let Some(agent) = ready::<Agent>().await else { return };
     let proxy = Proxy::of(agent.server.url()).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use micro_core::{Error, ErrorKind, Result};
+use micro_core::{Error, ErrorKind, Result, millis};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
@@ -158,20 +158,6 @@ fn shown(address: &str) -> String {
         "*** (it has an account, and DTM knows none)".to_owned()
     } else {
         address.escape_debug().to_string()
-    }
-}
-
-mod millis {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
 

@@ -193,6 +193,9 @@ mod tests {
             (Code::Grpc(2), "dtm panic: dial tcp 127.0.0.1:3306: connect: connection refused", Internal),
             (Code::Grpc(13), "invalid connection", Internal),
             (Code::Grpc(14), "upstream connect error", Unavailable),
+            // Who answers so is not DTM: a saga is not parked for it.
+            (Code::Grpc(3), "upstream: malformed request", Unknown),
+            (Code::Grpc(11), "upstream: out of range", Unknown),
             (Code::Grpc(12), "unknown service dtmgimp.Dtm", ErrorKind::Unimplemented),
             (Code::Http(500), "empty url", InvalidArgument),
             (Code::Http(500), "this topic is empty", NotFound),

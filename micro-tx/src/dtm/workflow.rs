@@ -435,3 +435,30 @@ async fn spawned(run: impl Future<Output = Result<WorkflowOutcome>> + Send + 'st
         Err(Error::new(ErrorKind::Internal, "workflow.execute", message).with_source(cause))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtm::DtmConfig;
+
+    #[test]
+    fn an_ids_lock_is_there_as_long_as_somebody_wants_it() {
+        let client = DtmClient::new(DtmConfig::from_url("dtm://127.0.0.1:1").unwrap()).unwrap();
+        let workflows = Workflows::builder(client, "127.0.0.1:2").build().unwrap();
+        let ids = || {
+            let mut ids: Vec<String> = workflows.shared.running.lock().unwrap().keys().cloned().collect();
+            ids.sort();
+            ids
+        };
+        let [first, other, second] = ["one", "two", "one"].map(|gid| workflows.turn(gid));
+        let held = first.lock().try_lock().unwrap();
+        assert!(second.lock().try_lock().is_err(), "it is one lock");
+        assert!(other.lock().try_lock().is_ok());
+        drop(held);
+        drop((first, other));
+        assert_eq!(ids(), ["one"], "somebody still waits");
+        assert!(second.lock().try_lock().is_ok());
+        drop(second);
+        assert_eq!(ids(), [""; 0]);
+    }
+}

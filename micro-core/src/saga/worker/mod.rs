@@ -35,9 +35,10 @@ use crate::{
     },
 };
 
-/// The wait between two looks at a log in which nothing was due.
 /// How many times the limit of a look a late one is waited for.
 const LATE_TAKE_FACTOR: u32 = 4;
+
+/// The wait between two looks at a log in which nothing was due.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(200);
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(2);
 

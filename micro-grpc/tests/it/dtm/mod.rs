@@ -4,18 +4,13 @@
 mod busi;
 mod captures;
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
-
 use micro_core::{
     Error, ErrorKind,
     branch::{BranchError, Mode, Op},
 };
 use micro_grpc::{GoMicroConfig, StatusCompat};
+use micro_testkit::Logged;
 use tonic::Code;
-use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt as _};
 
 use self::{
     busi::{Busi, serve},
@@ -173,8 +168,8 @@ async fn an_undoing_neither_fails_nor_seems_ongoing_by_accident() {
 #[tokio::test]
 async fn a_failure_where_none_is_allowed_is_told_once_for_each_method() {
     let (busi, _running, address) = serve(None).await;
-    let log = Log::default();
-    let _listening = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).set_default();
+    let logged = Logged::default();
+    let _listening = logged.here(tracing::Level::INFO);
     let undoing =
         |gid| [("dtm-gid", gid), ("dtm-trans_type", "saga"), ("dtm-branch_id", "01"), ("dtm-op", "compensate")];
     for (gid, path) in [("g1", "/busi.Busi/Comp"), ("g2", "/busi.Busi/Comp"), ("g3", "/busi.Busi/TransOutRevert")] {
@@ -186,41 +181,13 @@ async fn a_failure_where_none_is_allowed_is_told_once_for_each_method() {
     busi.answer(Err(BranchError::failed("no money")));
     unary(&address, "/busi.Busi/Act", &action, b"").await;
 
-    let told: Vec<_> = log.lines().into_iter().filter(|line| line.contains("asked again for ever")).collect();
+    let told: Vec<_> = logged.lines().into_iter().filter(|line| line.contains("asked again for ever")).collect();
     assert_eq!(told.len(), 2, "{told:#?}");
     for (line, method, gid) in [(&told[0], "busi.Busi/Comp", "g1"), (&told[1], "busi.Busi/TransOutRevert", "g3")] {
         assert!(line.contains("WARN"), "{line}");
         for part in [format!("method=\"{method}\""), format!("gid=\"{gid}\""), "reason=\"no money\"".to_owned()] {
             assert!(line.contains(&part), "{part}: {line}");
         }
-    }
-}
-
-/// What was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn lines(&self) -> Vec<String> {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).lines().map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
     }
 }
 

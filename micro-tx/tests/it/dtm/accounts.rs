@@ -1,9 +1,6 @@
 //! Branches behind an account that stands in their URLs: they are called with it, and nobody is told of it.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -13,49 +10,18 @@ use micro_core::{
     saga::{EmbeddedCoordinator, Outcome, Saga, SagaCoordinator, Step},
     transaction::MemoryDatabase,
 };
-use micro_testkit::eventually;
+use micro_testkit::{Logged, eventually};
 use micro_tx::dtm::{HttpBranchCaller, Tcc, TccBranch, TransactionStatus::Failed};
 use tokio::net::TcpListener;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt as _};
+use tracing::Level;
 
 use super::stage::{PATIENCE, Stage, Wire, impatient, waiting};
 
 const ACCOUNT: &str = "me:s3cret";
 
-/// What was logged by this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn here(&self) -> tracing::subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false);
-        subscriber.with_writer(self.clone()).finish().set_default()
-    }
-
-    /// Of what is logged by us; the libraries beneath have their own filters.
-    fn ours(&self) -> Vec<String> {
-        let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
-        text.lines().filter(|line| line.contains(" micro_")).map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
+/// Of what was logged by us; the libraries beneath have their own filters.
+fn ours(logged: &Logged) -> Vec<String> {
+    logged.lines().into_iter().filter(|line| line.contains(" micro_")).collect()
 }
 
 /// A participant that wants its account, and then does what its path says.
@@ -91,8 +57,8 @@ fn assert_hidden(text: &str) {
 async fn dtms_reason_names_a_branch_without_its_account() {
     for wire in [Wire::Grpc, Wire::Http, Wire::JsonRpc] {
         let Some(stage) = Stage::shared(wire).await else { return };
-        let log = Log::default();
-        let _listening = log.here();
+        let logged = Logged::default();
+        let _listening = logged.here(Level::TRACE);
         let base = guarded().await;
         let done = Saga::new().step(Step::new(format!("{base}/do")).payload("{}")).options(waiting());
         assert_eq!(stage.submit(&done).await, Outcome::Succeeded, "it is called with its account");
@@ -110,7 +76,7 @@ async fn dtms_reason_names_a_branch_without_its_account() {
         raw.gid += "-2";
         let error = stage.dtm.submit(&raw.try_into().unwrap()).await;
         assert_hidden(&error.unwrap_err().report());
-        assert!(log.ours().iter().all(|line| !line.contains("s3cret")), "{:#?}", log.ours());
+        assert!(ours(&logged).iter().all(|line| !line.contains("s3cret")), "{:#?}", ours(&logged));
     }
 }
 
@@ -118,8 +84,8 @@ async fn dtms_reason_names_a_branch_without_its_account() {
 #[tokio::test]
 async fn a_try_that_comes_to_nothing_is_told_without_its_account() {
     let Some(stage) = Stage::shared(Wire::Http).await else { return };
-    let log = Log::default();
-    let _listening = log.here();
+    let logged = Logged::default();
+    let _listening = logged.here(Level::TRACE);
     let base = guarded().await;
     let nowhere = format!("http://{ACCOUNT}@127.0.0.1:1");
     for url in
@@ -133,14 +99,14 @@ async fn a_try_that_comes_to_nothing_is_told_without_its_account() {
         stage.until(&tcc.gid, Failed).await;
         assert!(!stage.reason(&tcc.gid).await.contains("s3cret"));
     }
-    assert!(log.ours().iter().all(|line| !line.contains("s3cret")), "{:#?}", log.ours());
+    assert!(ours(&logged).iter().all(|line| !line.contains("s3cret")), "{:#?}", ours(&logged));
 }
 
 /// By the embedded coordinator: in the reason that it keeps, and in what it logs of calls to be made again.
 #[tokio::test]
 async fn a_saga_without_a_server_names_a_branch_without_its_account() {
-    let log = Log::default();
-    let _listening = log.here();
+    let logged = Logged::default();
+    let _listening = logged.here(Level::TRACE);
     let base = guarded().await;
     let database = MemoryDatabase::new();
     let caller = Arc::new(HttpBranchCaller::new().unwrap());
@@ -158,12 +124,12 @@ async fn a_saga_without_a_server_names_a_branch_without_its_account() {
     assert!(told.contains("/oops after 1 retries"), "{told}");
     assert_hidden(&told);
     eventually(PATIENCE, "the warning", async || {
-        let lines = log.ours();
+        let lines = ours(&logged);
         let warned =
             lines.iter().any(|line| line.contains("a compensation was refused") && line.contains("http://***@"));
         let again = lines.iter().any(|line| line.contains("an action is to be called again"));
         if warned && again { Ok(()) } else { Err(format!("{lines:#?}")) }
     })
     .await;
-    assert!(log.ours().iter().all(|line| !line.contains("s3cret")), "{:#?}", log.ours());
+    assert!(ours(&logged).iter().all(|line| !line.contains("s3cret")), "{:#?}", ours(&logged));
 }

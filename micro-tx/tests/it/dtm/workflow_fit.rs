@@ -1,10 +1,5 @@
 //! Mistakes around workflows: what DTM calls back for is not served, not known, or another function by now.
 
-use std::{
-    io::{self, Write},
-    sync::{Arc, Mutex},
-};
-
 use bytes::Bytes;
 use micro_core::{
     ErrorKind, Health,
@@ -12,6 +7,7 @@ use micro_core::{
     branch::{Branch, BranchError, Mode, Op},
 };
 use micro_grpc::GrpcServer;
+use micro_testkit::Logged;
 use micro_tx::dtm::{
     DtmClient, DtmConfig,
     TransactionStatus::{Failed, Prepared, Succeeded},
@@ -228,7 +224,7 @@ async fn resuming_an_unknown_workflow_says_its_name() {
 async fn a_workflow_that_is_executed_before_its_callback_is_served_goes_on_later() {
     let Some(stage) = Stage::shared(Wire::Grpc).await else { return };
     let logged = Logged::default();
-    let _here = tracing::subscriber::set_default(logged.subscriber());
+    let _here = logged.here(tracing::Level::WARN);
     let address = format!("127.0.0.1:{}", dev_servers::free_port());
     let workflows = transfers(&stage)(Workflows::builder(stage.dtm.clone(), &address)).build().unwrap();
     let mut execution = execution("transfer");
@@ -245,30 +241,4 @@ async fn a_workflow_that_is_executed_before_its_callback_is_served_goes_on_later
     server.start(&health).await.unwrap();
     stage.until(&execution.gid, Succeeded).await;
     assert_eq!(stage.branches.calls(&execution.gid).len(), 4, "the first branch once");
-}
-
-#[derive(Clone, Default)]
-struct Logged(Arc<Mutex<Vec<u8>>>);
-
-impl Logged {
-    fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + use<> {
-        let logged = self.clone();
-        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false);
-        subscriber.with_writer(move || logged.clone()).finish()
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Logged {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -16,7 +16,7 @@ use micro_tx::{
     dtm::{
         BranchRegistration,
         TransactionStatus::{Failed, Prepared, Succeeded},
-        Workflow, WorkflowOutcome,
+        Workflow, WorkflowOutcome, Workflows,
     },
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection, PgConnection};
@@ -37,6 +37,7 @@ on_each_wire! {
     an_xa_branch_that_was_interrupted_before_its_record_is_not_run_again
     an_xa_branch_that_was_interrupted_before_it_was_prepared_is_run_again
     a_workflow_that_passes_over_its_xa_branch_does_not_commit
+    a_function_that_leaves_out_what_is_prepared_is_told
 }
 
 /// Adds a row as the workflow's next branch; it gives `one row`, and counts itself.
@@ -253,6 +254,33 @@ async fn an_xa_branch_that_was_interrupted_before_it_was_prepared_is_run_again(s
         assert_eq!(the_result(&stage, &gid).await, b"one row", "{}", bank.method);
         let details = stage.dtm.query(&gid).await.unwrap().unwrap();
         assert!(details.branches.iter().any(|row| row.op == "business-2"), "{:?}", details.branches);
+    }
+}
+
+/// Prepared by an earlier run and forgotten by this one, it would keep its locks for ever.
+async fn a_function_that_leaves_out_what_is_prepared_is_told(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    for (number, bank) in banks.iter().enumerate() {
+        let (setting, gid, _site) = begun(&stage, &banks, number).await;
+        prepare(bank, &gid).await;
+        let callback = if stage.wire == Wire::Grpc { "127.0.0.1:1" } else { "http://127.0.0.1:1/workflows" };
+        let changed = Workflows::builder(stage.dtm.clone(), callback)
+            .register("xa", async |_workflow, _data| Ok(Bytes::from_static(b"nothing to do")))
+            .build()
+            .unwrap();
+        let mut execution = execution("xa");
+        execution.gid.clone_from(&gid);
+        let error = changed.execute(execution).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+        for part in ["other branches than the run that was recorded", "branch=01", "recorded=xa: xa, made=its end"] {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
+        assert_eq!((bank.row_count(&gid).await, bank.prepared_count(&gid).await), (0, 1), "{}", bank.method);
+        assert_eq!(stage.status(&gid).await, Prepared);
+        // The function that was recorded goes on.
+        stage.until(&gid, Succeeded).await;
+        assert_eq!(setting.run_count(), 0, "{}", bank.method);
+        assert_eq!((bank.row_count(&gid).await, bank.prepared_count(&gid).await), (1, 0), "{}", bank.method);
     }
 }
 
