@@ -99,7 +99,8 @@ where
 
 async fn commit(barrier: &SqlBarrier, branch: &Branch) -> Result<(), BranchError> {
     let database = barrier.database();
-    Ok(database.end_xa(&Xid::new(database, branch)?, true).await?)
+    database.end_xa(&Xid::new(database, branch)?, true).await?;
+    Ok(barrier.check_done(branch).await?)
 }
 
 async fn roll_back(barrier: &SqlBarrier, branch: &Branch) -> Result<(), BranchError> {

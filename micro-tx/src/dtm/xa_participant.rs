@@ -15,11 +15,9 @@ use crate::{
 /// A service's part in XA transactions, on MySQL, MariaDB or PostgreSQL.
 ///
 /// PostgreSQL prepares transactions only where `max_prepared_transactions` is above its default of 0; set
-/// it to how many branches may be open at a time. On MySQL and MariaDB each action takes a connection of
-/// its own, outside the pool, and closes it, for what is prepared belongs to its connection until then: the
-/// server's `max_connections` limits how many run side by side. MySQL 5.7.7 and MariaDB 10.5.2 are the first
-/// that keep it after that; earlier ones are refused. MySQL 8.0.0 to 8.0.28 need the privilege
-/// `XA_RECOVER_ADMIN`.
+/// it to how many branches may be open at a time. MySQL before 8.0.29 and MariaDB before 10.5.2 are refused:
+/// there what is prepared belongs to its connection until that is closed, and a commit that comes meanwhile
+/// may be answered with success and lost.
 ///
 /// # Examples
 ///
@@ -73,7 +71,9 @@ impl XaParticipant {
     /// Those of `body`; then nothing is left. `InvalidArgument` where no coordinator called, for a branch of
     /// something else than XA, and for a gid that the database cannot keep: MySQL keeps 64 bytes of
     /// `GID-BRANCH`; neither takes quotes. `FailedPrecondition` where PostgreSQL prepares no transactions,
-    /// and where DTM has rolled back meanwhile. `Aborted` where the branch is under way: ask again.
+    /// and where DTM has rolled back meanwhile. `Aborted` where the branch is under way: ask again. `DataLoss`
+    /// for a commit of what the database knows neither as prepared nor, by the barrier's row, as done: never is
+    /// a commit answered with success on the server's word alone.
     ///
     /// # Cancel safety
     ///
@@ -127,7 +127,10 @@ impl XaParticipant {
         let database = self.barrier.database();
         let xid = Xid::new(database, branch)?;
         match (branch.mode, &branch.op) {
-            (Mode::Xa, Op::Commit) => database.end_xa(&xid, true).await,
+            (Mode::Xa, Op::Commit) => {
+                database.end_xa(&xid, true).await?;
+                self.barrier.check_done(branch).await
+            }
             (Mode::Xa, Op::Rollback) => {
                 database.end_xa(&xid, false).await?;
                 // What is under way at this moment is waited for, or found by the next rollback.

@@ -365,14 +365,10 @@ impl<D: Driver> Lease<D> {
         }
     }
 
-    /// Closes the connection with a word to the server, which then lets go of what it holds.
+    /// Says whether the connection may go back to the pool; one that may not is closed at the end.
     #[cfg(all(feature = "dtm", feature = "mysql"))]
-    pub(crate) async fn close(mut self) {
-        match self.connection.take() {
-            Some(Connection::Own(established)) => farewell::<D>(established.connection).await,
-            Some(Connection::Pooled(connection)) => farewell::<D>(connection.detach()).await,
-            None => {}
-        }
+    pub(crate) fn keep(&mut self, is_kept: bool) {
+        self.is_kept = is_kept;
     }
 
     /// sqlx's connection.

@@ -10,6 +10,8 @@ use sqlx::error::DatabaseError;
 
 #[cfg(feature = "mysql")]
 use super::Lease;
+#[cfg(feature = "mysql")]
+use super::statements::Statements;
 use super::{Driver, ServerConnections, ServerTx, pool};
 #[cfg(feature = "mysql")]
 use crate::error::from_sqlx;
@@ -23,6 +25,15 @@ const HELD_PAUSE: Duration = Duration::from_millis(50);
 /// How long the list of what is prepared may take.
 #[cfg(feature = "mysql")]
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Has MariaDB part what is prepared from its connection within XA PREPARE, as it does for what it replicates.
+/// Else it does so while the connection is closed, and for some microseconds in between the server knows the
+/// branch and its storage engine does not: a commit on another connection that comes then is answered with
+/// success and does nothing, and nobody can end the branch before the server is started again. The comments are
+/// MariaDB's alone: MySQL parts them by itself.
+#[cfg(feature = "mysql")]
+const PART: &str = "SET @micro_xa = 1 /*M! , SESSION pseudo_slave_mode = 1 */";
+#[cfg(feature = "mysql")]
+const UNPART: &str = "SET @micro_xa = NULL /*M! , SESSION pseudo_slave_mode = 0 */";
 
 impl<D: Driver> ServerConnections<D> {
     /// Runs a text of statements without values; running it twice is as running it once.
@@ -46,20 +57,16 @@ impl<D: Driver> ServerConnections<D> {
 
 #[cfg(feature = "mysql")]
 impl ServerConnections<sqlx::MySql> {
-    /// Begins a branch on a connection of its own: what is prepared belongs to the connection until that
-    /// is closed, and no other one can end it before (MySQL up to 8.0.28, MariaDB).
+    /// Begins a branch, which belongs to its connection until it is prepared.
     pub(crate) async fn begin_xa(&self, xid: &str) -> Result<ServerTx<sqlx::MySql>> {
-        let mut lease = self.pool.dedicated("xa.begin").await?;
-        let version = version(&mut lease, "xa.begin").await?;
-        if !version.keeps_what_is_prepared() {
-            let message = "this server rolls back what is prepared once its connection ends: XA needs MySQL 5.7.7 or \
-                           MariaDB 10.5.2, or later";
-            return Err(Error::new(ErrorKind::FailedPrecondition, "xa.begin", message)
-                .with_context("version", format_args!("{:?}", version.number)));
-        }
-        let script = format!("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; XA START '{xid}'");
+        let mut lease = self.pool.lease("xa.begin").await?;
+        let (statements, start) = (self.statements.clone(), start(xid));
         let lease = shielded("xa.begin", async move {
-            lease.script("xa.begin", &script).await.map_err(|error| of_start(error, &script))?;
+            match begin(&mut lease, &statements, &start).await {
+                // Nothing was done on it: another one is as good.
+                Err(error) if pool::is_dead_connection(&error) => begin(&mut lease, &statements, &start).await?,
+                begun => begun?,
+            }
             Ok(lease)
         })
         .await?;
@@ -70,8 +77,8 @@ impl ServerConnections<sqlx::MySql> {
     ///
     /// # Errors
     ///
-    /// `Aborted` for one that the connection which prepared it still holds: the server does not know it on
-    /// another connection, and it must not be taken for one that was ended.
+    /// `Aborted` for one that a connection still holds, which another client prepared: the server does not
+    /// know it on another connection, and it must not be taken for one that was ended.
     pub(crate) async fn end_xa(&self, xid: &str, is_commit: bool) -> Result<()> {
         let (operation, verb) = if is_commit { ("xa.commit", "COMMIT") } else { ("xa.rollback", "ROLLBACK") };
         for _ in 0..HELD_COUNT_MAX {
@@ -82,21 +89,18 @@ impl ServerConnections<sqlx::MySql> {
             match self.is_prepared(operation, xid).await {
                 Ok(true) => tokio::time::sleep(HELD_PAUSE).await,
                 Ok(false) => return Ok(()),
-                // A MySQL that lets go at once holds back nothing of what it does not know.
+                // A MySQL that parts what is prepared holds back nothing of what it does not know.
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                    let version = self.version(operation).await?;
-                    return if version.lets_go_at_once() { Ok(()) } else { Err(error) };
+                    let mut lease = self.pool.lease(operation).await?;
+                    lease.connect(operation).await?;
+                    let version = version(&mut lease, &self.statements, operation).await?;
+                    return if version.parts_by_itself() { Ok(()) } else { Err(error) };
                 }
                 Err(error) => return Err(error),
             }
         }
         let message = "the connection that prepared this branch still holds it: ask again";
         Err(Error::new(ErrorKind::Aborted, operation, message).with_context("xid", xid))
-    }
-
-    async fn version(&self, operation: &'static str) -> Result<Version> {
-        let mut lease = self.pool.dedicated(operation).await?;
-        version(&mut lease, operation).await
     }
 
     /// Whether the server lists it as prepared, by whichever connection.
@@ -146,50 +150,70 @@ impl Version {
         Self { is_mariadb: text.contains("MariaDB"), number }
     }
 
-    /// Before these a branch is rolled back with the connection that prepared it (WL#6860, MDEV-742).
-    fn keeps_what_is_prepared(&self) -> bool {
-        self.number >= if self.is_mariadb { [10, 5, 2] } else { [5, 7, 7] }
+    /// Whether a branch can be prepared so that no connection holds it any more (MDEV-742, WL#14700).
+    fn parts(&self) -> bool {
+        if self.is_mariadb { self.number >= [10, 5, 2] } else { self.parts_by_itself() }
     }
 
-    /// From MySQL 8.0.29 on what is prepared belongs to no connection.
-    fn lets_go_at_once(&self) -> bool {
+    fn parts_by_itself(&self) -> bool {
         !self.is_mariadb && self.number >= [8, 0, 29]
     }
 }
 
 #[cfg(feature = "mysql")]
-async fn version(lease: &mut Lease<sqlx::MySql>, operation: &'static str) -> Result<Version> {
-    let connection = lease.connection().expect("a lease of its own is connected");
-    let telling = sqlx::raw_sql("SELECT VERSION()").fetch_one(connection);
-    let told = tokio::time::timeout(LIST_TIMEOUT, telling).await.map_err(|_| {
-        Error::new(ErrorKind::DeadlineExceeded, operation, "the server did not tell its version in time")
-    })?;
-    let row = told.map_err(|error| from_sqlx(operation, error))?;
-    let text: String = row.try_get_unchecked(0).map_err(|error| from_sqlx(operation, error))?;
-    Ok(Version::read(&text))
+async fn version(lease: &mut Lease<sqlx::MySql>, statements: &Statements, operation: &'static str) -> Result<Version> {
+    let rows = lease.fetch_all(operation, statements.call("sql.version", "SELECT VERSION()", &[])?).await?;
+    let told: Option<String> = rows.first().map(|row| row.get(0)).transpose()?;
+    Ok(Version::read(&told.unwrap_or_default()))
+}
+
+#[cfg(feature = "mysql")]
+fn start(xid: &str) -> String {
+    format!("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; XA START '{xid}'")
+}
+
+#[cfg(feature = "mysql")]
+async fn begin(lease: &mut Lease<sqlx::MySql>, statements: &Statements, start: &str) -> Result<()> {
+    const OPERATION: &str = "xa.begin";
+    lease.connect(OPERATION).await?;
+    let version = version(lease, statements, OPERATION).await?;
+    if !version.parts() {
+        let message = "this server does not part what is prepared from its connection: XA needs MySQL 8.0.29 or \
+                       MariaDB 10.5.2, or later";
+        return Err(Error::new(ErrorKind::FailedPrecondition, OPERATION, message)
+            .with_context("version", format_args!("{:?}", version.number)));
+    }
+    if version.parts_by_itself() {
+        let call = statements.call(OPERATION, "SELECT CAST(@@xa_detach_on_prepare AS SIGNED)", &[])?;
+        let rows = lease.fetch_all(OPERATION, call).await?;
+        if rows.first().map(|row| row.get::<i64>(0)).transpose()? == Some(0) {
+            let message = "what is prepared stays with its connection: set xa_detach_on_prepare to ON, its default";
+            return Err(Error::new(ErrorKind::FailedPrecondition, OPERATION, message));
+        }
+    }
+    // What is left half-way is undone by closing it: sqlx knows nothing of what is open.
+    lease.keep(false);
+    lease.script(OPERATION, start).await.map_err(|error| of_start(error, start))
 }
 
 #[cfg(feature = "mysql")]
 impl ServerTx<sqlx::MySql> {
-    /// Ends the first phase: the branch outlives the connection, which is closed.
+    /// Ends the first phase: the branch belongs to no connection any more, and this one goes back to the pool.
     pub(crate) async fn prepare_xa(&mut self, xid: &str) -> Result<()> {
         let mut lease = self.take_whole("xa.prepare").await?;
         let xid = xid.to_owned();
         shielded("xa.prepare", async move {
-            let prepared = match lease.script("xa.prepare", &format!("XA END '{xid}'")).await {
-                Ok(()) => lease.script("xa.prepare", &format!("XA PREPARE '{xid}'")).await,
-                refused => refused,
-            };
-            if prepared.is_err() {
-                let _ = lease.script("xa.prepare", &format!("XA ROLLBACK '{xid}'")).await;
-            }
-            lease.close().await;
-            prepared
+            let prepare = format!("XA END '{xid}'; {PART}; XA PREPARE '{xid}'");
+            let prepared = lease.script("xa.prepare", &prepare).await;
+            let after = if prepared.is_ok() { UNPART.to_owned() } else { format!("XA ROLLBACK '{xid}'; {UNPART}") };
+            let is_clean = lease.script("xa.prepare", &after).await.is_ok();
+            lease.keep(is_clean);
+            prepared.map_err(of_mariadb)
         })
         .await
     }
 
-    /// Undoes a branch that is not prepared, and closes its connection.
+    /// Undoes a branch that is not prepared.
     pub(crate) async fn undo_xa(&mut self, xid: &str) {
         let Some(mut lease) = self.take_any() else { return };
         let xid = xid.to_owned();
@@ -197,7 +221,7 @@ impl ServerTx<sqlx::MySql> {
             // One that lost a conflict cannot be ended any more, but rolled back.
             let _ = lease.script("xa.undo", &format!("XA END '{xid}'")).await;
             let undone = lease.script("xa.undo", &format!("XA ROLLBACK '{xid}'")).await;
-            lease.close().await;
+            lease.keep(undone.is_ok());
             undone
         });
         if let Err(error) = undoing.await {
@@ -243,6 +267,16 @@ fn of_start(error: Error, script: &str) -> Error {
     Error::new(ErrorKind::Aborted, "xa.begin", message).with_context("statement", script).with_source(error)
 }
 
+/// Where setting the variable is not allowed.
+#[cfg(feature = "mysql")]
+fn of_mariadb(error: Error) -> Error {
+    if error.kind() != ErrorKind::PermissionDenied {
+        return error;
+    }
+    let message = "MariaDB does not let this user part what is prepared from its connection: grant BINLOG REPLAY";
+    Error::new(ErrorKind::FailedPrecondition, "xa.prepare", message).with_source(error)
+}
+
 /// PostgreSQL prepares none by default.
 #[cfg(feature = "postgres")]
 fn of_prepare(error: Error) -> Error {
@@ -271,11 +305,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn which_server_keeps_what_is_prepared_and_which_lets_go_of_it() {
-        for (text, keeps, lets_go) in [
-            ("5.7.6-log", false, false),
-            ("5.7.7", true, false),
-            ("8.0.28", true, false),
+    fn which_server_parts_what_is_prepared_from_its_connection() {
+        for (text, parts, by_itself) in [
+            ("5.7.44-log", false, false),
+            ("8.0.28", false, false),
             ("8.0.36-0ubuntu0.22.04.1", true, true),
             ("8.4.0", true, true),
             ("10.5.1-MariaDB", false, false),
@@ -283,7 +316,7 @@ mod tests {
             ("nonsense", false, false),
         ] {
             let version = Version::read(text);
-            assert_eq!((version.keeps_what_is_prepared(), version.lets_go_at_once()), (keeps, lets_go), "{text}");
+            assert_eq!((version.parts(), version.parts_by_itself()), (parts, by_itself), "{text}");
         }
     }
 }

@@ -130,6 +130,29 @@ impl SqlBarrier {
         self.database.repeat_as("barrier.forbid", &self.insert, &values).await.map(drop)
     }
 
+    /// That a branch of XA took effect which is not prepared any more: its own row is committed with it.
+    /// A server that answers a commit with success may have done nothing (MariaDB, of what another client
+    /// prepared on a connection that is being closed), and one that does not know the branch may have lost it.
+    ///
+    /// # Errors
+    ///
+    /// `DataLoss` where the row is not there.
+    #[cfg(all(feature = "dtm", any(feature = "mysql", feature = "postgres")))]
+    pub(crate) async fn check_done(&self, branch: &Branch) -> Result<()> {
+        let call = BarrierCall::new(branch, 1);
+        let rows = self.database.fetch_all_as("xa.commit", &self.find, &id_of(&call, &Op::Action)).await?;
+        let reason = rows.first().map(|row| reason_of(row, branch)).transpose()?;
+        if reason.as_deref() == Some(Op::Action.as_str()) {
+            return Ok(());
+        }
+        let message = "the database knows this branch neither as prepared nor as done, and it is asked again: what \
+                       MariaDB has lost sight of it knows again after a restart; where the barrier's row was purged \
+                       meanwhile, stop the transaction by force";
+        Err(Error::new(ErrorKind::DataLoss, "xa.commit", message)
+            .with_context("gid", &branch.gid)
+            .with_context("branch", &branch.id))
+    }
+
     /// Adds a row where there is none, and says whether it did.
     async fn note(&self, sql: &mut SqlTx, call: &BarrierCall<'_>, op: &Op) -> Result<bool> {
         Ok(sql.execute_as("barrier.enter", &self.insert, &values_of(call, op, &call.branch.op)).await? > 0)

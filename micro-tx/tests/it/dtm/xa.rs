@@ -40,6 +40,7 @@ on_each_wire! {
     a_dropped_xa_is_rolled_back
     a_refusal_that_the_body_swallows_rolls_back_all_the_same
     an_action_that_comes_after_its_rollback_does_nothing
+    no_commit_that_comes_at_once_is_lost
 }
 
 /// A service that adds a row to its database.
@@ -390,8 +391,8 @@ async fn an_action_that_comes_after_its_rollback_does_nothing(stage: Stage) {
     }
 }
 
-/// What another connection has prepared, and still holds, is unknown to MariaDB on every other one: not to
-/// be taken for what was committed before.
+/// What another client has prepared, and its connection still holds, is unknown to MariaDB on every other one:
+/// not to be taken for what was committed before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_branch_that_its_connection_still_holds_is_not_taken_for_committed() {
     let Some(stage) = Stage::shared(super::stage::Wire::Grpc).await else { return };
@@ -400,18 +401,73 @@ async fn a_branch_that_its_connection_still_holds_is_not_taken_for_committed() {
     let mut holder = MySqlConnection::connect(&bank.site.url()).await.unwrap();
     let name = format!("'{}-01'", xa.gid);
     let script = format!(
-        "XA START {name}; INSERT INTO orders VALUES ('{}-01', 'worked'); XA END {name}; XA PREPARE {name}",
-        xa.gid
+        "XA START {name}; INSERT INTO orders VALUES ('{gid}-01', 'worked'); \
+         INSERT INTO barrier (trans_type, gid, branch_id, op, barrier_id, reason) \
+         VALUES ('xa', '{gid}', '01', 'action', '01', 'action'); XA END {name}; XA PREPARE {name}",
+        gid = xa.gid
     );
     holder.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(script))).await.unwrap();
     let error = work(&bank.participant, &branch_of(&xa, Op::Commit), "").await.unwrap_err();
     assert!(matches!(&error, BranchError::Other(error) if error.kind() == ErrorKind::Aborted), "{error}");
-    holder.close().await.unwrap();
-    eventually(PATIENCE, "the commit", async || {
-        work(&bank.participant, &branch_of(&xa, Op::Commit), "").await.map_err(|error| error.to_string())
-    })
-    .await;
+    holder.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(format!("XA COMMIT {name}")))).await.unwrap();
+    assert_eq!(work(&bank.participant, &branch_of(&xa, Op::Commit), "").await.unwrap(), None);
     assert_eq!(bank.row_count(&xa.gid).await, 1);
+}
+
+/// A server that knows nothing of a branch may have committed it, or lost it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_of_what_is_neither_prepared_nor_done_is_no_success() {
+    let Some(stage) = Stage::shared(super::stage::Wire::Grpc).await else { return };
+    let Some(banks) = banks(&stage).await else { return };
+    for bank in &banks {
+        let xa = Xa::new();
+        let error = work(&bank.participant, &branch_of(&xa, Op::Commit), "").await.unwrap_err();
+        let BranchError::Other(error) = error else { panic!("{error}: DTM would not ask again") };
+        assert_eq!(error.kind(), ErrorKind::DataLoss);
+        assert!(error.to_string().contains(&format!("gid={}, branch=01", xa.gid)), "{error}");
+        // A rolled back one has a row that says so, and is no more committed than this.
+        assert_eq!(work(&bank.participant, &branch_of(&xa, Op::Rollback), "").await.unwrap(), None);
+        let error = work(&bank.participant, &branch_of(&xa, Op::Commit), "").await.unwrap_err();
+        assert!(error.to_string().contains("neither as prepared nor as done"), "{error}");
+    }
+}
+
+/// On MariaDB some of such commits were lost while what is prepared was parted from its connection by closing
+/// that.
+async fn no_commit_that_comes_at_once_is_lost(stage: Stage) {
+    let Some(banks) = banks(&stage).await else { return };
+    let in_pool = "SELECT count(*) FROM information_schema.processlist WHERE db = ?";
+    for bank in &banks {
+        let gids = futures_util::future::join_all((0..8).map(async |_| {
+            let mut gids = Vec::new();
+            for _ in 0..12 {
+                let xa = xa(|_| {});
+                let done = stage.dtm.xa(&xa, async |branches| {
+                    branches.call(&stage.url(&bank.method), stage.payload("30")).await?;
+                    // By somebody who is faster than DTM.
+                    let commit = branch_of(&xa, Op::Commit);
+                    work(&bank.participant, &commit, "").await.map_err(|error| match error {
+                        BranchError::Other(error) => error,
+                        other => panic!("{other}"),
+                    })?;
+                    assert_eq!(bank.row_count(&xa.gid).await, 1, "{}", bank.method);
+                    Ok::<_, Error>(())
+                });
+                done.await.unwrap();
+                gids.push(xa.gid);
+            }
+            gids
+        }));
+        for gid in gids.await.concat() {
+            stage.until(&gid, Succeeded).await;
+            assert_eq!(bank.row_count(&gid).await, 1, "{}", bank.method);
+        }
+        if bank.site.server == Server::Mariadb {
+            let row = bank.database.fetch_optional(in_pool, &[bank.site.name().into()]).await.unwrap();
+            let count: i64 = row.unwrap().get(0).unwrap();
+            assert!(count <= 16, "actions run on the pool's connections: {count}");
+        }
+    }
 }
 
 /// PostgreSQL's default.
