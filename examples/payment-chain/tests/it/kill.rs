@@ -1,6 +1,8 @@
 //! `kill -9` of every part of the chain while payments flow, twenty times each: nothing is lost,
 //! doubled, made up or out of order.
 
+use std::time::{Duration, Instant};
+
 use dev_servers::{Kind, Server};
 
 use crate::stage::Stage;
@@ -9,6 +11,9 @@ use crate::stage::Stage;
 const KILL_COUNT: usize = 20;
 /// Callbacks acknowledged between two kills at least: the kill hits a chain at work.
 pub(crate) const ACKNOWLEDGED_BETWEEN_KILLS: usize = 40;
+
+/// How long a consumer stands still.
+const FREEZE: Duration = Duration::from_secs(14);
 
 #[test]
 fn a_killed_order_service_loses_nothing() {
@@ -51,6 +56,28 @@ fn a_killed_postgresql_loses_nothing() {
     let Some(mut stage) = Stage::start(Kind::Postgres) else { return };
     kill_often(&mut stage, KILL_COUNT, |stage| kill_and_restart(&mut stage.database));
     stage.judge();
+}
+
+/// A consumer that stands still past its session loses its partitions, and does not know it: what it has in hand
+/// when it goes on, a transaction in the middle among it, somebody else has done meanwhile.
+#[test]
+fn a_consumer_that_was_frozen_past_its_session_doubles_nothing() {
+    let Some(stage) = Stage::start(Kind::Mariadb) else { return };
+    let twin = stage.product.twin("product-twin");
+    stage.await_acknowledged(ACKNOWLEDGED_BETWEEN_KILLS, "with two members");
+    for (round, frozen) in [&stage.product, &twin, &stage.product].into_iter().enumerate() {
+        frozen.freeze(true);
+        // Longer than the session of 10 s and the rebalance after it. A transaction that it stands in keeps its
+        // rows locked meanwhile: the other member may have to wait for them.
+        let began_at = Instant::now();
+        while began_at.elapsed() < FREEZE {
+            stage.await_acknowledged(ACKNOWLEDGED_BETWEEN_KILLS, &format!("in freeze {round}"));
+        }
+        frozen.freeze(false);
+        stage.await_acknowledged(ACKNOWLEDGED_BETWEEN_KILLS, &format!("after freeze {round}"));
+    }
+    stage.judge();
+    drop(twin);
 }
 
 /// Kills `usually` so many times, or as often as `MICRO_TEST_KILLS` says.

@@ -112,6 +112,15 @@ fn assert_every_wire_is_clean(arguments: &[&str]) -> Vec<Value> {
     let wires: Vec<_> = reports.iter().map(|report| report["wire"].as_str().unwrap()).collect();
     assert_eq!(wires, ["grpc", "dtm", "events"]);
     assert!(text.contains("verdict: clean on every wire"), "{text}");
+    for (wire, promise) in [
+        ("grpc", "goods may stay deducted for an unpaid order until its callback is sent again"),
+        ("dtm", "the saga goes on, or back: nothing is lost"),
+        ("events", "the event waits in the outbox: nothing is lost"),
+    ] {
+        let is_row = |line: &&&str| line.trim_start().starts_with(wire) && line.matches(" ms").count() == 4;
+        let row = lines.iter().find(is_row).unwrap_or_else(|| panic!("no row of {wire} in {text}"));
+        assert!(row.ends_with(promise), "{row}");
+    }
     reports
 }
 

@@ -90,7 +90,7 @@ macro_rules! on_both {
 }
 
 on_both!(
-    orders_with_duplicates_and_poison_are_clean,
+    ten_thousand_orders_with_duplicates_and_poison_are_clean,
     two_runs_on_the_same_servers_do_not_see_each_other,
     a_second_run_goes_on_where_the_first_one_ended,
     one_core_settles_every_order_on_each_of_three_wires,
@@ -114,13 +114,28 @@ async fn a_saga_moves_to_a_dtm_server_by_a_setting() {
     assert_eq!((&report["paid"], &report["refused"]), (&40.into(), &20.into()), "{report}");
 }
 
-async fn orders_with_duplicates_and_poison_are_clean(servers: Servers) {
+/// All three, the saga on DTM's own server.
+#[cfg(feature = "tx-dtm")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_wire_is_clean_with_a_dtm_server() {
+    let Some(servers) = micro_testkit::ready::<OnMariadb>().await else { return };
+    let dtm =
+        tokio::task::spawn_blocking(|| dev_servers::shared(Kind::DtmMysql)).await.unwrap().expect("MariaDB was there");
+    let numbers = ["--orders", "100", "--skus", "4", "--stock", "30", "--dtm", &dtm];
+    let arguments: Vec<&str> =
+        servers.0.arguments(&numbers).into_iter().chain(["--database", &servers.0.database]).collect();
+    crate::assert_every_wire_is_clean(&arguments);
+}
+
+async fn ten_thousand_orders_with_duplicates_and_poison_are_clean(servers: Servers) {
     let before = servers.databases().await;
-    let (report, is_success) =
-        servers.run(&["--orders", "400", "--skus", "10", "--stock", "50", "--poison-percent", "2"]);
+    let numbers = ["--orders", "10000", "--skus", "40", "--stock", "230"];
+    let shares = ["--duplicate-percent", "5", "--poison-percent", "1"];
+    let (report, is_success) = servers.run(&[&numbers[..], &shares].concat());
     assert_clean(&report, is_success);
-    assert_eq!(report["accepted"], 400);
-    assert_eq!((&report["poison"], &report["dead_letters"]), (&8.into(), &8.into()));
+    assert_eq!(report["accepted"], 10_000);
+    assert_eq!((&report["poison"], &report["dead_letters"]), (&100.into(), &100.into()));
+    assert!(report["duplicate_records"].as_u64().unwrap() > 500, "{report}");
     assert!(report["paid"].as_u64().unwrap() > 0 && report["refused"].as_u64().unwrap() > 0, "{report}");
     let is_left = |name: &String| name.starts_with("payment_chain_") && !before.contains(name);
     // Tests beside this one have databases for as long as they run.

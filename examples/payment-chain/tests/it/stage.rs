@@ -355,6 +355,21 @@ impl Service {
         service
     }
 
+    /// Another process of the same service, which shares its group.
+    pub(crate) fn twin(&self, instance_id: &str) -> Self {
+        let arguments = &self.arguments[..self.arguments.len() - "--listen HOST:PORT".split(' ').count()];
+        let own = format!("instance_id={}", self.name);
+        let arguments: Vec<String> =
+            arguments.iter().map(|argument| argument.replace(&own, &format!("instance_id={instance_id}"))).collect();
+        Self::start(self.name, &arguments)
+    }
+
+    /// Stops the process where it stands, or lets it go on.
+    pub(crate) fn freeze(&self, is_frozen: bool) {
+        let signal = if is_frozen { "-STOP" } else { "-CONT" };
+        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
     pub(crate) fn kill_and_restart(&mut self) {
         self.kill();
         self.restart();
