@@ -1,5 +1,6 @@
 //! The Kafka broker against real servers.
 
+mod anew;
 mod captured;
 #[cfg(feature = "tls")]
 mod certificates;

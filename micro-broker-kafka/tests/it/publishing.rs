@@ -19,13 +19,8 @@ use micro_core::{
     transaction::MemoryDatabase,
 };
 use micro_testkit::{Fixture, Missing, eventually, unique};
-use rdkafka::{
-    ClientConfig,
-    admin::{AdminClient, AdminOptions},
-    client::DefaultClientContext,
-};
 
-use crate::world::{KafkaFixture, PATIENCE, Reader, bodies, new_topic, numbers, publish, ready};
+use crate::world::{KafkaFixture, PATIENCE, Reader, bodies, delete_topic, new_topic, numbers, publish, ready};
 
 /// What does not fit is refused at once, and nothing behind it in the call takes the place that
 /// becomes free.
@@ -123,12 +118,6 @@ async fn a_message_to_a_topic_that_was_there_is_not_refused_for_good() {
         .await;
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     }
-}
-
-async fn delete_topic(config: &KafkaConfig, topic: &str) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", &config.servers).create().unwrap();
-    admin.delete_topics(&[topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
 }
 
 /// The relay sets aside what Kafka refuses for good, with its cause; other keys do not wait for it,

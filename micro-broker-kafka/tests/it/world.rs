@@ -10,6 +10,11 @@ use micro_core::{
     broker::{Broker, Delivery, Message, Position, Receipt, SubscribeRequest, Subscription, SubscriptionEvent},
 };
 use micro_testkit::{Fixture, Missing, broker::BrokerFixture, unique};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
 use tokio::time::timeout;
 
 use crate::heard;
@@ -85,6 +90,12 @@ pub(crate) async fn new_topic(broker: &KafkaBroker, partition_count: u32) -> Str
     let name = unique("topic");
     broker.create_topics(&[TopicSpec::new(&*name, partition_count)]).await.expect("a topic is created");
     name
+}
+
+pub(crate) async fn delete_topic(config: &KafkaConfig, topic: &str) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &config.servers).create().unwrap();
+    admin.delete_topics(&[topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
 }
 
 /// Publishes bodies of one key and answers their receipts.

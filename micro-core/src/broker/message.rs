@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{Metadata, TraceContext};
+use crate::{Metadata, TraceContext, event::unix_millis};
 
 /// The header names of an event, as the go-micro fleet writes them. Look-ups ignore case.
 pub mod header {
@@ -212,7 +212,8 @@ pub struct Delivery {
     pub partition: i32,
     /// Its offset in the partition; strictly increasing, gaps are allowed.
     pub offset: i64,
-    /// When the broker took it.
+    /// When it was sent or when the broker took it, as the broker keeps it: the same at each
+    /// delivery.
     pub timestamp: SystemTime,
 }
 
@@ -234,8 +235,11 @@ impl Delivery {
         metadata
     }
 
-    /// The event's id: the header [`header::EVENT_ID`], or topic, partition and offset where it has
-    /// none that can be kept (empty, longer than [`EVENT_ID_BYTES_MAX`], control characters).
+    /// The event's id: the header [`header::EVENT_ID`], or `<topic>/<partition>/<offset>@<ms>` where
+    /// it has none that can be kept (empty, longer than [`EVENT_ID_BYTES_MAX`], control characters).
+    ///
+    /// The milliseconds are those of the delivery's timestamp since the epoch. They belong to it
+    /// because a topic that was deleted and made anew begins at offset 0 again, with other messages.
     pub fn event_id(&self) -> String {
         self.sent_event_id().map_or_else(|| self.origin(), str::to_owned)
     }
@@ -258,13 +262,17 @@ impl Delivery {
     }
 
     fn origin(&self) -> String {
-        format!("{}/{}/{}", self.message.topic, self.partition, self.offset)
+        let millis = unix_millis(self.timestamp);
+        format!("{}/{}/{}@{millis}", self.message.topic, self.partition, self.offset)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::event::from_unix_millis;
 
     #[test]
     fn headers_survive_json_even_when_they_are_not_text() {
@@ -276,17 +284,18 @@ mod tests {
 
     #[test]
     fn an_inbox_id_is_of_one_topic_and_ignores_ids_that_cannot_be_kept() {
+        const ORIGIN: &str = "OrderEvent/1/7@1700000000123";
         let delivery = |topic: &str, id: &str| Delivery {
             message: Message::unkeyed(topic, "").with_header(header::EVENT_ID, id.to_owned()),
             partition: 1,
             offset: 7,
-            timestamp: SystemTime::UNIX_EPOCH,
+            timestamp: from_unix_millis(1_700_000_000_123) + Duration::from_nanos(456),
         };
         assert_eq!(delivery("OrderEvent", "a").inbox_id(), "OrderEvent:a");
         assert_eq!(delivery("OrderEventDLQ", "a").inbox_id(), "OrderEventDLQ:a");
-        assert_eq!(delivery("OrderEvent", "").inbox_id(), "OrderEvent/1/7");
-        assert_eq!(delivery("OrderEvent", "a\0").event_id(), "OrderEvent/1/7");
-        assert_eq!(delivery("OrderEvent", &"a".repeat(EVENT_ID_BYTES_MAX + 1)).event_id(), "OrderEvent/1/7");
+        assert_eq!(delivery("OrderEvent", "").inbox_id(), ORIGIN);
+        assert_eq!(delivery("OrderEvent", "a\0").event_id(), ORIGIN);
+        assert_eq!(delivery("OrderEvent", &"a".repeat(EVENT_ID_BYTES_MAX + 1)).event_id(), ORIGIN);
     }
 
     #[test]

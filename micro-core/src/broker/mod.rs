@@ -26,7 +26,8 @@ use crate::Result;
 /// - `each_group_receives_every_message`: groups are independent; the members of one group share
 ///   its partitions.
 /// - `what_is_not_acked_comes_again`: a subscription that ends before it acked leaves its
-///   deliveries to the next member, from the last acked position.
+///   deliveries to the next member, from the last acked position, each as it came before: offset
+///   and timestamp too.
 /// - `a_new_group_starts_at_the_earliest_message`.
 /// - `key_headers_and_body_arrive_unchanged`.
 /// - `flush_returns_when_everything_handed_in_is_settled_or_the_deadline_passed`.

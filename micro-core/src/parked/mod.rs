@@ -115,7 +115,7 @@ pub struct DeadLetter {
     pub group: String,
     /// What the inbox knows it by: [`Delivery::inbox_id`].
     pub event_id: String,
-    /// The delivery as it was received; topic, partition and offset are its origin.
+    /// The delivery as it was received; topic, partition, offset and timestamp are its origin.
     pub delivery: Delivery,
     /// The kind of the last error.
     pub kind: ErrorKind,

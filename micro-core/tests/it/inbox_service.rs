@@ -57,8 +57,15 @@ async fn an_event_without_an_id_is_known_by_its_origin() {
     settle(&service, [delivered(sent.clone(), 7)]).await.unwrap();
     settle(&service, [delivered(sent.clone(), 7)]).await.unwrap();
     assert_eq!(world.applied("a"), [1]);
-    settle(&service, [delivered(sent, 8)]).await.unwrap();
+    settle(&service, [delivered(sent.clone(), 8)]).await.unwrap();
     assert_eq!(world.applied("a"), [1, 1]);
+    // The topic was made anew: another message has this offset now.
+    let mut anew = delivered(sent, 7);
+    anew.timestamp += Duration::from_millis(1);
+    for _ in 0..2 {
+        settle(&service, [anew.clone()]).await.unwrap();
+        assert_eq!(world.applied("a"), [1, 1, 1]);
+    }
 }
 
 /// A process that was frozen longer than its session wakes up with deliveries in hand that somebody
@@ -407,7 +414,7 @@ async fn the_copy_of_bytes_that_are_no_envelope_keeps_them() {
     let copy = outgoing(&world).await.remove(0);
     assert_eq!(copy.body, Bytes::from(vec![0xff, 0xff]));
     assert_eq!(copy.headers.get_str(header::EVENT_TYPE), Some("OnPaidDLQ"));
-    assert_eq!(copy.headers.get_str(header::EVENT_ID), Some("OrderEvent/0/3"));
+    assert_eq!(copy.headers.get_str(header::EVENT_ID), Some("OrderEvent/0/3@1700000000003"));
 }
 
 #[tokio::test]

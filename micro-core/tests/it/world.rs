@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ use micro_core::{
         TopicPartition,
     },
     consume::{BatchHandler, DeliveryBatch, DeliveryPolicy, Handler, InboxService, InboxStores, Router},
-    event::{Event, Received, seal},
+    event::{Event, Received, from_unix_millis, seal},
     outbox::Outbox,
     transaction::{MemoryDatabase, MemoryTxExt as _},
 };
@@ -214,8 +214,10 @@ pub(crate) fn delivery<E: Event>(event: &E, offset: i64) -> Delivery {
     delivered(message(event), offset)
 }
 
+/// The message as a delivery of partition 0: the same whenever this offset is delivered.
 pub(crate) fn delivered(message: Message, offset: i64) -> Delivery {
-    Delivery { message, partition: 0, offset, timestamp: SystemTime::now() }
+    let timestamp = from_unix_millis(1_700_000_000_000 + offset);
+    Delivery { message, partition: 0, offset, timestamp }
 }
 
 pub(crate) fn batch(deliveries: impl IntoIterator<Item = Delivery>) -> DeliveryBatch {

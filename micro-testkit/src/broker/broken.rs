@@ -35,6 +35,8 @@ pub enum BrokerFault {
     AcksOnDelivery,
     /// Keeps no acks.
     ForgetsAcks,
+    /// Gives a delivery the time at which it is handed out.
+    StampsOnDelivery,
     /// Delivers only what was sent after a member came.
     StartsAtTheLatest,
     /// Writes header names in lower case.
@@ -136,6 +138,10 @@ impl Subscription for BrokenSubscription {
                 }
                 (Some(BrokerFault::AcksOnDelivery), SubscriptionEvent::Batch(batch)) => {
                     self.ack_all(&batch).await;
+                    return Some(SubscriptionEvent::Batch(batch));
+                }
+                (Some(BrokerFault::StampsOnDelivery), SubscriptionEvent::Batch(mut batch)) => {
+                    batch.iter_mut().for_each(|delivery| delivery.timestamp = SystemTime::now());
                     return Some(SubscriptionEvent::Batch(batch));
                 }
                 (Some(BrokerFault::StartsAtTheLatest), SubscriptionEvent::Batch(mut batch)) => {

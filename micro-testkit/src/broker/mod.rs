@@ -175,7 +175,7 @@ async fn publish_round(
 }
 
 /// A member that ends before it acked leaves its deliveries to the next one, from the last acked
-/// position, whether it was closed or dropped.
+/// position, whether it was closed or dropped, each as it came before.
 pub async fn what_is_not_acked_comes_again(fixture: &impl BrokerFixture) {
     let broker = fixture.broker();
     let topic = fixture.topic().await;
@@ -184,18 +184,20 @@ pub async fn what_is_not_acked_comes_again(fixture: &impl BrokerFixture) {
     let messages = bodies.iter().map(|body| Message::keyed(&*topic, "a", body.clone())).collect();
     let consume = async {
         let closed = Consumer::join(fixture, &topic, &group).await;
-        let deliveries = closed.take(10).await;
-        closed.ack(&deliveries[..4]).await;
+        let first = closed.take(10).await;
+        closed.ack(&first[..4]).await;
         closed.subscription().close().await.expect("a member closes");
 
         let dropped = Consumer::join(fixture, &topic, &group).await;
         let deliveries = dropped.take(6).await;
         assert_eq!(bodies_of(&deliveries, "a"), bodies[4..], "from the last acked position, after a close");
+        assert_eq!(deliveries, first[4..], "a delivery comes again as it came before");
         drop(dropped);
 
         let last = Consumer::join(fixture, &topic, &group).await;
         let deliveries = last.consume(6).await;
         assert_eq!(bodies_of(&deliveries, "a"), bodies[4..], "from the last acked position, after a drop");
+        assert_eq!(deliveries, first[4..], "a delivery comes again as it came before");
     };
     join(all_sent(fixture, broker.publish(messages)), consume).await;
 }

@@ -81,7 +81,8 @@ can_fail!(
 can_fail!(
     what_is_not_acked_comes_again_can_fail: what_is_not_acked_comes_again,
     AcksOnDelivery => "0 of 6 deliveries came",
-    ForgetsAcks => "from the last acked position, after a close"
+    ForgetsAcks => "from the last acked position, after a close",
+    StampsOnDelivery => "a delivery comes again as it came before"
 );
 can_fail!(
     a_new_group_can_fail: a_new_group_starts_at_the_earliest_message,
