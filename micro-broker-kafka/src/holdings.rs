@@ -280,6 +280,11 @@ impl Holdings {
         self.partitions.iter().map(|(partition, holding)| (partition, holding.next_offset))
     }
 
+    /// The offset that comes next of a partition, where that is known; `None` when it is not held.
+    pub(crate) fn next_offset(&self, partition: &TopicPartition) -> Option<Option<i64>> {
+        self.partitions.get(partition).map(|holding| holding.next_offset)
+    }
+
     fn release(&mut self, partition: &TopicPartition) {
         self.forget_received(partition);
         if self.partitions.remove(partition).is_some() {

@@ -42,6 +42,7 @@ mod producer;
 mod rebalance;
 mod receipts;
 mod record;
+mod recovery;
 mod session;
 mod topics;
 

@@ -15,10 +15,9 @@ use micro_core::{
     broker::{Delivery, Position, SubscribeRequest, Subscription, SubscriptionEvent, TopicPartition},
 };
 use rdkafka::{
-    Offset, TopicPartitionList,
     config::FromClientConfigAndContext,
-    consumer::{BaseConsumer, Consumer as _, RebalanceProtocol},
-    error::{KafkaError, KafkaResult},
+    consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
     message::{BorrowedMessage, Message as _},
     types::RDKafkaErrorCode as Code,
 };
@@ -34,6 +33,7 @@ use crate::{
     holdings::{Holdings, PauseChanges},
     rebalance::{MemberContext, list_of},
     record::{self, Blocks},
+    recovery::Recovery,
 };
 
 /// How long one poll waits, which is how late the thread notices a pause, a resume or a close.
@@ -43,8 +43,6 @@ const CHUNK_COUNT_MAX: usize = 512;
 /// How long a consumer that does not receive holds up the thread before everything is paused and
 /// polling goes on. A pause throws away what was fetched ahead, so it is not for short waits.
 const STALL_WAIT: Duration = Duration::from_millis(100);
-/// How often positions that the log does not hold are looked into until that works.
-const RECOVER_INTERVAL: Duration = Duration::from_secs(1);
 
 type Client = BaseConsumer<MemberContext>;
 
@@ -96,7 +94,8 @@ impl Member {
             move || {
                 // Also when the thread panics: whoever waits in `next` must learn that it is over.
                 let _end = EndOfThread { shared: shared.clone(), _leave: leave };
-                Poller { shared, client, is_stalled: false, recover_at: None, blocks: Blocks::default() }.run();
+                Poller { shared, client, is_stalled: false, recovery: Recovery::default(), blocks: Blocks::default() }
+                    .run();
             }
         };
         thread.spawn(poll).map_err(|error| {
@@ -244,8 +243,7 @@ struct Poller {
     client: Client,
     /// Everything is paused because nobody receives.
     is_stalled: bool,
-    /// When to look for positions that the log does not hold.
-    recover_at: Option<Instant>,
+    recovery: Recovery,
     blocks: Blocks,
 }
 
@@ -253,7 +251,7 @@ impl Poller {
     fn run(mut self) {
         while !self.shared.is_closing() {
             self.shared.store(&self.client);
-            self.recover_if_due();
+            self.recovery.look_if_due(&self.shared, &self.client);
             self.regulate();
             if let Err(error) = self.receive() {
                 self.end(&error);
@@ -292,7 +290,7 @@ impl Poller {
                     // The context has logged it. The client goes on by itself, but for a position
                     // that the log does not hold.
                     if error.rdkafka_error_code() == Some(Code::AutoOffsetReset) {
-                        self.recover_at.get_or_insert_with(Instant::now);
+                        self.recovery.open(self.shared.holdings().partitions().map(|(id, _)| id.clone()));
                     }
                     break;
                 }
@@ -339,74 +337,6 @@ impl Poller {
         let told = self.client.pause(&list_of(&paused)).and_then(|()| self.client.resume(&list_of(&resumed)));
         if let Err(error) = told {
             tracing::warn!(group = %self.shared.group, %error, "pause or resume");
-        }
-    }
-
-    fn recover_if_due(&mut self) {
-        let now = Instant::now();
-        if self.recover_at.is_none_or(|at| now < at) {
-            return;
-        }
-        self.recover_at = match self.recover() {
-            Ok(()) => None,
-            Err(error) => {
-                tracing::warn!(group = %self.shared.group, %error, "positions not looked into");
-                Some(now + RECOVER_INTERVAL)
-            }
-        };
-    }
-
-    /// Finds the partitions whose position the log does not hold, and begins those again at their
-    /// earliest message: what is missing is an alarm, and nothing that is there is skipped.
-    fn recover(&self) -> KafkaResult<()> {
-        let partitions: Vec<(TopicPartition, Option<i64>)> =
-            self.shared.holdings().partitions().map(|(id, next_offset)| (id.clone(), next_offset)).collect();
-        let mut again = Vec::new();
-        for (id, next_offset) in partitions {
-            let wait = self.shared.settings.connect_timeout;
-            let (earliest, end) = self.client.fetch_watermarks(&id.topic, id.partition, wait)?;
-            match next_offset {
-                Some(next) if (earliest..=end).contains(&next) => continue,
-                Some(next) => {
-                    tracing::error!(
-                        group = %self.shared.group, topic = %id.topic, partition = id.partition,
-                        position = next, earliest, end, missing_count = (earliest - next).max(0),
-                        "the log no longer holds the group's position: messages were deleted before they were \
-                         handled, or the topic was made anew; going on at the earliest message"
-                    );
-                    let labels = [("group", self.shared.group.to_string()), ("topic", id.topic.to_string())];
-                    metrics::counter!("micro_kafka_truncated_total", &labels).increment(1);
-                    self.shared.resume_paused(&self.client, std::slice::from_ref(&id));
-                    self.shared.holdings().lose(std::slice::from_ref(&id));
-                    self.shared.received.notify_one();
-                }
-                None => {}
-            }
-            again.push((id, earliest));
-        }
-        if again.is_empty() { Ok(()) } else { self.begin_again(&again) }
-    }
-
-    /// Gives partitions back to the client with a position; it takes no seek of one that it gave up.
-    fn begin_again(&self, starts: &[(TopicPartition, i64)]) -> KafkaResult<()> {
-        let mut list = TopicPartitionList::with_capacity(starts.len());
-        for (id, start) in starts {
-            list.add_partition_offset(&id.topic, id.partition, Offset::Offset(*start))?;
-        }
-        self.shared.holdings().assign(starts.iter().map(|(id, start)| (id.clone(), Some(*start))));
-        match self.client.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => {
-                self.client.incremental_unassign(&list)?;
-                self.client.incremental_assign(&list)
-            }
-            _ => {
-                let mut all = TopicPartitionList::new();
-                for (id, next_offset) in self.shared.holdings().partitions() {
-                    let offset = next_offset.map_or(Offset::Stored, Offset::Offset);
-                    all.add_partition_offset(&id.topic, id.partition, offset)?;
-                }
-                self.client.assign(&all)
-            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! How far a group is: what is committed, when, and what a log that lost it means.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use micro_broker_kafka::KafkaConfig;
+use micro_broker_kafka::{Assignment, KafkaBroker, KafkaConfig};
 use micro_core::{
     ErrorKind,
     broker::{Broker, Position, SubscribeRequest, SubscriptionEvent},
@@ -12,7 +12,10 @@ use rdkafka::{
     Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    mocking::MockCluster,
 };
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     heard,
@@ -103,6 +106,73 @@ async fn a_log_truncated_under_a_paused_member_is_an_alarm_too() {
     assert_eq!(lost, [first[0].topic_partition()]);
     assert_eq!(bodies(&reader.take(8).await), numbers(12..20));
     heard::line_of(&topic, "no longer holds the group's position").await;
+}
+
+/// A partition that nobody leads can tell no position: it holds up neither the recovery of another
+/// one, whichever comes first, nor what the others deliver; and it is looked into when it is back.
+/// With a leader taken away, which one server cannot do to itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_leader_holds_up_no_other_ones_recovery() {
+    heard::listen();
+    for (sick, moved) in [("a-sick", "b-moved"), ("b-sick", "a-moved")] {
+        let cluster = MockCluster::new(1).unwrap();
+        let topics = [sick, moved, "healthy"];
+        topics.iter().for_each(|topic| cluster.create_topic(topic, 1, 1).unwrap());
+        let mut config = KafkaConfig::new(cluster.bootstrap_servers());
+        // The mock cluster has no cooperative rebalance.
+        config.assignment = Assignment::Range;
+        let broker = KafkaBroker::connect(config).await.unwrap();
+        for topic in topics {
+            publish(&broker, topic, "a", &numbers(0..1)).await;
+        }
+        let group = unique("group");
+        // Both positions are ones that their logs never reached, as after a truncation.
+        let servers = cluster.bootstrap_servers();
+        for topic in [sick, moved] {
+            let (servers, group) = (servers.clone(), group.clone());
+            tokio::task::spawn_blocking(move || commit(&servers, &group, topic, 100)).await.unwrap();
+        }
+        cluster.partition_leader(sick, 0, None).unwrap();
+        let request = SubscribeRequest::new(&*group, topics);
+        let reader = Reader(broker.subscribe(request).await.unwrap());
+        let end = Instant::now() + Duration::from_secs(10);
+        let mut came = BTreeSet::new();
+        let mut receive = async |count: usize, end: Instant| {
+            while came.len() < count {
+                let event = timeout_at(end, reader.0.next()).await;
+                let event = event.unwrap_or_else(|_| panic!("{sick}: only {came:?} came")).unwrap();
+                if let SubscriptionEvent::Batch(batch) = event {
+                    came.extend(batch.iter().map(|delivery| delivery.message.topic.to_string()));
+                }
+            }
+        };
+        receive(2, end).await;
+        let alarm = heard::line_of(&group, "no longer holds the group's position").await;
+        assert!(alarm.contains(moved) && alarm.contains("position=100"), "{alarm}");
+
+        // What is healthy is received while the sick one is looked into again and again.
+        heard::line_of(&group, "not looked into").await;
+        for number in 1..5 {
+            publish(&broker, "healthy", "a", &numbers(number..number + 1)).await;
+            let late = Instant::now() + Duration::from_secs(2);
+            let next = async { while !matches!(reader.0.next().await.unwrap(), SubscriptionEvent::Batch(_)) {} };
+            timeout_at(late, next).await.expect("a healthy partition delivers");
+        }
+
+        cluster.partition_leader(sick, 0, Some(1)).unwrap();
+        receive(3, Instant::now() + PATIENCE).await;
+        reader.close().await;
+        let alarms = heard::lines_of(&group, "no longer holds the group's position");
+        assert_eq!(alarms.len(), 2, "one a partition: {alarms:?}");
+    }
+}
+
+fn commit(servers: &str, group: &str, topic: &str, offset: i64) {
+    let mut config = rdkafka::ClientConfig::new();
+    let client: BaseConsumer = config.set("bootstrap.servers", servers).set("group.id", group).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Offset(offset)).unwrap();
+    client.commit(&list, CommitMode::Sync).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
