@@ -50,8 +50,9 @@ pub struct KafkaConfig {
     /// The largest message in bytes, its headers included; default 1,000,000. The topic's
     /// `max.message.bytes` counts as well, and no batch is larger than that.
     pub message_bytes_max: u32,
-    /// How many messages wait for their receipts; one more is refused. Default 20,000. Those that
-    /// wait to be sent, or sent again, are counted apart from those that are on their way.
+    /// How many messages wait for their receipts, each for up to `delivery_timeout`; one more is
+    /// refused at once. Default 20,000. Those that wait to be sent, or sent again, are counted apart
+    /// from those that are on their way.
     pub queue_count_max: u32,
     /// How many bytes of messages wait for their receipts; default 64 MiB.
     pub queue_bytes_max: u64,

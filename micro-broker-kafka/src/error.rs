@@ -76,7 +76,10 @@ pub(crate) fn classify(code: Code) -> (ErrorKind, &'static str) {
         }
         Code::PolicyViolation => (ErrorKind::PermissionDenied, "a policy of the broker forbids it"),
         // Limits.
-        Code::QueueFull => (ErrorKind::ResourceExhausted, "the producer's queue is full"),
+        Code::QueueFull => (
+            ErrorKind::ResourceExhausted,
+            "the producer's queue is full of messages that wait for their receipts (queue_count_max, queue_bytes_max)",
+        ),
         Code::KafkaStorageError | Code::LogDirNotFound | Code::CriticalSystemResource => {
             (ErrorKind::Unavailable, "the broker cannot write to its disk")
         }

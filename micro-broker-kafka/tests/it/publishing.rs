@@ -19,8 +19,11 @@ use micro_core::{
     transaction::MemoryDatabase,
 };
 use micro_testkit::{Fixture, Missing, eventually, unique};
+use tokio::time::timeout;
 
-use crate::world::{KafkaFixture, PATIENCE, Reader, bodies, delete_topic, new_topic, numbers, publish, ready};
+use crate::world::{
+    KafkaFixture, OwnKafka, PATIENCE, Reader, bodies, delete_topic, new_topic, numbers, publish, ready,
+};
 
 /// What does not fit is refused at once, and nothing behind it in the call takes the place that
 /// becomes free.
@@ -50,6 +53,33 @@ async fn a_full_queue_refuses_the_rest_of_the_call_in_order() {
     assert!(refused_count > 0, "the queue was full at least once");
     let reader = Reader::join(&broker, &unique("group"), &topic).await;
     assert_eq!(bodies(&reader.take(expected.len()).await), expected);
+}
+
+/// The queue is what callers wait in while Kafka stalls: none of them is refused, and each key keeps
+/// its order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_stall_is_waited_out_in_the_queue() {
+    const STALL: Duration = Duration::from_secs(2);
+    let kafka = ready!(OwnKafka);
+    let broker = KafkaBroker::connect(kafka.config.clone()).await.unwrap();
+    let topic = new_topic(&broker, 1).await;
+    publish(&broker, &topic, "a", &numbers(0..1)).await;
+    kafka.server.pause();
+    let began = Instant::now();
+    let mut calls: Vec<_> =
+        (1..201).map(|number| broker.publish(vec![Message::keyed(&*topic, "a", number.to_string())])).collect();
+    for call in &mut calls {
+        assert!(poll!(call).is_pending(), "nothing has its receipt, and nothing is refused");
+    }
+    tokio::time::sleep(STALL).await;
+    kafka.server.resume();
+    for call in calls {
+        let result = timeout(PATIENCE, call).await.expect("publish answers").pop().expect("one result");
+        result.expect("what was taken is sent");
+    }
+    assert!(began.elapsed() >= STALL);
+    let reader = Reader::join(&broker, &unique("group"), &topic).await;
+    assert_eq!(bodies(&reader.take(201).await), numbers(0..201));
 }
 
 #[tokio::test(flavor = "multi_thread")]
