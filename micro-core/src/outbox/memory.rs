@@ -83,12 +83,12 @@ struct MemoryOutboxShard {
 
 #[async_trait]
 impl OutboxShard for MemoryOutboxShard {
-    async fn unsent(&mut self, known: &[i64], limit: usize) -> Result<Vec<OutboxRow>> {
+    async fn unsent(&mut self, known: &[i64], but_topics: &[Arc<str>], limit: usize) -> Result<Vec<OutboxRow>> {
         let shard = self.lease.shard();
         let state = self.database.state();
         let rows = state.outbox.unsent.range((shard, i64::MIN)..=(shard, i64::MAX));
         let known: HashSet<i64> = known.iter().copied().collect();
-        let rows = rows.filter(|((_, id), _)| !known.contains(id));
+        let rows = rows.filter(|((_, id), message)| !known.contains(id) && !but_topics.contains(&message.topic));
         Ok(rows.take(limit).map(|((_, id), message)| row(*id, message)).collect())
     }
 

@@ -30,6 +30,7 @@ pub const SHARD_COUNT: u16 = 16;
 /// - `unsent_rows_come_in_the_order_they_were_added`, per key; a row that was added earlier and
 ///   committed later is not skipped (no cursor over ids).
 /// - `known_rows_are_left_out` and do not count for the limit.
+/// - `topics_can_be_left_out`: their rows neither come nor count for the limit.
 /// - `rows_of_one_key_share_a_shard`.
 /// - `a_shard_has_one_owner`: while one handle lives, `own` answers `None` to others; the handle's
 ///   drop frees it.
@@ -64,9 +65,9 @@ pub trait OutboxStore: Send + Sync + 'static {
 /// A shard of an outbox, owned until it is dropped.
 #[async_trait]
 pub trait OutboxShard: Send {
-    /// The oldest unsent rows but those whose ids are `known`, in the order they were added; at
-    /// most `limit`.
-    async fn unsent(&mut self, known: &[i64], limit: usize) -> Result<Vec<OutboxRow>>;
+    /// The oldest unsent rows but those whose ids are `known` and those `but_topics`, in the order
+    /// they were added; at most `limit`.
+    async fn unsent(&mut self, known: &[i64], but_topics: &[Arc<str>], limit: usize) -> Result<Vec<OutboxRow>>;
 
     /// Deletes rows the broker has a receipt for.
     async fn sent(&mut self, ids: &[i64]) -> Result<()>;

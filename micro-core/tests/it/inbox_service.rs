@@ -339,7 +339,7 @@ async fn outgoing(world: &World) -> Vec<Message> {
     let mut messages = Vec::new();
     for shard in 0..micro_core::outbox::SHARD_COUNT {
         let mut owned = world.database.outbox().own(shard).await.unwrap().unwrap();
-        messages.extend(owned.unsent(&[], 100).await.unwrap().into_iter().map(|row| row.message));
+        messages.extend(owned.unsent(&[], &[], 100).await.unwrap().into_iter().map(|row| row.message));
     }
     messages
 }

@@ -19,7 +19,7 @@ use micro_core::{
 };
 use prost::Message as _;
 
-use crate::world::{Ledger, Paid, World, eventually};
+use crate::world::{Deducted, Ledger, Paid, World, eventually};
 
 /// What becomes of a message, by order, seq and how often it was sent before.
 enum Fate {
@@ -186,6 +186,54 @@ async fn a_key_without_receipts_does_not_hold_up_the_others() {
     assert_eq!(broker.tries("stuck", 1), 0);
     broker.assert_no_overlap();
     relay.close().await.unwrap();
+}
+
+/// Whatever is wrong with it: it fails at once, or nothing is heard of it. One key has more rows than
+/// are kept in memory of a shard, and there are more keys than may be on their way.
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_cannot_be_sent_holds_up_no_other() {
+    for failure in [Some(ErrorKind::Unavailable), Some(ErrorKind::PermissionDenied), None] {
+        let world = World::new();
+        let broker = ProbeBroker::new(move |_, seq, _| match (seq, failure) {
+            (10_000.., _) => Fate::Receipt,
+            (_, Some(kind)) => Fate::Fails(kind),
+            (_, None) => Fate::Silent,
+        });
+        world.add(&(0..5_000).map(|seq| Paid::new("stuck", seq)).collect::<Vec<_>>()).await;
+        world.add(&orders(5_000, 1)).await;
+        world.add(&(10_000..10_100).map(|seq| Deducted::new("stuck", seq)).collect::<Vec<_>>()).await;
+        let relay = relay(&world, &broker);
+        relay.start(&Health::new()).await.unwrap();
+        let began = tokio::time::Instant::now();
+        eventually("the other topic's", || broker.taken_count() == 100).await;
+        assert!(began.elapsed() < Duration::from_secs(20), "{failure:?}: {:?}", began.elapsed());
+        assert!(broker.taken()["stuck"].is_sorted(), "{failure:?}");
+        relay.close().await.unwrap();
+    }
+}
+
+/// What was left out while its topic was stuck goes out in order once it is mended.
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_is_mended_sends_all_of_its_rows_in_order() {
+    let world = World::new();
+    let is_stuck = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let stuck = is_stuck.clone();
+    let broker = ProbeBroker::new(move |_, _, _| match stuck.load(std::sync::atomic::Ordering::Relaxed) {
+        true => Fate::Fails(ErrorKind::Unavailable),
+        false => Fate::Receipt,
+    });
+    // Of one shard all of them.
+    world.add(&(0..6_000).map(|seq| Paid::new("one", seq)).collect::<Vec<_>>()).await;
+    let relay = relay(&world, &broker);
+    relay.start(&Health::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    world.add(&(6_000..6_010).map(|seq| Paid::new("one", seq)).collect::<Vec<_>>()).await;
+    is_stuck.store(false, std::sync::atomic::Ordering::Relaxed);
+    eventually("all of them", || broker.taken_count() == 6_010).await;
+    assert_eq!(broker.taken()["one"], (0..6_010).collect::<Vec<_>>());
+    broker.assert_no_overlap();
+    relay.drain(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(counts(&world).await, OutboxCounts::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -406,9 +454,9 @@ impl OutboxStore for FailingOutbox {
 
 #[async_trait]
 impl OutboxShard for FailingShard {
-    async fn unsent(&mut self, known: &[i64], limit: usize) -> Result<Vec<OutboxRow>> {
+    async fn unsent(&mut self, known: &[i64], but_topics: &[Arc<str>], limit: usize) -> Result<Vec<OutboxRow>> {
         maybe_fail(self.failure_in)?;
-        self.inner.unsent(known, limit).await
+        self.inner.unsent(known, but_topics, limit).await
     }
 
     // Slow, as among many writers, and fails before or after its work.
@@ -543,12 +591,12 @@ impl FaultyShard {
 
 #[async_trait]
 impl OutboxShard for FaultyShard {
-    async fn unsent(&mut self, known: &[i64], limit: usize) -> Result<Vec<OutboxRow>> {
+    async fn unsent(&mut self, known: &[i64], but_topics: &[Arc<str>], limit: usize) -> Result<Vec<OutboxRow>> {
         self.check(Fault::Reads)?;
         self.hang(Fault::SilentReads).await;
         let panics = self.fault.lock().unwrap().take_if(|fault| *fault == Fault::Panics).is_some();
         assert!(!panics, "the store panics");
-        self.inner.unsent(known, limit).await
+        self.inner.unsent(known, but_topics, limit).await
     }
 
     async fn sent(&mut self, ids: &[i64]) -> Result<()> {

@@ -195,7 +195,7 @@ impl World {
         self.database.read_all("applied").into_iter().map(|(order, row)| (order, seqs(&row))).collect()
     }
 
-    pub(crate) async fn add(&self, events: &[Paid]) {
+    pub(crate) async fn add<E: Event>(&self, events: &[E]) {
         let outbox = self.outbox();
         self.database.transactions().run(async |tx| outbox.add_all(tx, events).await).await.unwrap();
     }

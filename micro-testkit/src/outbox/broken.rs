@@ -24,6 +24,8 @@ pub enum OutboxFault {
     HasACursor,
     /// Hands out rows that are known.
     ForgetsKnown,
+    /// Hands out rows of topics that are left out.
+    ForgetsTopics,
     /// Hands every second row out in the next shard.
     Scatters,
     /// Gives a shard to everybody who asks.
@@ -134,9 +136,10 @@ impl BrokenShard {
 
 #[async_trait]
 impl OutboxShard for BrokenShard {
-    async fn unsent(&mut self, known: &[i64], limit: usize) -> Result<Vec<OutboxRow>> {
+    async fn unsent(&mut self, known: &[i64], but_topics: &[Arc<str>], limit: usize) -> Result<Vec<OutboxRow>> {
         let known = if self.fault == Some(OutboxFault::ForgetsKnown) { &[] } else { known };
-        let mut rows = self.inner().unsent(known, limit).await?;
+        let but_topics = if self.fault == Some(OutboxFault::ForgetsTopics) { &[] } else { but_topics };
+        let mut rows = self.inner().unsent(known, but_topics, limit).await?;
         match self.fault {
             Some(OutboxFault::Reverses) => rows.reverse(),
             Some(OutboxFault::HasACursor) => {
@@ -186,7 +189,7 @@ struct NoShard;
 
 #[async_trait]
 impl OutboxShard for NoShard {
-    async fn unsent(&mut self, _known: &[i64], _limit: usize) -> Result<Vec<OutboxRow>> {
+    async fn unsent(&mut self, _known: &[i64], _but_topics: &[Arc<str>], _limit: usize) -> Result<Vec<OutboxRow>> {
         Ok(Vec::new())
     }
 

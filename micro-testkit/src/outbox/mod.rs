@@ -4,7 +4,10 @@ mod broken;
 
 pub use broken::{BrokenOutbox, OutboxFault};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use micro_core::{
     Error, ErrorKind, TransactionManagerExt as _,
@@ -30,6 +33,7 @@ macro_rules! outbox_conformance {
             rows_of_one_key_share_a_shard
             a_shard_has_one_owner
             known_rows_are_left_out
+            topics_can_be_left_out
             sent_rows_are_gone_and_parked_rows_are_kept_with_their_cause
             committed_misses_no_commit
         );
@@ -104,10 +108,28 @@ pub async fn known_rows_are_left_out(fixture: &impl DatabaseFixture) {
     let mut shard = own(fixture, fixture.outbox().shard_of(&messages[0])).await;
     let ids: Vec<_> = unsent(&mut *shard, 1000).await.iter().map(|row| row.id).collect();
     let known: Vec<_> = ids[..4].iter().chain(&ids[6..8]).copied().collect();
-    let rows = shard.unsent(&known, 3).await.expect("unsent rows are read");
+    let rows = shard.unsent(&known, &[], 3).await.expect("unsent rows are read");
     let expected = [&messages[4], &messages[5], &messages[8]];
     assert!(rows.iter().map(|row| &row.message).eq(expected), "the oldest unknown rows are read: {rows:?}");
-    assert!(shard.unsent(&ids, 1000).await.expect("no row is read").is_empty(), "every row is known");
+    assert!(shard.unsent(&ids, &[], 1000).await.expect("no row is read").is_empty(), "every row is known");
+}
+
+/// However many of them: rows of other topics behind them are read.
+pub async fn topics_can_be_left_out(fixture: &impl DatabaseFixture) {
+    let topics: Vec<Arc<str>> = (0..20).map(|_| unique("topic").into()).collect();
+    let of_topic = |index: usize, number| message(&topics[index], "key", number);
+    let messages: Vec<_> = (0..60).map(|number| of_topic(number as usize % 20, number)).collect();
+    add(fixture, &messages).await;
+    // Keys are of a topic, and shards of a key alone.
+    let mut shard = own(fixture, fixture.outbox().shard_of(&messages[0])).await;
+    let first = unsent(&mut *shard, 1).await[0].id;
+    for but_count in [0, 1, 2, 5, 19, 20] {
+        let rows = shard.unsent(&[first], &topics[..but_count], 7).await.expect("unsent rows are read");
+        let expected = messages[1..].iter().filter(|message| !topics[..but_count].contains(&message.topic));
+        let expected: Vec<_> = expected.take(7).collect();
+        let rows: Vec<_> = rows.iter().map(|row| &row.message).collect();
+        assert_eq!(rows, expected, "the oldest rows of other topics than {but_count} are read");
+    }
 }
 
 /// All rows of a key are in the shard of the key, and in no other.
@@ -192,7 +214,7 @@ async fn own(fixture: &impl DatabaseFixture, shard: u16) -> Box<dyn OutboxShard>
 }
 
 async fn unsent(shard: &mut dyn OutboxShard, limit: usize) -> Vec<OutboxRow> {
-    shard.unsent(&[], limit).await.expect("unsent rows are read")
+    shard.unsent(&[], &[], limit).await.expect("unsent rows are read")
 }
 
 async fn unsent_everywhere(fixture: &impl DatabaseFixture) -> Vec<Message> {

@@ -244,6 +244,8 @@ mod can_fail {
             OutboxFault::HasACursor => "out of order";
         known_rows_are_left_out:
             OutboxFault::ForgetsKnown => "the oldest unknown rows are read";
+        topics_can_be_left_out:
+            OutboxFault::ForgetsTopics => "the oldest rows of other topics";
         rows_of_one_key_share_a_shard:
             OutboxFault::Scatters => "a row is in the shard of another key",
             OutboxFault::LosesRows => "every row is in one shard";

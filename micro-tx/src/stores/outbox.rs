@@ -1,5 +1,7 @@
 //! The outbox on a table: rows in the order they were added, cut into shards by the hash of the key.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use async_trait::async_trait;
 use micro_core::{
     Error, Result, Tx,
@@ -117,36 +119,50 @@ fn row_values(message: &Message, now: i64) -> Result<[Value; COLUMN_COUNT]> {
 
 struct SqlOutboxShard {
     owned: Owned,
-    select: Unsent,
+    database: SqlDatabase,
+    /// Of rows of all topics, and of all but so many.
+    selects: BTreeMap<usize, Unsent>,
     delete: Widths,
     park: String,
 }
 
 impl SqlOutboxShard {
     fn new(database: &SqlDatabase, owned: Owned) -> Self {
-        // One shard has all rows. Of several, each passes over the others' rows by the primary key:
-        // an index of the shards would cost each transaction more.
-        let buckets: Vec<_> = owned.buckets().iter().map(u16::to_string).collect();
-        let mine = match buckets.len() {
-            16 => String::new(),
-            _ => format!("shard IN ({}) AND", buckets.join(", ")),
-        };
-        let select = |list: &str| {
-            database.prefixed(&format!(
-                "SELECT id, topic, message_key, headers, body FROM micro_outbox \
-                 WHERE {mine} parked_at IS NULL AND id NOT IN ({list}) ORDER BY id LIMIT ?"
-            ))
-        };
         let delete = |ids: &str| {
             database.prefixed(&format!("DELETE FROM micro_outbox WHERE parked_at IS NULL AND id IN ({ids})"))
         };
         let park = "UPDATE micro_outbox SET parked_at = ?, parked_cause = ? WHERE id = ? AND parked_at IS NULL";
         Self {
-            select: Unsent::new(database.dialect().integer_list(), select),
+            database: database.clone(),
+            selects: BTreeMap::new(),
             delete: Widths::new("?", delete),
             park: database.prefixed(park),
             owned,
         }
+    }
+
+    /// Makes the statement that reads rows but those of so many topics, if it is not there.
+    fn prepare(&mut self, but_topic_count: usize) {
+        // One shard has all rows. Of several, each passes over the others' rows by the primary key:
+        // an index of the shards would cost each transaction more.
+        let buckets: Vec<_> = self.owned.buckets().iter().map(u16::to_string).collect();
+        let mine = match buckets.len() {
+            16 => String::new(),
+            _ => format!("shard IN ({}) AND", buckets.join(", ")),
+        };
+        let others = match but_topic_count {
+            0 => String::new(),
+            _ => format!("topic NOT IN ({}) AND", vec!["?"; but_topic_count].join(", ")),
+        };
+        let database = &self.database;
+        let select = |list: &str| {
+            database.prefixed(&format!(
+                "SELECT id, topic, message_key, headers, body FROM micro_outbox \
+                 WHERE {mine} parked_at IS NULL AND {others} id NOT IN ({list}) ORDER BY id LIMIT ?"
+            ))
+        };
+        let unsent = || Unsent::new(database.dialect().integer_list(), select);
+        self.selects.entry(but_topic_count).or_insert_with(unsent);
     }
 }
 
@@ -189,8 +205,15 @@ impl Unsent {
 
 #[async_trait]
 impl OutboxShard for SqlOutboxShard {
-    async fn unsent(&mut self, known: &[i64], count_max: usize) -> Result<Vec<OutboxRow>> {
-        let (statement, mut values) = self.select.but(known);
+    async fn unsent(&mut self, known: &[i64], but_topics: &[Arc<str>], count_max: usize) -> Result<Vec<OutboxRow>> {
+        // In few widths, so that few texts are prepared.
+        let width = if but_topics.is_empty() { 0 } else { but_topics.len().next_power_of_two() };
+        let filling = but_topics.last().map(|last| std::iter::repeat_n(last, width - but_topics.len()));
+        let topics = but_topics.iter().chain(filling.into_iter().flatten());
+        let mut values: Vec<Value> = topics.map(|topic| topic.as_ref().into()).collect();
+        self.prepare(width);
+        let (statement, known) = self.selects[&width].but(known);
+        values.extend(known);
         values.push(limit(count_max));
         let rows = self.owned.fetch_all("outbox.unsent", statement, &values).await?;
         let mut unsent = Vec::with_capacity(rows.len());

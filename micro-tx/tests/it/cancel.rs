@@ -209,7 +209,7 @@ async fn the_stores(ground: &impl Ground) {
     });
     sweep!(ground, database, _number => {
         let mut shard = database.outbox().own(database.outbox().shard_of(&delivery.message)).await.unwrap().unwrap();
-        shard.unsent(&[1], 10).await.unwrap();
+        shard.unsent(&[1], &[], 10).await.unwrap();
         shard.sent(&ids).await.unwrap();
         shard.park(1, &Error::new(ErrorKind::InvalidArgument, "test", "too large")).await.unwrap();
     });

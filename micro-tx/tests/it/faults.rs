@@ -185,7 +185,7 @@ async fn a_frozen_server_hangs_nothing(kind: Server, server: dev_servers::Server
     kind_of(database.begin().await.unwrap_err());
     kind_of(database.fetch_all("SELECT 1", &[]).await.unwrap_err());
     kind_of(database.execute(INSERT, &["single".into(), "2".into()]).await.unwrap_err());
-    kind_of(shard.unsent(&[], 10).await.unwrap_err());
+    kind_of(shard.unsent(&[], &[], 10).await.unwrap_err());
     kind_of(shard.sent(&[1]).await.unwrap_err());
     drop(shard);
     kind_of(database.outbox().own(0).await.err().unwrap());
@@ -195,7 +195,7 @@ async fn a_frozen_server_hangs_nothing(kind: Server, server: dev_servers::Server
     server.resume();
     eventually(PATIENCE, "transactions again", || async { database.begin().await.is_ok() }).await;
     let mut shard = eventually(PATIENCE, "the shard again", || async { database.outbox().own(0).await.unwrap() }).await;
-    assert_eq!(shard.unsent(&[], 10).await.unwrap().len(), 1);
+    assert_eq!(shard.unsent(&[], &[], 10).await.unwrap().len(), 1);
     let rows = database.fetch_all("SELECT code FROM orders WHERE code IN ('open', 'more')", &[]).await.unwrap();
     assert!(rows.is_empty(), "what was not committed is there: {rows:?}");
 }

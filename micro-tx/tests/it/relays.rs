@@ -43,7 +43,8 @@ async fn relays_take_over_from_each_other_on_postgres() {
     }
 }
 
-/// Writes down what it took, by key; refuses what it does not know.
+/// Writes down what it took, by key; refuses what it does not know, and takes nothing of a topic that
+/// is stuck.
 #[derive(Clone, Default)]
 struct Recorder(Arc<Mutex<BTreeMap<String, Vec<u32>>>>, Arc<AtomicBool>);
 
@@ -53,6 +54,9 @@ impl Broker for Recorder {
         tokio::time::sleep(Duration::from_millis(2)).await;
         let mut taken = self.0.lock().unwrap();
         let take = |message: Message| {
+            if message.topic.starts_with("stuck") {
+                return Err(Error::new(ErrorKind::PermissionDenied, "recorder.publish", "no rights"));
+            }
             if &*message.topic != "t" && !self.1.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::InvalidArgument, "recorder.publish", "no such topic"));
             }
@@ -121,6 +125,38 @@ async fn relays_take_over_from_each_other(site: Site) {
         let first: Vec<u32> = seqs.iter().copied().filter(|seq| seen.insert(*seq)).collect();
         assert_eq!(first, (0..ROUND_COUNT).collect::<Vec<_>>(), "{key}: {seqs:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_that_are_stuck_stop_no_other() {
+    let file = File::new();
+    topics_that_are_stuck_stop_none(file.database().await).await;
+    for server in [Server::Mariadb, Server::Postgres] {
+        if let Some(site) = on_servers::site(server).await {
+            topics_that_are_stuck_stop_none(site.database().await).await;
+        }
+    }
+}
+
+/// Each of them has more rows than are kept in memory, before all of the other one's.
+async fn topics_that_are_stuck_stop_none(database: SqlDatabase) {
+    let recorder = Recorder::default();
+    for topic in ["stuck-1", "stuck-2", "stuck-3"] {
+        let events: Vec<_> = (0..5_000).map(|number: u32| Message::keyed(topic, number.to_string(), "0")).collect();
+        retried(&database, &events).await;
+    }
+    let relay = Relay::builder(database.outbox(), Arc::new(recorder.clone())).build();
+    relay.start(&Health::new()).await.unwrap();
+    let events: Vec<_> =
+        (0..1_000).map(|seq: u32| Message::keyed("t", (seq % 100).to_string(), seq.to_string())).collect();
+    retried(&database, &events).await;
+    let outbox = database.outbox();
+    eventually(PATIENCE, "the other topic's are sent", || async {
+        outbox.counts().await.is_ok_and(|counts| counts == OutboxCounts { unsent: 15_000, parked: 0 })
+    })
+    .await;
+    assert!(recorder.0.lock().unwrap().values().all(|seqs| seqs.len() == 10 && seqs.is_sorted()));
+    relay.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

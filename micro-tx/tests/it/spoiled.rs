@@ -38,7 +38,7 @@ pub(crate) async fn rows_that_somebody_spoiled_hide_no_others(database: &SqlData
     }
 
     let mut shard = database.outbox().own(0).await.unwrap().unwrap();
-    let unsent: Vec<_> = shard.unsent(&[], 10).await.unwrap().into_iter().map(|row| row.message).collect();
+    let unsent: Vec<_> = shard.unsent(&[], &[], 10).await.unwrap().into_iter().map(|row| row.message).collect();
     assert_eq!(unsent, [deliveries[0].message.clone(), deliveries[2].message.clone()]);
     assert_eq!(database.outbox().counts().await.unwrap(), OutboxCounts { unsent: 2, parked: 1 });
 

@@ -156,9 +156,9 @@ async fn two_processes_share_an_outbox(site: Site) {
     assert!(other.outbox().own(0).await.unwrap().is_none(), "a shard has two owners");
     assert!(one.outbox().own(0).await.unwrap().is_none(), "the only shard has another's rows");
     let mut second = other.outbox().own(1).await.unwrap().expect("it is free");
-    let count = first.unsent(&[], 100).await.unwrap().len();
+    let count = first.unsent(&[], &[], 100).await.unwrap().len();
     assert!((1..64).contains(&count), "{count} of 64 rows in one of two shards");
-    assert_eq!(second.unsent(&[], 100).await.unwrap().len(), 64 - count);
+    assert_eq!(second.unsent(&[], &[], 100).await.unwrap().len(), 64 - count);
     let third = one.outbox().own(1).await.unwrap().expect("a shard that there is not is free");
     drop((first, second, third));
     eventually(PATIENCE, "the only shard can be owned", || async { one.outbox().own(0).await.unwrap().is_some() })
@@ -169,7 +169,7 @@ async fn an_owner_whose_connection_dies_owns_no_more(site: Site) {
     let (database, other) = (site.database().await, site.database().await);
     database.run(async |tx| database.outbox().add(tx, &messages(3)).await).await.unwrap();
     let mut owned = database.outbox().own(0).await.unwrap().unwrap();
-    let rows = owned.unsent(&[], 10).await.unwrap();
+    let rows = owned.unsent(&[], &[], 10).await.unwrap();
     assert!(other.outbox().own(0).await.unwrap().is_none());
 
     kill_connections(&site, site.name()).await;
@@ -184,9 +184,9 @@ async fn an_owner_whose_connection_dies_owns_no_more(site: Site) {
     for _ in 0..2 {
         let error = owned.sent(&[rows[0].id]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.report());
-        assert_eq!(owned.unsent(&[], 10).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(owned.unsent(&[], &[], 10).await.unwrap_err().kind(), ErrorKind::Unavailable);
     }
-    assert_eq!(taken_over.as_mut().unwrap().unsent(&[], 10).await.unwrap().len(), 3, "a lost owner deleted a row");
+    assert_eq!(taken_over.as_mut().unwrap().unsent(&[], &[], 10).await.unwrap().len(), 3, "a lost owner deleted a row");
     assert!(database.outbox().own(0).await.unwrap().is_none(), "the handle that lost it still stands for it");
     drop(owned);
     assert!(database.outbox().own(0).await.unwrap().is_none(), "a shard has two owners");
@@ -219,7 +219,7 @@ async fn rows_of_one_key_keep_the_order_of_their_transactions(site: Site) {
     });
     futures_util::future::try_join_all(writers.collect::<Vec<_>>()).await.unwrap();
     let mut shard = database.outbox().own(0).await.unwrap().unwrap();
-    let rows = shard.unsent(&[], 1_000).await.unwrap();
+    let rows = shard.unsent(&[], &[], 1_000).await.unwrap();
     let seqs: Vec<u32> =
         rows.iter().map(|row| std::str::from_utf8(&row.message.body).unwrap().parse().unwrap()).collect();
     assert_eq!(seqs, (0..120).collect::<Vec<_>>());

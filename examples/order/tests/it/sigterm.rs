@@ -91,8 +91,12 @@ async fn check_rows(url: &str, accepted: &BTreeSet<i64>) {
     let store = database.outbox();
     for shard in 0..SHARD_COUNT {
         let Some(mut shard) = store.own(shard).await.unwrap() else { continue };
-        for row in
-            shard.unsent(&[], 100_000).await.unwrap().into_iter().filter(|row| &*row.message.topic == "OrderStatus")
+        for row in shard
+            .unsent(&[], &[], 100_000)
+            .await
+            .unwrap()
+            .into_iter()
+            .filter(|row| &*row.message.topic == "OrderStatus")
         {
             assert!(BaseEvent::decode(row.message.body.clone()).is_ok());
             told.insert(std::str::from_utf8(row.message.key.as_deref().unwrap()).unwrap().parse().unwrap());

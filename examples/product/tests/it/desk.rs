@@ -90,7 +90,7 @@ impl Desk {
         let mut rows = Vec::new();
         for shard in 0..SHARD_COUNT {
             let mut shard = store.own(shard).await.unwrap().expect("no relay runs");
-            rows.extend(shard.unsent(&[], 10_000).await.unwrap());
+            rows.extend(shard.unsent(&[], &[], 10_000).await.unwrap());
         }
         rows.sort_by(|a, b| (&a.message.topic, a.id).cmp(&(&b.message.topic, b.id)));
         rows.into_iter().map(|row| row.message).collect()

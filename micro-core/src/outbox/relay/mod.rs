@@ -1,6 +1,7 @@
 //! Sends what the outbox holds: in order by key, at most one unacknowledged message of a key.
 
 mod backlog;
+mod share;
 mod worker;
 
 use std::{
@@ -139,7 +140,10 @@ impl<P> RelayBuilder<P> {
 /// Its health is not serving while the store's shards, its reads or its deletions have failed for
 /// 10 s, and degraded while every send has: events wait, callers are served.
 ///
-/// Rows that cannot be sent and are more than 4,096 in a shard hold up the rest of it.
+/// A topic that cannot be sent (its partition has no leader, say, or rights are missing) holds up no
+/// other one: it has at most three quarters of what is kept in memory of a shard, 3,072 of 4,096
+/// rows, and of [`in_flight_count_max`](RelayConfig::in_flight_count_max); several have less each.
+/// Its further rows, of whatever key, stay in the store until it goes on.
 pub struct Relay<P> {
     name: String,
     store: Arc<dyn OutboxStore>,

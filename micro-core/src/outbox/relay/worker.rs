@@ -37,8 +37,9 @@ const DELETE_LINGER: Duration = Duration::from_millis(50);
 /// one of few rows comes after so many times its duration at the earliest.
 const DELETE_PAUSE_FACTOR: u32 = 5;
 
-/// The most rows of one shard that are kept in memory.
-const KNOWN_COUNT_MAX: usize = 4_096;
+/// How long a topic is full before the shard is read without it: one that moves is so for a moment,
+/// and to look behind its rows for others costs the store more than to wait.
+const LEAVE_OUT_AFTER: Duration = Duration::from_millis(200);
 
 /// No setting makes a wave wait for longer than what a receipt may take by default.
 const WAVE_WAIT_LIMIT: Duration = Duration::from_secs(30);
@@ -110,6 +111,12 @@ struct Slot {
     is_away: bool,
     /// There may be rows that were not read.
     is_dirty: bool,
+    /// Since when some topic is full.
+    full_since: Option<Instant>,
+    /// Topics that were left out when it was read last.
+    left_out: Vec<Arc<str>>,
+    /// Not to read before: a read that leaves topics out may pass over many rows.
+    read_at: Option<Instant>,
     /// Rows with a receipt that are still in the store.
     sent: Vec<i64>,
     /// Not to delete before.
@@ -139,9 +146,9 @@ where
         Self {
             store,
             publish,
-            config,
             slots: (0..SHARD_COUNT).map(|_| Slot::default()).collect(),
-            backlog: Backlog::default(),
+            backlog: Backlog::new(config.in_flight_count_max),
+            config,
             wave: Wave::default(),
             on_their_way: FuturesUnordered::new(),
             deletions: FuturesUnordered::new(),
@@ -181,6 +188,7 @@ where
         self.backlog.wake(now);
         // Before the read, which would bring the rows again that are about to go.
         self.delete(now);
+        self.look_at_topics(now);
         self.read_and_send().await;
         self.watches_mut().into_iter().for_each(FailureWatch::look);
     }
@@ -213,7 +221,9 @@ where
         let watches = [&self.own_watch, &self.read_watch, &self.delete_watch, &self.publish_watch];
         let watches = watches.map(FailureWatch::looks_at);
         let deletes = self.slots.iter().filter(|slot| slot.may_delete()).filter_map(|slot| slot.delete_at);
-        lasting.into_iter().chain(watches).flatten().chain(deletes).min().expect("poll_at is always there")
+        let reads = (0..SHARD_COUNT).filter(|shard| !is_full && self.may_read(*shard));
+        let reads = reads.filter_map(|shard| self.slots[usize::from(shard)].reads_at());
+        lasting.into_iter().chain(watches).flatten().chain(deletes).chain(reads).min().expect("poll_at is always there")
     }
 
     fn watches_mut(&mut self) -> [&mut FailureWatch; 4] {
@@ -244,13 +254,26 @@ where
         shards.iter().for_each(|shard| self.slots[usize::from(shard)].is_dirty = true);
     }
 
+    /// Which shards have topics that are full, and which topics that were left out are so no more.
+    fn look_at_topics(&mut self, now: Instant) {
+        for (shard, slot) in (0..SHARD_COUNT).zip(&mut self.slots) {
+            let full = self.backlog.full_topics(shard);
+            if slot.left_out.iter().any(|topic| !full.contains(topic)) {
+                slot.left_out.clear();
+                slot.is_dirty = true;
+            }
+            slot.full_since = if full.is_empty() { None } else { slot.full_since.or(Some(now)) };
+        }
+    }
+
     /// A shard is read when it may have more and nothing that is known of it can be sent.
     fn wants_read(&self, shard: u16) -> bool {
+        self.may_read(shard) && self.slots[usize::from(shard)].reads_at().is_none_or(|at| at <= Instant::now())
+    }
+
+    fn may_read(&self, shard: u16) -> bool {
         let slot = &self.slots[usize::from(shard)];
-        slot.is_dirty
-            && slot.owned.is_some()
-            && !self.backlog.has_ready_of(shard)
-            && self.backlog.known_count(shard) < KNOWN_COUNT_MAX
+        slot.is_dirty && slot.owned.is_some() && !self.backlog.has_ready_of(shard) && !self.backlog.is_shard_full(shard)
     }
 
     /// The next wave, unless the last one still holds it.
@@ -276,14 +299,17 @@ where
     /// Reads a shard's new rows; `false` when the store failed.
     async fn read_shard(&mut self, shard: u16) -> bool {
         let limit = self.config.wave_count_max.max(1);
-        let known = self.backlog.known(shard);
+        let (known, full) = (self.backlog.known(shard), self.backlog.full_topics(shard));
         let slot = &mut self.slots[usize::from(shard)];
         let Some(owned) = slot.owned.as_mut() else { return true };
-        match in_time(self.config.store_timeout, "outbox.unsent", owned.unsent(&known, limit)).await {
+        let began_at = Instant::now();
+        match in_time(self.config.store_timeout, "outbox.unsent", owned.unsent(&known, &full, limit)).await {
             Ok(rows) => {
                 let read_count = rows.len();
                 let new_count = self.backlog.add(shard, rows);
                 slot.is_dirty = read_count >= limit;
+                slot.read_at = (!full.is_empty()).then(|| Instant::now() + began_at.elapsed());
+                slot.left_out = self.backlog.full_topics(shard);
                 if new_count > 0 {
                     self.poll_interval = POLL_INTERVAL_MIN;
                 }
@@ -467,6 +493,11 @@ impl Slot {
             self.delete_at = self.delete_at.max(Some(Instant::now() + DELETE_LINGER));
         }
         self.sent.push(id);
+    }
+
+    /// When it may be read at the earliest; `None` where nothing is in the way.
+    fn reads_at(&self) -> Option<Instant> {
+        self.full_since.map(|since| since + LEAVE_OUT_AFTER).max(self.read_at)
     }
 
     fn may_delete(&self) -> bool {
