@@ -124,8 +124,11 @@ impl SqlDatabase {
     }
 
     /// Uses a pool that exists already; it stays its owner's, as do its settings. Transactions are
-    /// READ COMMITTED. sqlx's pool pings when it gets a connection back, so that each transaction
-    /// costs a round trip more than with [`connect`](Self::connect).
+    /// READ COMMITTED. A connection is waited for as long as the pool's `acquire_timeout` says. Who
+    /// migrates, and who relays the outbox, takes one out of the pool for as long as that lasts, and the
+    /// pool opens another in its place: one more than its `max_connections`, which may be 1. sqlx's
+    /// pool pings when it gets a connection back, so that each transaction costs a round trip more than
+    /// with [`connect`](Self::connect).
     #[cfg(feature = "mysql")]
     pub fn from_mysql_pool(pool: sqlx::MySqlPool) -> Self {
         Self::from_pool(Connections::MySql(ServerConnections::from_pool(pool)))

@@ -121,7 +121,7 @@ impl<D: Driver> ServerConnections<D> {
 
     /// Asks the server whether it answers, on a connection that is kept for the next time: those of
     /// the pool may all be busy, which is no fault of the server's. A user's own pool is asked for
-    /// one, so that none of its connections is taken for good.
+    /// one, so that there is none beside it for good.
     pub(crate) async fn ping(&self, kept: &mut Option<Lease<D>>) -> Result<()> {
         let call = self.call("sql.ping", "SELECT 1", &[])?;
         if self.pool.is_shared() {

@@ -88,7 +88,8 @@ impl<D: Driver> Pool<D> {
         Self { inner: Arc::new(Inner { source, idle: Mutex::default(), slots, limits }) }
     }
 
-    /// Waits for a turn. The lease has no connection before its `connect` or `begin`.
+    /// Waits for a turn, in a user's own pool for a connection. Else the lease has none before its
+    /// `connect` or `begin`.
     pub(crate) async fn lease(&self, operation: &'static str) -> Result<Lease<D>> {
         let slots = self.inner.slots.clone();
         let slot = match slots.clone().try_acquire_owned() {
@@ -104,7 +105,14 @@ impl<D: Driver> Pool<D> {
                 slot.map_err(|_| Error::new(ErrorKind::Unavailable, operation, "the database is closed"))?
             }
         };
-        Ok(Lease { inner: self.inner.clone(), connection: None, state: State::Clean, is_kept: true, slot: Some(slot) })
+        let mut lease =
+            Lease { inner: self.inner.clone(), connection: None, state: State::Clean, is_kept: true, slot: Some(slot) };
+        // The owner's pool has turns of its own: who waits for one can go away here, and not once what
+        // follows is shielded.
+        if self.is_shared() {
+            lease.connect(operation).await?;
+        }
+        Ok(lease)
     }
 
     /// Whether the connections are a user's own pool's.
@@ -112,11 +120,18 @@ impl<D: Driver> Pool<D> {
         matches!(self.inner.source, Source::Shared(_))
     }
 
-    /// A connection of its own that is not counted and is closed when it is dropped.
+    /// A connection of its own that is not counted and is closed when it is dropped. Of a user's own
+    /// pool it takes one out, set up as its owner wants them, in whose place the pool can open another.
     pub(crate) async fn dedicated(&self, operation: &'static str) -> Result<Lease<D>> {
         let mut lease =
             Lease { inner: self.inner.clone(), connection: None, state: State::Clean, is_kept: false, slot: None };
-        lease.connection = Some(self.inner.open(operation).await?);
+        lease.connection = Some(match self.inner.open(operation).await? {
+            Connection::Pooled(connection) => {
+                let expires_at = Instant::now() + self.inner.limits.connection_lifetime;
+                Connection::Own(Established { connection: connection.detach(), expires_at })
+            }
+            own => own,
+        });
         Ok(lease)
     }
 

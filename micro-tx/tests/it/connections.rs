@@ -7,7 +7,8 @@ use micro_testkit::eventually;
 use micro_tx::{SqlDatabase, SqlTxExt as _};
 
 use crate::{
-    on_servers::{INSERT, PATIENCE, UPDATE, kill_connections, on_each_server, site},
+    on_servers::{INSERT, PATIENCE, UPDATE, kill_connections, messages, on_each_server, site},
+    proxy::Proxy,
     server::{Server, Site},
 };
 
@@ -18,6 +19,8 @@ on_each_server! {
     a_connection_that_dies_in_a_transaction_undoes_it
     a_connection_grows_only_so_old
     a_pool_of_somebody_else_stays_his
+    one_connection_of_somebody_else_is_enough_to_migrate_to_relay_and_to_serve
+    who_gives_up_waiting_for_a_pool_of_somebody_else_leaves_nothing_behind
     what_cannot_be_connected_to_says_why
 }
 
@@ -147,6 +150,31 @@ async fn a_pool_of_somebody_else_stays_his(site: Site) {
     tx.commit().await.unwrap();
     database.close().await;
     assert_eq!(database.fetch_all("SELECT * FROM orders", &[]).await.unwrap().len(), 5, "his pool is still open");
+}
+
+async fn one_connection_of_somebody_else_is_enough_to_migrate_to_relay_and_to_serve(site: Site) {
+    let database = site.database_on_a_pool(site.address(), 1).await;
+    let mut shard = database.outbox().own(0).await.unwrap().expect("it is free");
+    database.run(async |tx| database.outbox().add(tx, &messages(3)).await).await.unwrap();
+    let rows = shard.unsent(&[], &[], 10).await.unwrap();
+    assert_eq!(rows.len(), 3);
+    let _open = database.begin().await.unwrap();
+    shard.sent(&[rows[0].id]).await.unwrap();
+    assert_eq!(shard.unsent(&[], &[], 10).await.unwrap().len(), 2);
+}
+
+async fn who_gives_up_waiting_for_a_pool_of_somebody_else_leaves_nothing_behind(site: Site) {
+    let proxy = Proxy::before(site.address().to_owned()).await;
+    let database = site.database_on_a_pool(&proxy.address(), 1).await;
+    let open = database.begin().await.unwrap();
+    let impatient = (0..20).map(|_| tokio::time::timeout(Duration::from_millis(100), database.begin()));
+    let outcomes = futures_util::future::join_all(impatient).await;
+    assert!(outcomes.iter().all(Result::is_err), "there is one connection, and it is in use");
+    let count_before = proxy.round_trip_count();
+    open.commit().await.unwrap();
+    database.begin().await.unwrap().commit().await.unwrap();
+    let count = proxy.round_trip_count() - count_before;
+    assert!(count < 10, "{count} round trips for two commits and a begin");
 }
 
 /// One line that names the database and its address, and what to look at; no secret.

@@ -167,6 +167,11 @@ async fn parked_rows_are_sent_in_order_after_their_release() {
         if let Some(site) = on_servers::site(server).await {
             parked_rows_are_sent_after_their_release(site.database().await).await;
         }
+        // A pool of somebody else, of one connection.
+        if let Some(site) = on_servers::site(server).await {
+            let database = site.database_on_a_pool(site.address(), 1).await;
+            parked_rows_are_sent_after_their_release(database).await;
+        }
     }
 }
 

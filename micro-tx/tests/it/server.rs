@@ -5,7 +5,9 @@ use std::time::Duration;
 use dev_servers::Kind;
 use micro_testkit::{Missing, unique};
 use micro_tx::{SqlConfig, SqlDatabase};
-use sqlx::{Connection as _, Executor as _, MySqlConnection, PgConnection};
+use sqlx::{
+    Connection as _, Executor as _, MySqlConnection, PgConnection, mysql::MySqlPoolOptions, postgres::PgPoolOptions,
+};
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +60,32 @@ impl Site {
         database.execute_script(table).await.unwrap();
         database
     }
+
+    /// On a pool of somebody else with so many connections, to the server at `address`.
+    pub(crate) async fn database_on_a_pool(&self, address: &str, connection_count_max: u32) -> SqlDatabase {
+        let url = self.url().replace(self.address(), address);
+        let patience = Duration::from_secs(5);
+        let database = match self.server {
+            Server::Mariadb => {
+                let options = MySqlPoolOptions::new().max_connections(connection_count_max).acquire_timeout(patience);
+                SqlDatabase::from_mysql_pool(options.connect(&url).await.unwrap())
+            }
+            Server::Postgres => {
+                let options = PgPoolOptions::new().max_connections(connection_count_max).acquire_timeout(patience);
+                SqlDatabase::from_postgres_pool(options.connect(&url).await.unwrap())
+            }
+        };
+        database.migrate().await.unwrap();
+        database
+    }
 }
 
 impl Site {
+    /// Host and port.
+    pub(crate) fn address(&self) -> &str {
+        self.base.rsplit_once('@').unwrap().1
+    }
+
     pub(crate) fn base(&self) -> &str {
         &self.base
     }
