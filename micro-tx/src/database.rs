@@ -28,7 +28,7 @@ use crate::{
     migrate,
     ping::SqlPing,
     row::Row,
-    stores::{self, Owner, SqlBarrier, SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked, SqlSagaLog},
+    stores::{self, Owner, OwnerSettings, SqlBarrier, SqlDeadLetters, SqlInbox, SqlOutbox, SqlParked, SqlSagaLog},
     transaction::{SqlTx, SqlTxExt as _},
     value::Value,
 };
@@ -88,8 +88,9 @@ impl SqlDatabase {
             "postgres" | "postgresql" => Connections::Postgres(ServerConnections::connect(&config).await?),
             _ => return Err(unknown_scheme(&config.url)),
         };
-        let shard_count = checked_shard_count(&config)?;
-        Ok(Self::new(connections, table_prefix, shard_count))
+        let settings =
+            OwnerSettings { shard_count: checked_shard_count(&config)?, timeout: config.outbox_owner_timeout };
+        Ok(Self::new(connections, table_prefix, settings))
     }
 
     /// Opens the database at `url` with the default settings.
@@ -108,7 +109,8 @@ impl SqlDatabase {
     pub fn from_sqlite_pool(pool: sqlx::SqlitePool) -> Self {
         let config = SqlConfig::default();
         let connections = SqliteConnections::from_pool(pool, config.write_acquire_timeout);
-        Self::new(Connections::Sqlite(connections), config.table_prefix, 1)
+        let settings = OwnerSettings { shard_count: 1, timeout: config.outbox_owner_timeout };
+        Self::new(Connections::Sqlite(connections), config.table_prefix, settings)
     }
 
     /// As [`from_sqlite_pool`](Self::from_sqlite_pool), with another prefix for our tables.
@@ -119,8 +121,10 @@ impl SqlDatabase {
     #[cfg(feature = "sqlite")]
     pub fn from_sqlite_pool_with_prefix(pool: sqlx::SqlitePool, table_prefix: &str) -> Result<Self> {
         let table_prefix = checked_prefix(table_prefix)?.to_owned();
-        let connections = SqliteConnections::from_pool(pool, SqlConfig::default().write_acquire_timeout);
-        Ok(Self::new(Connections::Sqlite(connections), table_prefix, 1))
+        let config = SqlConfig::default();
+        let connections = SqliteConnections::from_pool(pool, config.write_acquire_timeout);
+        let settings = OwnerSettings { shard_count: 1, timeout: config.outbox_owner_timeout };
+        Ok(Self::new(Connections::Sqlite(connections), table_prefix, settings))
     }
 
     /// Uses a pool that exists already; it stays its owner's, as do its settings. Transactions are
@@ -143,13 +147,14 @@ impl SqlDatabase {
     #[cfg(any(feature = "mysql", feature = "postgres"))]
     fn from_pool(connections: Connections) -> Self {
         let config = SqlConfig::default();
-        Self::new(connections, config.table_prefix, config.outbox_shard_count)
+        let settings = OwnerSettings { shard_count: config.outbox_shard_count, timeout: config.outbox_owner_timeout };
+        Self::new(connections, config.table_prefix, settings)
     }
 
-    fn new(connections: Connections, table_prefix: String, outbox_shard_count: u16) -> Self {
+    fn new(connections: Connections, table_prefix: String, settings: OwnerSettings) -> Self {
         let inner = Inner {
             id: ManagerId::unique(),
-            owner: Owner::new(&connections, &table_prefix, outbox_shard_count),
+            owner: Owner::new(&connections, &table_prefix, settings),
             connections,
             table_prefix,
             committed: CommitSignal::default(),

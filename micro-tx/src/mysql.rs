@@ -1,6 +1,6 @@
 //! MySQL and MariaDB by sqlx: the session, how values are bound, and how columns are read.
 
-use std::{str::FromStr as _, sync::Arc};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use micro_core::{Error, ErrorKind, Result};
@@ -54,6 +54,12 @@ impl Driver for MySql {
         );
         Self::script(&mut connection, &script).await?;
         Ok(connection)
+    }
+
+    fn ends_after_silence(limit: Duration) -> String {
+        // The second one is how long it tries to send an answer to somebody who is not there.
+        let seconds = limit.as_secs().max(1);
+        format!("SET SESSION wait_timeout = {seconds}, SESSION net_write_timeout = {seconds}")
     }
 
     async fn begin(connection: &mut MySqlConnection, is_set_up: bool) -> Result<(), sqlx::Error> {

@@ -1,6 +1,6 @@
 //! PostgreSQL by sqlx: the session, how values are bound, and how columns are read.
 
-use std::{str::FromStr as _, sync::Arc};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use micro_core::{Error, ErrorKind, Result};
@@ -54,6 +54,18 @@ impl Driver for Postgres {
         );
         Self::script(&mut connection, &script).await?;
         Ok(connection)
+    }
+
+    fn ends_after_silence(limit: Duration) -> String {
+        let (millis, seconds) = (limit.as_millis().max(1), (limit.as_secs() / 3).max(1));
+        // By TCP as well: while an answer cannot be sent nothing is idle, and versions before 14 have
+        // no limit for a session outside of a transaction. On a socket of Unix these say nothing.
+        format!(
+            "SELECT set_config(name, text, false) FROM (VALUES ('idle_session_timeout', '{millis}'), \
+             ('idle_in_transaction_session_timeout', '{millis}'), ('tcp_user_timeout', '{millis}'), \
+             ('tcp_keepalives_idle', '{seconds}'), ('tcp_keepalives_interval', '{seconds}'), \
+             ('tcp_keepalives_count', '2')) AS wanted (name, text) JOIN pg_settings USING (name)"
+        )
     }
 
     async fn begin(connection: &mut PgConnection, _is_set_up: bool) -> Result<(), sqlx::Error> {

@@ -24,6 +24,9 @@ pub(crate) trait Driver: sqlx::Database<Connection: Sync, Arguments: Send> {
         session: &Session,
     ) -> impl Future<Output = Result<Self::Connection, sqlx::Error>> + Send;
 
+    /// What makes the server end a session whose client says nothing for so long.
+    fn ends_after_silence(limit: Duration) -> String;
+
     /// Begins a transaction in READ COMMITTED, in one round trip. `is_set_up` says that the session
     /// is one of [`connect`](Self::connect).
     fn begin(

@@ -1,6 +1,9 @@
 //! The connection that holds the locks of the relay, and reads and deletes the rows under them.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use micro_core::{Error, ErrorKind, Result, transaction::shielded};
 use tokio::sync::Mutex;
@@ -8,9 +11,18 @@ use tokio::sync::Mutex;
 use super::{Driver, Lease, ServerConnections, statements::Call};
 use crate::{row::Row, value::Value};
 
+/// How often in [`owner_timeout`](LockConnection::new) the server hears something, and for which part
+/// of it an answer is waited for.
+const HEARTBEATS_A_TIMEOUT: u32 = 6;
+const HEARTBEAT_PATIENCE: u32 = 3;
+
+/// MySQL's limits are whole seconds, and a busy machine may take one.
+const OWNER_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+
 /// One connection for all shards that this process owns. A lock lives as long as the connection: a
 /// statement under it is sent on that very connection, so that nobody else can be the owner by the
-/// time it runs.
+/// time it runs. A server that hears nothing from it for the owner's time limit ends it, and so frees
+/// the locks of a process whose machine is gone; while it lives, it says something in time.
 pub(crate) struct LockConnection<D: Driver> {
     shared: Arc<Shared<D>>,
 }
@@ -18,6 +30,7 @@ pub(crate) struct LockConnection<D: Driver> {
 struct Shared<D: Driver> {
     connections: ServerConnections<D>,
     table_prefix: String,
+    owner_timeout: Duration,
     current: Mutex<Current<D>>,
 }
 
@@ -37,9 +50,10 @@ pub(crate) struct Locked<D: Driver> {
 }
 
 impl<D: Driver> LockConnection<D> {
-    pub(crate) fn new(connections: ServerConnections<D>, table_prefix: &str) -> Self {
+    pub(crate) fn new(connections: ServerConnections<D>, table_prefix: &str, owner_timeout: Duration) -> Self {
         let current = Mutex::new(Current { lease: None, number: 0, handle_count: 0 });
-        Self { shared: Arc::new(Shared { connections, table_prefix: table_prefix.to_owned(), current }) }
+        let owner_timeout = owner_timeout.max(OWNER_TIMEOUT_MIN);
+        Self { shared: Arc::new(Shared { connections, table_prefix: table_prefix.to_owned(), owner_timeout, current }) }
     }
 
     /// Takes the locks of all these buckets, or none of them.
@@ -48,9 +62,12 @@ impl<D: Driver> LockConnection<D> {
         shielded("outbox.own", async move {
             let mut current = shared.current.lock().await;
             if current.lease.is_none() {
-                current.lease = Some(shared.connections.dedicated("outbox.own").await?);
+                let mut lease = shared.connections.dedicated("outbox.own").await?;
+                lease.script("outbox.own", &D::ends_after_silence(shared.owner_timeout)).await?;
+                current.lease = Some(lease);
                 current.number += 1;
                 current.handle_count = 0;
+                tokio::spawn(heartbeats(Arc::downgrade(&shared), current.number));
             }
             let statement = D::DIALECT.lock(&shared.table_prefix, &buckets);
             let call = shared.connections.call("outbox.own", &statement, &[])?;
@@ -165,6 +182,27 @@ impl<D: Driver> Current<D> {
     fn look(&mut self) {
         if self.lease.as_ref().is_some_and(|lease| !lease.is_connected()) {
             self.lease = None;
+        }
+    }
+}
+
+/// Says something to the server now and then, until the connection of this number is gone: there may
+/// be nothing to read or delete for long.
+async fn heartbeats<D: Driver>(shared: Weak<Shared<D>>, number: u64) {
+    loop {
+        let Some(interval) = shared.upgrade().map(|shared| shared.owner_timeout / HEARTBEATS_A_TIMEOUT) else { return };
+        tokio::time::sleep(interval).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let mut current = shared.current.lock().await;
+        if current.check("outbox.heartbeat", number).is_err() {
+            return;
+        }
+        let Ok(call) = shared.connections.call("outbox.heartbeat", "SELECT 1", &[]) else { return };
+        let limit = shared.owner_timeout / HEARTBEAT_PATIENCE;
+        let answer = tokio::time::timeout(limit, current.fetch_all("outbox.heartbeat", call)).await;
+        if answer.is_err() {
+            tracing::warn!(limit_ms = limit.as_millis(), "the database did not answer, giving the outbox's locks up");
+            current.lease = None;
         }
     }
 }

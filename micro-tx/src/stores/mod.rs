@@ -14,7 +14,7 @@ pub use barrier::SqlBarrier;
 pub(crate) use dead_letters::SqlDeadLetters;
 pub(crate) use inbox::SqlInbox;
 pub(crate) use outbox::{SqlOutbox, release};
-pub(crate) use owner::Owner;
+pub(crate) use owner::{Owner, OwnerSettings};
 pub(crate) use parked::SqlParked;
 pub(crate) use sagas::{SqlSagaLog, release as release_sagas};
 

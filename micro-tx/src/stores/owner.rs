@@ -1,5 +1,7 @@
 //! Who relays which shard: by locks of this process on SQLite, by the server's locks elsewhere.
 
+use std::time::Duration;
+
 use micro_core::{
     Error, ErrorKind, Result,
     outbox::{SHARD_COUNT, ShardLease, ShardLocks},
@@ -24,6 +26,15 @@ pub(crate) struct Owner {
     locks: Locks,
 }
 
+/// How the outbox is shared.
+#[derive(Clone, Copy)]
+pub(crate) struct OwnerSettings {
+    pub(crate) shard_count: u16,
+    /// How long an owner may be silent.
+    #[cfg_attr(not(any(feature = "mysql", feature = "postgres")), expect(dead_code, reason = "for servers"))]
+    pub(crate) timeout: Duration,
+}
+
 enum Locks {
     #[cfg(feature = "sqlite")]
     InProcess,
@@ -34,20 +45,22 @@ enum Locks {
 }
 
 impl Owner {
-    pub(crate) fn new(connections: &Connections, table_prefix: &str, shard_count: u16) -> Self {
+    pub(crate) fn new(connections: &Connections, table_prefix: &str, settings: OwnerSettings) -> Self {
         let locks = match connections {
             #[cfg(feature = "sqlite")]
             Connections::Sqlite(_) => Locks::InProcess,
             #[cfg(feature = "mysql")]
-            Connections::MySql(connections) => Locks::MySql(LockConnection::new(connections.clone(), table_prefix)),
+            Connections::MySql(connections) => {
+                Locks::MySql(LockConnection::new(connections.clone(), table_prefix, settings.timeout))
+            }
             #[cfg(feature = "postgres")]
             Connections::Postgres(connections) => {
-                Locks::Postgres(LockConnection::new(connections.clone(), table_prefix))
+                Locks::Postgres(LockConnection::new(connections.clone(), table_prefix, settings.timeout))
             }
         };
         #[cfg(not(any(feature = "mysql", feature = "postgres")))]
         let _ = table_prefix;
-        Self { local: ShardLocks::default(), shard_count, locks }
+        Self { local: ShardLocks::default(), shard_count: settings.shard_count, locks }
     }
 
     /// The shard of a bucket.

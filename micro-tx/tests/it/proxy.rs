@@ -1,4 +1,4 @@
-//! A TCP proxy before a server that counts round trips, and keeps answers back.
+//! A TCP proxy before a server that counts round trips, keeps answers back, and goes silent.
 
 use std::sync::{
     Arc,
@@ -8,6 +8,7 @@ use std::sync::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 
 /// Counts how often a client sent something after the server had spoken.
@@ -15,6 +16,7 @@ pub(crate) struct Proxy {
     port: u16,
     round_trips: Arc<AtomicU64>,
     is_cutting: Arc<AtomicBool>,
+    silence: Arc<Notify>,
 }
 
 impl Proxy {
@@ -24,14 +26,22 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let round_trips = Arc::<AtomicU64>::default();
         let is_cutting = Arc::<AtomicBool>::default();
-        let (count, cuts) = (round_trips.clone(), is_cutting.clone());
+        let silence = Arc::<Notify>::default();
+        let (count, cuts, silenced) = (round_trips.clone(), is_cutting.clone(), silence.clone());
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(&address).await.unwrap();
-                tokio::spawn(carry(client, server, count.clone(), cuts.clone()));
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut server = TcpStream::connect(&address).await.unwrap();
+                let (count, cuts, silenced) = (count.clone(), cuts.clone(), silenced.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = carry(&mut client, &mut server, count, cuts) => {}
+                        // Both stay open, as where a machine lost its power.
+                        () = silenced.notified() => std::future::pending().await,
+                    }
+                });
             }
         });
-        Self { port, round_trips, is_cutting }
+        Self { port, round_trips, is_cutting, silence }
     }
 
     pub(crate) fn address(&self) -> String {
@@ -43,12 +53,22 @@ impl Proxy {
         self.is_cutting.store(is_cutting, Ordering::SeqCst);
     }
 
+    /// From now on nothing comes through the connections that there are, and none of them ends.
+    pub(crate) fn silence(&self) {
+        self.silence.notify_waiters();
+    }
+
     pub(crate) fn round_trip_count(&self) -> u64 {
         self.round_trips.load(Ordering::SeqCst)
     }
 }
 
-async fn carry(mut client: TcpStream, mut server: TcpStream, round_trips: Arc<AtomicU64>, is_cutting: Arc<AtomicBool>) {
+async fn carry(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    round_trips: Arc<AtomicU64>,
+    is_cutting: Arc<AtomicBool>,
+) {
     let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
     let mut has_server_spoken = true;
     loop {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use micro_core::{
     Error, ErrorKind, Result, TransactionManager as _, TransactionManagerExt as _,
     broker::{Delivery, Message},
-    outbox::OutboxCounts,
+    outbox::{OutboxCounts, OutboxShard},
     parked::Parking,
 };
 use micro_testkit::eventually;
@@ -15,6 +15,7 @@ use crate::{
     on_servers::{
         INSERT, PATIENCE, UPDATE, connected, kill_connections, messages, on_each_server, site, waiting_count,
     },
+    proxy::Proxy,
     server::{Server, Site},
 };
 
@@ -25,6 +26,8 @@ on_each_server! {
     two_processes_migrate_at_once
     two_processes_share_an_outbox
     an_owner_whose_connection_dies_owns_no_more
+    an_owner_of_whom_nothing_is_heard_owns_no_more
+    an_owner_with_nothing_to_do_stays_the_owner
     rows_of_one_key_keep_the_order_of_their_transactions
     rows_that_somebody_spoiled_hide_no_others
 }
@@ -163,6 +166,50 @@ async fn two_processes_share_an_outbox(site: Site) {
     drop((first, second, third));
     eventually(PATIENCE, "the only shard can be owned", || async { one.outbox().own(0).await.unwrap().is_some() })
         .await;
+}
+
+/// A machine without power or network says no farewell.
+async fn an_owner_of_whom_nothing_is_heard_owns_no_more(site: Site) {
+    let proxy = Proxy::before(site.address().to_owned()).await;
+    let mut config = site.config();
+    config.outbox_owner_timeout = Duration::from_secs(2);
+    config.url = config.url.replace(site.address(), &proxy.address());
+    let (database, other) = (site.database_with(config).await, site.database().await);
+    for _ in 0..2 {
+        let owned = taken(&database).await;
+        assert!(other.outbox().own(0).await.unwrap().is_none(), "a shard has two owners");
+        proxy.silence();
+        drop(taken(&other).await);
+        // Nor does it lock itself out.
+        drop(owned);
+        drop(taken(&database).await);
+    }
+}
+
+/// The outbox's only shard, once it is free.
+async fn taken(database: &SqlDatabase) -> Box<dyn OutboxShard> {
+    let taking = async {
+        loop {
+            if let Ok(Some(owned)) = database.outbox().own(0).await {
+                return owned;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, taking).await.expect("it becomes free")
+}
+
+async fn an_owner_with_nothing_to_do_stays_the_owner(site: Site) {
+    let mut config = site.config();
+    config.outbox_owner_timeout = Duration::from_secs(2);
+    let (database, other) = (site.database_with(config).await, site.database().await);
+    let mut owned = database.outbox().own(0).await.unwrap().expect("it is free");
+    let began_at = std::time::Instant::now();
+    while began_at.elapsed() < Duration::from_secs(5) {
+        assert!(other.outbox().own(0).await.unwrap().is_none(), "it lost its locks");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(owned.unsent(&[], &[], 10).await.unwrap().is_empty());
 }
 
 async fn an_owner_whose_connection_dies_owns_no_more(site: Site) {
