@@ -37,6 +37,10 @@ impl BranchCaller for Nothing {
     async fn call(&self, _request: BranchRequest<'_>) -> Result<BranchAnswer> {
         Ok(BranchAnswer::Succeeded)
     }
+
+    fn check(&self, _request: &BranchRequest<'_>) -> Result<()> {
+        Ok(())
+    }
 }
 
 fn main() -> Result<()> {

@@ -65,4 +65,13 @@ pub trait BranchCaller: Send + Sync + 'static {
     /// Whatever is none of the three answers: the branch may have taken effect or not, and has to be
     /// called again. `InvalidArgument` for a URL that this caller does not understand.
     async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer>;
+
+    /// Whether it could make this call, by what is known without asking anybody: the URL's form, headers
+    /// and payload. A coordinator asks it before it takes a saga, for afterwards such a call would be made
+    /// again for ever. Which URLs there are is the caller's to say; one that takes all answers `Ok`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument`: [`call`](Self::call) would be refused each time, and nothing be sent.
+    fn check(&self, request: &BranchRequest<'_>) -> Result<()>;
 }

@@ -22,6 +22,9 @@ pub const REGISTRY_SCHEME: &str = "registry:///";
 /// How many services are watched at the same time: names come from sagas, and may be anybody's.
 const SERVICE_COUNT_MAX: usize = 256;
 
+/// An address as instances have them.
+const SOME_ADDRESS: &str = "127.0.0.1:1";
+
 /// Calls `registry:///SERVICE/package.Service/Method` at an instance of `SERVICE`, and hands every other
 /// URL on as it is.
 ///
@@ -89,13 +92,7 @@ impl Services {
 #[async_trait]
 impl<C: BranchCaller> BranchCaller for DiscoveredBranches<C> {
     async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
-        let Some(named) = request.url.strip_prefix(REGISTRY_SCHEME) else { return self.caller.call(request).await };
-        let parts = named.split_once('/').filter(|(name, method)| !name.is_empty() && !method.is_empty());
-        let Some((name, method)) = parts else {
-            let message = "no URL of a branch: expected registry:///SERVICE/package.Service/Method";
-            return Err(Error::new(ErrorKind::InvalidArgument, "saga.call", message)
-                .with_context("url", shown_url(request.url)));
-        };
+        let Some((name, method)) = named(request.url)? else { return self.caller.call(request).await };
         let instances = self.service(name).known(request.timeout).await?;
         let Some(index) = self.selector.pick(&instances) else {
             let message = "nobody offers this service: its participant is called again later";
@@ -104,6 +101,23 @@ impl<C: BranchCaller> BranchCaller for DiscoveredBranches<C> {
         let url = format!("{}/{method}", instances[index].address);
         self.caller.call(BranchRequest { url: &url, ..request }).await
     }
+
+    fn check(&self, request: &BranchRequest<'_>) -> Result<()> {
+        let Some((_, method)) = named(request.url)? else { return self.caller.check(request) };
+        // Whichever instance it will be; the caller is asked about the rest.
+        let url = format!("{SOME_ADDRESS}/{method}");
+        self.caller.check(&BranchRequest { url: &url, ..request.clone() })
+    }
+}
+
+/// The service and the method of a URL that names a service; `None` for any other URL.
+fn named(url: &str) -> Result<Option<(&str, &str)>> {
+    let Some(named) = url.strip_prefix(REGISTRY_SCHEME) else { return Ok(None) };
+    let parts = named.split_once('/').filter(|(name, method)| !name.is_empty() && !method.is_empty());
+    parts.map(Some).ok_or_else(|| {
+        let message = "no URL of a branch: expected registry:///SERVICE/package.Service/Method";
+        Error::new(ErrorKind::InvalidArgument, "saga.call", message).with_context("url", shown_url(url))
+    })
 }
 
 impl<C> fmt::Debug for DiscoveredBranches<C> {
@@ -173,6 +187,15 @@ mod tests {
             self.0.lock().unwrap().push(request.url.to_owned());
             Ok(BranchAnswer::Succeeded)
         }
+
+        fn check(&self, request: &BranchRequest<'_>) -> Result<()> {
+            match request.url.ends_with("/Unknown") {
+                true => {
+                    Err(Error::new(ErrorKind::InvalidArgument, "test.check", "not so").with_context("url", request.url))
+                }
+                false => Ok(()),
+            }
+        }
     }
 
     fn branches() -> (Arc<MemoryRegistry>, Called, DiscoveredBranches<Called>) {
@@ -211,8 +234,26 @@ mod tests {
             ("registry:////Deduct", ErrorKind::InvalidArgument),
         ] {
             let request = BranchRequest::new(url, &branch).timeout(Duration::from_secs(1));
+            let checked = branches.check(&request);
+            assert_eq!(checked.is_err(), kind == ErrorKind::InvalidArgument, "{url}: nobody is asked");
             assert_eq!(branches.call(request).await.unwrap_err().kind(), kind, "{url}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_stands_behind_the_name_is_checked_by_the_caller() {
+        let (_, called, branches) = branches();
+        let branch = Branch::new(Mode::Saga, "g", "01", Op::Action).unwrap();
+        for (url, asked) in [
+            ("registry:///shop.Product/shop.Product/Unknown", "127.0.0.1:1/shop.Product/Unknown"),
+            ("h:1/shop.Product/Unknown", "h:1/shop.Product/Unknown"),
+        ] {
+            let error = branches.check(&BranchRequest::new(url, &branch)).unwrap_err();
+            assert!(error.to_string().contains(&format!("url={asked}")), "{error}");
+        }
+        let known = BranchRequest::new("registry:///shop.Product/shop.Product/Deduct", &branch);
+        branches.check(&known).unwrap();
+        assert!(called.0.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -121,6 +121,9 @@ impl EmbeddedCoordinatorBuilder {
 /// same pause, what fails otherwise after one that doubles up to
 /// [`retry_interval_max`](EmbeddedCoordinatorConfig::retry_interval_max); a compensation for ever.
 ///
+/// A saga whose calls the caller could never make, for a URL or a header that cannot be sent, is refused
+/// before its transaction commits ([`BranchCaller::check`]): nothing would ever end it.
+///
 /// Several processes may work on one log; each saga is one's at a time, under a lease. A commit of this
 /// process is begun at once; what another one left is found by a look every 200 ms, less often, down to
 /// every 2 s, where nothing is due.
@@ -174,7 +177,7 @@ impl EmbeddedCoordinator {
 #[async_trait]
 impl SagaCoordinator for EmbeddedCoordinator {
     async fn submit(&self, saga: Saga) -> Result<Outcome> {
-        saga.check()?;
+        self.check(&saga)?;
         let saga = Arc::new(saga);
         let ended = saga.options.is_waited_for.then(|| self.worker.carrier().waiters.wait_for(&saga.gid));
         match self.submissions.call(saga.clone()).await {
@@ -199,7 +202,8 @@ impl SagaCoordinator for EmbeddedCoordinator {
     }
 
     fn check(&self, saga: &Saga) -> Result<()> {
-        saga.check()
+        saga.check()?;
+        self.worker.carrier().check(saga)
     }
 }
 

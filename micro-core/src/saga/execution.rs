@@ -30,6 +30,46 @@ impl Execution {
     pub(super) fn new(caller: Arc<dyn BranchCaller>, config: EmbeddedCoordinatorConfig) -> Self {
         Self { caller, config, waiters: Waiters::default() }
     }
+
+    /// Checks that the caller could make the calls of each step.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument`, with the step and what is called.
+    pub(super) fn check(&self, saga: &Saga) -> Result<()> {
+        for step in 0..saga.steps.len() {
+            for op in [Op::Action, Op::Compensate] {
+                let branch = branch(saga, step, op.clone())?;
+                let request = request(saga, step, &branch, &self.config);
+                if !request.url.is_empty() {
+                    let told = |error: Error| {
+                        error.with_context("gid", &saga.gid).with_context("step", step).with_context("op", &op)
+                    };
+                    self.caller.check(&request).map_err(told)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The branch of a step, counted from 0.
+fn branch(saga: &Saga, step: usize, op: Op) -> Result<Branch> {
+    Branch::new(Mode::Saga, &saga.gid, format!("{:02}", step + 1), op)
+}
+
+/// The call of a step.
+fn request<'a>(
+    saga: &'a Saga,
+    step: usize,
+    branch: &'a Branch,
+    config: &EmbeddedCoordinatorConfig,
+) -> BranchRequest<'a> {
+    let Step { action, compensation, payload } = &saga.steps[step];
+    BranchRequest::new(if branch.op == Op::Action { action } else { compensation }, branch)
+        .payload(payload.clone())
+        .headers(&saga.options.headers)
+        .timeout(saga.options.request_timeout.unwrap_or(config.request_timeout))
 }
 
 #[async_trait]
@@ -273,16 +313,11 @@ impl<'a> Run<'a> {
 
     fn call(&self, round: &mut Round<'a>, step: usize, op: Op) {
         round.running.insert(step);
-        let (saga, caller) = (self.saga, self.caller);
-        let timeout = saga.options.request_timeout.unwrap_or(self.config.request_timeout);
-        let Step { action, compensation, payload } = &saga.steps[step];
-        let url = if op == Op::Action { action } else { compensation };
+        let (saga, caller, config) = (self.saga, self.caller, self.config);
         let call = async move {
-            let branch = Branch::new(Mode::Saga, &saga.gid, format!("{:02}", step + 1), op)?;
-            let request = BranchRequest::new(url, &branch)
-                .payload(payload.clone())
-                .headers(&saga.options.headers)
-                .timeout(timeout);
+            let branch = branch(saga, step, op)?;
+            let request = request(saga, step, &branch, config);
+            let (url, timeout) = (request.url, request.timeout);
             let answer = unwound("saga.call", caller.call(request));
             // A caller that does not keep the limit must not keep the saga.
             tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {

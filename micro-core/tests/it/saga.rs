@@ -97,6 +97,13 @@ impl BranchCaller for Script {
             }
         }
     }
+
+    fn check(&self, request: &BranchRequest<'_>) -> Result<()> {
+        match request.url.starts_with("s:1/") {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::InvalidArgument, "script.check", "not a branch of the script")),
+        }
+    }
 }
 
 fn saga(step_count: usize) -> Saga {

@@ -31,6 +31,10 @@ impl BranchCaller for Slow {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..40))).await;
         answer
     }
+
+    fn check(&self, request: &BranchRequest<'_>) -> Result<()> {
+        self.0.check(request)
+    }
 }
 
 struct Stage {

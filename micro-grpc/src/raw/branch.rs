@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::uri::Authority;
 use micro_core::{
     Error, ErrorKind, Metadata, Result,
     branch::{BranchAnswer, shown_url},
@@ -40,12 +41,7 @@ impl GrpcBranchCaller {
     /// Those of `call`.
     pub async fn call_for_message(&self, request: BranchRequest<'_>) -> Result<(BranchAnswer, Bytes)> {
         let (address, path) = split(request.url)?;
-        let mut metadata = Metadata::new();
-        for (name, value) in request.headers {
-            metadata.insert(name, value);
-        }
-        // Last: headers that came with another branch's call must not say which one this is.
-        request.branch.write_metadata(&mut metadata);
+        let metadata = metadata(&request);
         match self.client.call(address, path, request.payload, &metadata, request.timeout).await {
             Ok(message) => Ok((BranchAnswer::Succeeded, message)),
             Err(RawFailure::Answered(status)) => Ok((answer(request.url, status)?, Bytes::new())),
@@ -59,13 +55,31 @@ impl BranchCaller for GrpcBranchCaller {
     async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
         self.call_for_message(request).await.map(|(answer, _)| answer)
     }
+
+    fn check(&self, request: &BranchRequest<'_>) -> Result<()> {
+        let (address, path) = split(request.url)?;
+        super::check(address, path, &metadata(request))
+    }
+}
+
+fn metadata(request: &BranchRequest<'_>) -> Metadata {
+    let mut metadata = Metadata::new();
+    for (name, value) in request.headers {
+        metadata.insert(name, value);
+    }
+    // Last: headers that came with another branch's call must not say which one this is.
+    request.branch.write_metadata(&mut metadata);
+    metadata
 }
 
 /// Whom to call, and what: divided at the first slash.
 fn split(url: &str) -> Result<(&str, &str)> {
     let parts = url.find('/').map(|slash| url.split_at(slash));
     let is_url = |(address, path): &(&str, &str)| {
-        address.contains(':') && !address.contains('@') && path.len() > 1 && !path.starts_with("//")
+        let authority = Authority::try_from(*address);
+        let is_address =
+            authority.is_ok_and(|authority| !authority.host().is_empty() && authority.port_u16().is_some());
+        is_address && !address.contains('@') && path.len() > 1 && !path.starts_with("//")
     };
     parts.filter(is_url).ok_or_else(|| {
         let message = "not a branch's URL: expected HOST:PORT/package.Service/Method";
@@ -89,8 +103,19 @@ mod tests {
     fn a_url_is_an_address_and_a_path() {
         assert_eq!(split("127.0.0.1:9000/busi.Busi/Pay").unwrap(), ("127.0.0.1:9000", "/busi.Busi/Pay"));
         assert_eq!(split("[::1]:9000/go.micro.service.Order/X").unwrap(), ("[::1]:9000", "/go.micro.service.Order/X"));
-        let wrong =
-            ["", "127.0.0.1:9000", "127.0.0.1:9000/", "etcd://h:1/busi.Busi/Pay", "http://h:1/pay", "host/a.B/C"];
+        let wrong = [
+            "",
+            "127.0.0.1:9000",
+            "127.0.0.1:9000/",
+            "etcd://h:1/busi.Busi/Pay",
+            "http://h:1/pay",
+            "host/a.B/C",
+            ":9/a.B/C",
+            "h:/a.B/C",
+            "h:http/a.B/C",
+            "h:70000/a.B/C",
+            "h h:1/a.B/C",
+        ];
         // Over gRPC an address has no account.
         let accounts = ["me:secret@h:1/a.B/C", "grpc://me:secret@h:1/a.B/C"];
         for url in wrong.into_iter().chain(accounts) {

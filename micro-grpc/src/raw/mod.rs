@@ -151,8 +151,9 @@ impl RawGrpcClient {
         metadata: &Metadata,
         timeout: Duration,
     ) -> std::result::Result<Bytes, RawFailure> {
-        let path = PathAndQuery::try_from(path).map_err(|_| refused(address, "path", path))?;
-        let mut request = tonic::Request::from_parts(headers(address, metadata)?, tonic::Extensions::new(), message);
+        let path = checked_path(address, path).map_err(RawFailure::Unanswered)?;
+        let headers = headers(address, metadata).map_err(RawFailure::Unanswered)?;
+        let mut request = tonic::Request::from_parts(headers, tonic::Extensions::new(), message);
         request.set_timeout(timeout);
         let lost = Arc::new(Mutex::new(None));
         let direct = Direct { endpoint: self.shared.endpoint(address), lost: lost.clone() };
@@ -196,7 +197,21 @@ impl Shared {
     }
 }
 
-fn headers(address: &str, metadata: &Metadata) -> std::result::Result<MetadataMap, RawFailure> {
+/// Whether such a call could be sent.
+///
+/// # Errors
+///
+/// `InvalidArgument`, as the call's.
+fn check(address: &str, path: &str, metadata: &Metadata) -> Result<()> {
+    checked_path(address, path)?;
+    headers(address, metadata).map(drop)
+}
+
+fn checked_path(address: &str, path: &str) -> Result<PathAndQuery> {
+    PathAndQuery::try_from(path).map_err(|_| refused(address, "path", path))
+}
+
+fn headers(address: &str, metadata: &Metadata) -> Result<MetadataMap> {
     let mut headers = MetadataMap::new();
     for (name, value) in metadata.iter() {
         let key = AsciiMetadataKey::from_bytes(name.as_bytes()).map_err(|_| refused(address, "metadata", name))?;
@@ -207,13 +222,11 @@ fn headers(address: &str, metadata: &Metadata) -> std::result::Result<MetadataMa
     Ok(headers)
 }
 
-fn refused(address: &str, what: &'static str, name: &str) -> RawFailure {
+fn refused(address: &str, what: &'static str, name: &str) -> Error {
     let message = "the request cannot be: a path is /package.Service/Method, metadata is printable ASCII";
-    RawFailure::Unanswered(
-        Error::new(ErrorKind::InvalidArgument, "grpc.call", message)
-            .with_context("address", address)
-            .with_context(what, name.escape_debug()),
-    )
+    Error::new(ErrorKind::InvalidArgument, "grpc.call", message)
+        .with_context("address", address)
+        .with_context(what, name.escape_debug())
 }
 
 /// One address, as tonic calls it. What came to no answer is left in `lost`.

@@ -139,6 +139,10 @@ impl BranchCaller for HttpBranchCaller {
     async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
         self.call_for_body(request).await.map(|(answer, _)| answer)
     }
+
+    fn check(&self, request: &BranchRequest<'_>) -> Result<()> {
+        self.request(request).map(drop)
+    }
 }
 
 fn answer(url: &str, status: StatusCode, body: &Bytes) -> Result<BranchAnswer> {
@@ -180,7 +184,7 @@ impl UrlBranchCaller {
     ///
     /// Those of `call`.
     pub async fn call_for_body(&self, request: BranchRequest<'_>) -> Result<(BranchAnswer, Bytes)> {
-        if request.url.starts_with("http://") || request.url.starts_with("https://") {
+        if is_http(request.url) {
             self.http.call_for_body(request).await
         } else {
             self.grpc.call_for_message(request).await
@@ -193,6 +197,14 @@ impl BranchCaller for UrlBranchCaller {
     async fn call(&self, request: BranchRequest<'_>) -> Result<BranchAnswer> {
         self.call_for_body(request).await.map(|(answer, _)| answer)
     }
+
+    fn check(&self, request: &BranchRequest<'_>) -> Result<()> {
+        if is_http(request.url) { self.http.check(request) } else { self.grpc.check(request) }
+    }
+}
+
+fn is_http(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
 }
 
 #[cfg(test)]

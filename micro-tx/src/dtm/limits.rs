@@ -3,13 +3,9 @@
 //! Source: `sqls/dtmsvr.storage.mysql.sql` of DTM 1.19. What is longer fails there in the middle of a
 //! transaction, or is cut.
 
-use micro_core::{
-    Error, ErrorKind, Result,
-    branch::GID_BYTES_MAX,
-    saga::{REGISTRY_SCHEME, Step},
-};
+use micro_core::{Error, ErrorKind, Result, branch::GID_BYTES_MAX, saga::Step};
 
-use super::{BranchRegistration, StoreLimits, global::GlobalTransaction};
+use super::{BranchRegistration, StoreLimits, callable, global::GlobalTransaction};
 
 /// Columns of `varchar(1024)`.
 const TEXT_CHARS_MAX: usize = 1024;
@@ -20,8 +16,13 @@ const REQUEST_BYTES_MAX: usize = 4 << 20;
 
 /// # Errors
 ///
-/// `InvalidArgument`, which names what is too long and its limit.
+/// `InvalidArgument`, which names what is too long and its limit, or what DTM cannot call.
 pub(crate) fn check(operation: &'static str, transaction: &GlobalTransaction, limits: StoreLimits) -> Result<()> {
+    check_lengths(operation, transaction, limits)?;
+    callable::check(operation, transaction)
+}
+
+fn check_lengths(operation: &'static str, transaction: &GlobalTransaction, limits: StoreLimits) -> Result<()> {
     let refused = |message: &'static str| {
         // A whole gid may be what is too long.
         let gid: String = transaction.gid.chars().take(GID_BYTES_MAX).collect();
@@ -33,12 +34,6 @@ pub(crate) fn check(operation: &'static str, transaction: &GlobalTransaction, li
     }
     if gid.contains(['\n', '\r', ';']) {
         return Err(refused("DTM takes line breaks and semicolons out of an id: use letters, digits and `-`"));
-    }
-    let is_named = |url: &str| url.starts_with(REGISTRY_SCHEME);
-    if let Some(step) = transaction.steps.iter().find(|step| is_named(&step.action) || is_named(&step.compensation)) {
-        let url = if is_named(&step.action) { &step.action } else { &step.compensation };
-        let message = "DTM knows no registry of ours, and would call this for ever: give it an address";
-        return Err(refused(message).with_context("url", url));
     }
     let bytes: usize = transaction.steps.iter().map(|step| step.payload.len()).sum();
     if bytes > REQUEST_BYTES_MAX {
@@ -89,14 +84,15 @@ pub(crate) fn check_branch(operation: &'static str, branch: &BranchRegistration,
     let mut transaction = GlobalTransaction::new(branch.mode, &branch.gid);
     // URLs, a workflow's words: each is a column as a step's URL is.
     let mut step = Step::new("").payload(branch.payload.clone());
-    check(operation, &transaction, limits)?;
+    check_lengths(operation, &transaction, limits)?;
+    callable::check_branch(operation, branch)?;
     for value in branch.data.values() {
         step.action.clone_from(value);
         transaction.steps = vec![step.clone()];
-        check(operation, &transaction, limits)?;
+        check_lengths(operation, &transaction, limits)?;
     }
     transaction.steps = vec![step];
-    check(operation, &transaction, limits)
+    check_lengths(operation, &transaction, limits)
 }
 
 #[cfg(test)]
@@ -116,6 +112,10 @@ mod tests {
         "é".repeat(count)
     }
 
+    fn long_url(count: usize) -> String {
+        format!("h:1/{}", long(count - 4))
+    }
+
     /// A change that makes a transaction one too long, and what the error says.
     type Row = (fn(&mut GlobalTransaction, usize), usize, &'static str);
 
@@ -124,10 +124,14 @@ mod tests {
         let rows: [Row; 7] = [
             (|it, more| it.gid = "g".repeat(128 + more), 128, "what=gid, length=129, length_max=128"),
             (|it, more| it.custom_data = long(1024 + more), 1024, "what=custom data, length=1025"),
-            (|it, more| it.query_prepared = long(1024 + more), 1024, "what=query_prepared, length=1025"),
+            (|it, more| it.query_prepared = long_url(1024 + more), 1024, "what=query_prepared, length=1025"),
             (|it, more| it.rollback_reason = long(1024 + more), 1024, "what=rollback reason, length=1025"),
-            (|it, more| it.steps[0].action = long(1024 + more), 1024, "what=url, length=1025, length_max=1024, step=0"),
-            (|it, more| it.steps[0].compensation = long(1024 + more), 1024, "what=url, length=1025"),
+            (
+                |it, more| it.steps[0].action = long_url(1024 + more),
+                1024,
+                "what=url, length=1025, length_max=1024, step=0",
+            ),
+            (|it, more| it.steps[0].compensation = long_url(1024 + more), 1024, "what=url, length=1025"),
             (
                 |it, more| it.steps[0].payload = vec![0; 65_535 + more].into(),
                 65_535,
@@ -174,17 +178,18 @@ mod tests {
 
     #[test]
     fn a_registered_branch_has_the_limits_of_a_step() {
-        let branch = BranchRegistration::new(Mode::Tcc, "g", "01").data("confirm", long(1024)).payload(vec![0; 65_535]);
+        let branch =
+            BranchRegistration::new(Mode::Tcc, "g", "01").data("confirm", long_url(1024)).payload(vec![0; 65_535]);
         check_branch("dtm.register", &branch, StoreLimits::Sql).unwrap();
         for (over, told) in [
-            (branch.clone().data("cancel", long(1025)), "length_max=1024"),
+            (branch.clone().data("cancel", long_url(1025)), "length_max=1024"),
             (branch.clone().payload(vec![0; 65_536]), "length_max=65535"),
             (BranchRegistration::new(Mode::Tcc, "g".repeat(129), "01"), "length_max=128"),
         ] {
             let error = check_branch("dtm.register", &over, StoreLimits::Sql).unwrap_err();
             assert!(error.to_string().contains(told), "{error}");
         }
-        let over = branch.data("cancel", long(1025));
+        let over = branch.data("cancel", long_url(1025));
         check_branch("dtm.register", &over, StoreLimits::None).unwrap();
     }
 }

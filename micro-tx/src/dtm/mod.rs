@@ -34,6 +34,7 @@
 
 mod api;
 mod branch_ids;
+mod callable;
 mod calls;
 mod config;
 mod decision;

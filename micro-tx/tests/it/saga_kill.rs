@@ -201,6 +201,10 @@ impl BranchCaller for Participant {
             Err(error) => Err(error),
         }
     }
+
+    fn check(&self, _request: &BranchRequest<'_>) -> Result<()> {
+        Ok(())
+    }
 }
 
 fn barrier_of(database: &SqlDatabase) -> SqlBarrier {

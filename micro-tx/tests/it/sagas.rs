@@ -126,6 +126,49 @@ async fn parked_ones_are_released(database: &SqlDatabase) {
     assert_eq!(log.counts().await.unwrap().parked, 1);
 }
 
+/// A committed one would be called for ever, and nothing could end it.
+#[cfg(feature = "dtm")]
+#[tokio::test]
+async fn a_saga_that_the_caller_can_never_call_is_refused_before_its_commit() {
+    use micro_core::{
+        ErrorKind,
+        saga::{SagaCoordinator as _, SagaOptions, SagaOutbox as _},
+    };
+    use micro_tx::dtm::{HttpBranchCaller, UrlBranchCaller};
+
+    let file = File::new();
+    let database = file.database().await;
+    let caller = UrlBranchCaller::new(micro_grpc::GrpcBranchCaller::default(), HttpBranchCaller::new().unwrap());
+    let coordinator =
+        EmbeddedCoordinator::builder(database.transactions(), database.saga_log(), Arc::new(caller)).build();
+    let good = || Step::new("p:1/p.P/Do").compensation("http://p:1/undo");
+    let with_header = |name: &str, value: &str| {
+        let mut options = SagaOptions::default();
+        options.headers.insert(name.to_owned(), value.to_owned());
+        Saga::new().step(Step::new("")).step(good()).options(options)
+    };
+    for (saga, told) in [
+        (Saga::new().step(good()).step(Step::new("product/shop.Product/Deduct")), "step=1, op=action"),
+        (Saga::new().step(good().compensation("product/shop.Product/GiveBack")), "step=0, op=compensate"),
+        (Saga::new().step(Step::new("http://")), "step=0, op=action"),
+        (Saga::new().step(Step::new("p:1/p.P/Do it")), "step=0, op=action"),
+        (with_header("x-name", "a\nb"), "x-name"),
+        (with_header("a name", "a"), "a name"),
+    ] {
+        let added = database.run(async |tx| coordinator.add(tx, &saga).await).await.expect_err(told);
+        let submitted = coordinator.submit(saga).await.expect_err(told);
+        for error in [added, submitted] {
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+            assert!(error.to_string().contains(told), "{told}: {error}");
+        }
+    }
+    assert_eq!(coordinator.counts().await.unwrap(), counts(0, 0));
+    // Our callers send it, unlike DTM.
+    let saga = with_header("x-name", "Zo\u{eb}");
+    database.run(async |tx| coordinator.add(tx, &saga).await).await.unwrap();
+    assert_eq!(coordinator.counts().await.unwrap().unfinished, 1);
+}
+
 fn counts(unfinished: u64, due: u64) -> SagaCounts {
     let mut counts = SagaCounts::default();
     (counts.unfinished, counts.due) = (unfinished, due);
@@ -143,6 +186,10 @@ impl BranchCaller for Counting {
         *self.0.lock().unwrap().entry(call).or_default() += 1;
         tokio::time::sleep(Duration::from_millis(1)).await;
         Ok(BranchAnswer::Succeeded)
+    }
+
+    fn check(&self, _request: &BranchRequest<'_>) -> Result<()> {
+        Ok(())
     }
 }
 

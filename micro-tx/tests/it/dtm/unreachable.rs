@@ -7,7 +7,7 @@ use std::{
 
 use micro_core::{
     Error, ErrorKind,
-    saga::{Saga, SagaCoordinator as _, Step},
+    saga::{Saga, SagaCoordinator as _, SagaOptions, Step},
 };
 use micro_tx::dtm::{DtmClient, DtmConfig, TwoPhaseMessage};
 use tokio::net::TcpListener;
@@ -57,12 +57,22 @@ async fn a_saga_that_nobody_takes_is_an_error_that_names_the_address() {
 async fn what_dtm_cannot_call_is_refused_without_asking_it() {
     let saga = |url: &str| Saga::new().step(Step::new(url).payload(&b"{}"[..]));
     let (named, over_grpc, over_http) = ("registry:///shop.Stock/a.B/C", "127.0.0.1:1/a.B/C", "http://127.0.0.1:1/a");
+    let without_port = "product/shop.Product/Deduct";
     for (config, _) in each(&nobody().await) {
         let is_grpc = config.grpc.is_some();
         let coordinator = DtmClient::new(config).unwrap().coordinator();
         let error = coordinator.check(&saga(named)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains("give it an address (") && error.to_string().contains(named), "{error}");
+        let error = coordinator.submit(saga(without_port)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "it is not sent: {error}");
+        assert!(error.to_string().contains(without_port), "{error}");
+        for value in ["Zo\u{eb}", "a\nb"] {
+            let mut options = SagaOptions::default();
+            options.headers.insert("x-name".to_owned(), value.to_owned());
+            let error = coordinator.submit(saga(over_grpc).options(options)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "it is not sent: {error}");
+        }
         assert_eq!(coordinator.check(&saga(over_grpc)).is_ok(), is_grpc);
         coordinator.check(&saga(over_http)).unwrap();
     }

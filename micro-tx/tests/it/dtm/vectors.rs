@@ -391,7 +391,7 @@ async fn e03_api_error_table() {
         ("storage: NotFound", NotFound),
     ];
     let mut request = GlobalTransaction::new(Mode::Saga, "g");
-    request.steps.push(Step::new("a/b"));
+    request.steps.push(Step::new("a:1/b"));
     let refused = grpc_calls(capture!("e03-api-error-table-grpc")).into_iter().filter(|call| call.code != 0);
     let refused: Vec<Call> = refused.collect();
     assert_eq!(refused.iter().map(|call| call.text.as_str()).collect::<Vec<_>>(), expected.map(|(text, _)| text));
@@ -405,7 +405,7 @@ async fn e03_api_error_table() {
 
 /// `gid` g, `trans_type` saga, no options, an empty payload, one step.
 fn abort_bytes() -> Vec<u8> {
-    let steps = r#"[{"action":"a/b","compensate":""}]"#;
+    let steps = r#"[{"action":"a:1/b","compensate":""}]"#;
     let mut bytes = b"\x0a\x01g\x12\x04saga\x1a\x00\x2a\x00\x3a".to_vec();
     bytes.push(u8::try_from(steps.len()).unwrap());
     bytes.extend(steps.as_bytes());
