@@ -24,7 +24,7 @@ const DTM_RAW: &str = "application/grpc+dtm_raw";
 /// | outcome, as [`BranchError::decided`] | to a coordinator | where none called |
 /// | --- | --- | --- |
 /// | success | a message | a message |
-/// | `Failed` | `ABORTED`, the reason cut to 900 characters | `FAILED_PRECONDITION` |
+/// | `Failed` | `ABORTED`, the reason cut to 600 characters | `FAILED_PRECONDITION` |
 /// | `Ongoing` | `FAILED_PRECONDITION` | `UNAVAILABLE` |
 /// | `Other`, `Aborted` | `UNAVAILABLE` | `ABORTED` |
 /// | `Other`, `FailedPrecondition` | `UNKNOWN` | `FAILED_PRECONDITION` |

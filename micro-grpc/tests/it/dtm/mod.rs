@@ -197,7 +197,7 @@ async fn a_reason_is_cut_to_what_dtm_can_keep() {
     let recorded = read(E01);
     busi.answer(Err(BranchError::failed("\u{9322}".repeat(2_000))));
     let status = recorded[0].replay(&address).await.status();
-    assert_eq!((status.code(), status.message()), (Code::Aborted, "\u{9322}".repeat(900).as_str()));
+    assert_eq!((status.code(), status.message()), (Code::Aborted, "\u{9322}".repeat(600).as_str()));
 }
 
 /// The same method, called by somebody else: statuses mean what they mean elsewhere.
