@@ -414,15 +414,22 @@ async fn ids_that_a_table_takes_for_the_same_are_an_error_and_no_duplicate() {
     database.execute_script(table_of_dtm(Server::Mariadb)).await.unwrap();
     let store = database.barrier_with("barrier").unwrap();
     store.create_table().await.unwrap();
-    let enter = async |gid: &str| {
-        let mut barrier = Barrier::new(Branch::new(Mode::Saga, gid, "01", Op::Action).unwrap());
+    let enter = async |gid: &str, op: Op| {
+        let mut barrier = Barrier::new(Branch::new(Mode::Saga, gid, "01", op).unwrap());
         database.run(async |tx| barrier.enter(&store, tx).await).await
     };
-    assert_eq!(enter("order-a").await.unwrap(), Passage::Proceed);
-    assert_eq!(enter("order-a").await.unwrap(), Passage::Duplicate);
-    let error = enter("order-A").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Internal);
-    assert!(error.to_string().contains("found=order-a"), "{error}");
+    assert_eq!(enter("order-a", Op::Action).await.unwrap(), Passage::Proceed);
+    assert_eq!(enter("order-a", Op::Action).await.unwrap(), Passage::Duplicate);
+    // Of the second one nothing took effect, so that nothing is to be undone.
+    for op in [Op::Action, Op::Compensate] {
+        let error = enter("order-A", op.clone()).await.expect_err(op.as_str());
+        assert_eq!(error.kind(), ErrorKind::Internal);
+        assert!(error.to_string().contains("found=order-a"), "{error}");
+    }
+    assert_eq!(enter("order-a", Op::Compensate).await.unwrap(), Passage::Proceed);
+    assert_eq!(enter("order-a", Op::Compensate).await.unwrap(), Passage::Duplicate);
+    let error = enter("order-A", Op::Compensate).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal, "its undoing is none of the other one's");
 }
 
 /// In it everything would proceed every time.

@@ -22,7 +22,8 @@ use crate::{database::SqlDatabase, dialect::Dialect, row::Row, transaction::SqlT
 /// in Go, Java, PHP and other languages may use the same table at the same time, and one of them may
 /// undo what another one did. All that use it need the same name for it.
 ///
-/// An operation that undoes nothing costs one statement more within its transaction, an undoing two.
+/// An operation that undoes nothing costs one statement more within its transaction, an undoing two, and
+/// on MySQL and MariaDB a third one, which looks whose action it was.
 /// Two in one would be told apart by nothing but the number of rows, and of one row nobody would know
 /// whose it is once the other one was purged.
 ///
@@ -30,6 +31,9 @@ use crate::{database::SqlDatabase, dialect::Dialect, row::Row, transaction::SqlT
 ///
 /// - `gid` and branch id at most 128 characters, operation at most 45: longer ones are refused, for
 ///   MySQL would cut them.
+/// - On MySQL and MariaDB a table that DTM's script made takes ids for the same that differ in case or
+///   accents alone. The later one of the two is `Internal`, its undoing too, and never done for the other
+///   one: give the columns a binary collation, as [`create_table`](Self::create_table) does.
 /// - Ages are whole seconds, by the clock of the database. On MySQL and MariaDB the table keeps the time
 ///   of the session that wrote the row, here UTC: rows of clients in another time zone seem so many hours
 ///   older or younger.
@@ -158,6 +162,17 @@ impl SqlBarrier {
         Ok(sql.execute_as("barrier.enter", &self.insert, &values_of(call, op, &call.branch.op)).await? > 0)
     }
 
+    /// Checks that the row of what is undone is this transaction's, where a table may take two ids for the
+    /// same: else what another one did would be undone. As the row is now, whatever was read before.
+    async fn check_owner(&self, sql: &mut SqlTx, call: &BarrierCall<'_>, origin: &Op) -> Result<()> {
+        if self.database.dialect() != Dialect::MySql {
+            return Ok(());
+        }
+        let find = format!("{} LOCK IN SHARE MODE", self.find);
+        let rows = sql.fetch_all_as("barrier.enter", &find, &id_of(call, origin)).await?;
+        rows.first().map_or(Ok(()), |row| reason_of(row, call.branch).map(drop))
+    }
+
     /// What a call meets whose row was there before.
     async fn met(&self, sql: &mut SqlTx, call: &BarrierCall<'_>) -> Result<Passage> {
         let rows = sql.fetch_all_as("barrier.enter", &self.find, &id_of(call, &call.branch.op)).await?;
@@ -180,6 +195,9 @@ impl BarrierStore for SqlBarrier {
             None => false,
         };
         let is_new = self.note(sql, call, &call.branch.op).await?;
+        if let Some(origin) = call.branch.op.origin().filter(|_| !is_empty && is_new) {
+            self.check_owner(sql, call, &origin).await?;
+        }
         match (is_empty, is_new) {
             (true, _) => Ok(Passage::Empty),
             (false, true) => Ok(Passage::Proceed),
