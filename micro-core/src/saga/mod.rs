@@ -155,7 +155,8 @@ pub struct SagaOptions {
 pub enum Outcome {
     /// Every step took effect.
     Succeeded,
-    /// A step was refused, or time was up; what had taken effect is undone.
+    /// A step was refused, or time was up; what had taken effect is undone. DTM's word is the same for a saga
+    /// that somebody stopped by force, of which it may stay: then the reason says so.
     RolledBack {
         /// Why, in the words of the step that refused it, or of the coordinator.
         reason: String,

@@ -99,6 +99,11 @@ use state::{KeyValues, Listed, Queried, Version};
 /// How many topics are asked for at a time.
 const TOPIC_PAGE: &str = "100";
 
+/// How often, and after which pause, DTM is asked again whether it noted what was undone. It writes every
+/// 200 ms (`UpdateBranchAsyncInterval` of DTM 1.19).
+const UNDONE_LOOKS_MAX: u32 = 3;
+const UNDONE_PAUSE: Duration = Duration::from_millis(300);
+
 /// A client of DTM. Clones share its connections.
 #[derive(Clone)]
 pub struct DtmClient {
@@ -331,12 +336,14 @@ impl DtmClient {
             && let Ok(Some(details)) = self.query(&transaction.gid).await
             && details.transaction.status != TransactionStatus::Prepared
         {
-            return Ok(details.outcome());
+            return Ok(self.settled(details).await);
         }
         match failed {
             Failed::Refused(refusal) => match (refusal.current_status(), refusal.not_succeeded()) {
                 (Some("succeed"), _) => Ok(Outcome::Succeeded),
-                (Some("failed"), _) => Ok(Outcome::RolledBack { reason: "rolled back before".to_owned() }),
+                (Some("failed"), _) => {
+                    Ok(Outcome::RolledBack { reason: "rolled back, or stopped by force, before".to_owned() })
+                }
                 (Some("aborting"), _) => Ok(Outcome::StillRunning),
                 // Of what is not a saga's, what is submitted is not rolled back any more: a branch that
                 // refuses is called again.
@@ -347,6 +354,29 @@ impl DtmClient {
                 _ => Err(refusal.into_error(operation)),
             },
             failed => Err(failed.into_error(operation)),
+        }
+    }
+
+    /// What became of it, with what is not undone: DTM on SQL notes what its branches answered a moment after
+    /// it ends the saga, and is asked again where that is not there yet.
+    pub(crate) async fn settled(&self, mut details: TransactionDetails) -> Outcome {
+        for _ in 0..UNDONE_LOOKS_MAX {
+            if details.not_undone().next().is_none() {
+                break;
+            }
+            tokio::time::sleep(UNDONE_PAUSE).await;
+            let Ok(Some(found)) = self.query(&details.transaction.gid).await else { break };
+            details = found;
+        }
+        let left: Vec<&str> = details.not_undone().collect();
+        match details.outcome() {
+            Outcome::RolledBack { reason } if !left.is_empty() && !details.transaction.rollback_reason.is_empty() => {
+                let left = left.join(", ");
+                Outcome::RolledBack {
+                    reason: format!("stopped by force: DTM knows of no undoing of {left} ({reason})"),
+                }
+            }
+            outcome => outcome,
         }
     }
 
@@ -398,7 +428,9 @@ impl DtmClient {
         Ok(TransactionPage { transactions: listed.transactions.unwrap_or_default(), next_position })
     }
 
-    /// Ends a transaction as failed, without undoing what took effect.
+    /// Ends a transaction as failed, without undoing what took effect. A saga's outcome is then
+    /// [`RolledBack`](Outcome::RolledBack) with a reason that begins with "stopped by force"; what stays,
+    /// [`TransactionDetails::not_undone`] names.
     ///
     /// # Errors
     ///

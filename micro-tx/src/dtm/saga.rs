@@ -32,7 +32,10 @@ impl SagaCoordinator for DtmCoordinator {
     }
 
     async fn outcome(&self, gid: &str) -> Result<Option<Outcome>> {
-        Ok(self.client.query(gid).await?.map(|details| details.outcome()))
+        match self.client.query(gid).await? {
+            Some(details) => Ok(Some(self.client.settled(details).await)),
+            None => Ok(None),
+        }
     }
 
     fn check(&self, saga: &Saga) -> Result<()> {

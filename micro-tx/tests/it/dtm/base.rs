@@ -5,15 +5,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use dev_servers::Kind;
 use micro_core::{
     ErrorKind,
     branch::{Branch, Mode},
-    saga::{Saga, SagaCoordinator as _, SagaOptions, Step},
+    saga::{Outcome, Saga, SagaCoordinator as _, SagaOptions, Step},
 };
 use micro_testkit::eventually;
 use micro_tx::dtm::{
     GlobalTransaction, TransactionFilter,
-    TransactionStatus::{self, Failed, Submitted, Succeeded},
+    TransactionStatus::{self, Aborting, Failed, Submitted, Succeeded},
 };
 
 use super::{
@@ -27,7 +28,10 @@ on_all_wires! {
     case_03_api_query
     case_05_api_force_stopped_normal
     case_06_api_force_stopped_abnormal
+    a_saga_that_was_stopped_while_it_was_undone_is_told_as_such
 }
+
+const STOPPED: &str = "stopped by force: what had taken effect is not undone";
 
 async fn case_01_api_version(stage: Stage) {
     assert_eq!(stage.dtm.version().await.unwrap(), "v1.19.0");
@@ -60,14 +64,62 @@ async fn case_05_api_force_stopped_normal(stage: Stage) {
     stage.submit(&saga).await;
     stage.until_called(&saga.gid, 1).await;
     assert_eq!(stage.status(&saga.gid).await, Submitted);
-    // On boltdb DTM may write the state that it read before over this one, at the end of a call.
+    stop(&stage, &saga).await;
+    assert_eq!(stage.branches.calls(&saga.gid), ["01/action"], "nothing is undone");
+    let outcome = stage.dtm.coordinator().outcome(&saga.gid).await.unwrap();
+    let Some(Outcome::RolledBack { reason }) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(reason, STOPPED, "what may have taken effect stays");
+    assert_eq!(stage.submit(&saga).await, Outcome::RolledBack { reason });
+}
+
+/// On boltdb DTM may write the state that it read before over this one, at the end of a call.
+async fn stop(stage: &Stage, saga: &Saga) {
     eventually(PATIENCE, "its end", async || {
         stage.dtm.force_stop(&saga.gid).await.map_err(|error| error.to_string())?;
         let status = stage.status(&saga.gid).await;
         (status == Failed).then_some(()).ok_or(status.to_string())
     })
     .await;
-    assert_eq!(stage.branches.calls(&saga.gid), ["01/action"], "nothing is undone");
+}
+
+/// Its first step took effect, and its second one's undoing does not come to an end.
+async fn a_saga_that_was_stopped_while_it_was_undone_is_told_as_such(stage: Stage) {
+    let saga = stage.saga(SagaOptions::default());
+    stage.branches.script(&saga.gid, "02/action", [Say::Failure("no stock".to_owned())]);
+    stage.branches.script(&saga.gid, "02/compensate", [Say::Ongoing]);
+    stage.submit(&saga).await;
+    stage.until(&saga.gid, Aborting).await;
+    stage.until_called(&saga.gid, 3).await;
+    stop(&stage, &saga).await;
+    let outcome = stage.dtm.coordinator().outcome(&saga.gid).await.unwrap();
+    let Some(Outcome::RolledBack { reason }) = outcome else { panic!("{outcome:?}") };
+    assert!(reason.starts_with("stopped by force: DTM knows of no undoing of 01 (url:"), "{reason}");
+    assert!(reason.contains("no stock"), "{reason}");
+    assert_eq!(stage.submit(&saga).await, Outcome::RolledBack { reason });
+    assert_eq!(stage.branches.calls(&saga.gid), ["01/action", "02/action", "02/compensate"]);
+}
+
+/// DTM on MariaDB notes what its branches answered only in a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_undone_is_not_told_as_stopped_on_mariadb() {
+    let Some(stage) = Stage::on(Kind::DtmMysql, Wire::Grpc).await else { return };
+    for _ in 0..5 {
+        let saga = stage.saga(waiting());
+        stage.branches.script(&saga.gid, "02/action", [Say::Failure("no stock".to_owned())]);
+        stage.submit(&saga).await;
+        stage.until(&saga.gid, Failed).await;
+        let reason = format!("url:{} return failed: no stock", stage.url("TransIn"));
+        assert_eq!(stage.submit(&saga).await, Outcome::RolledBack { reason });
+    }
+    let saga = stage.saga(SagaOptions::default());
+    stage.branches.script(&saga.gid, "02/action", [Say::Failure("no stock".to_owned())]);
+    stage.branches.script(&saga.gid, "02/compensate", [Say::Ongoing]);
+    stage.submit(&saga).await;
+    stage.until_called(&saga.gid, 3).await;
+    stop(&stage, &saga).await;
+    let outcome = stage.dtm.coordinator().outcome(&saga.gid).await.unwrap();
+    let Some(Outcome::RolledBack { reason }) = outcome else { panic!("{outcome:?}") };
+    assert!(reason.starts_with("stopped by force: DTM knows of no undoing of 01 (url:"), "{reason}");
 }
 
 async fn case_06_api_force_stopped_abnormal(stage: Stage) {

@@ -510,7 +510,7 @@ async fn h02_saga_failure() {
     let saga = saga.step(json_step("TransOut", r#"{"amount":30}"#)).step(json_step("TransIn", "null"));
     let reason = format!(r#"url:{} return failed: {{"error":"no balance"}}"#, api("TransIn"));
     assert_eq!(dtm.coordinator().submit(saga.clone()).await.unwrap(), Outcome::RolledBack { reason });
-    let reason = "rolled back before".to_owned();
+    let reason = "rolled back, or stopped by force, before".to_owned();
     assert_eq!(dtm.coordinator().submit(saga).await.unwrap(), Outcome::RolledBack { reason });
 }
 
