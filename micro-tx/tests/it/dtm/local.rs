@@ -1,12 +1,16 @@
 //! The local part of a message in a transaction, behind the message's barrier: what commits is sent,
 //! what does not is not.
 
+use std::any::Any;
+
+use async_trait::async_trait;
 use micro_core::{
-    Error, ErrorKind, Result, Tx,
+    Error, ErrorKind, Result, TransactionManager, Tx,
     barrier::{BarrierStore as _, Prepared},
+    transaction::{ManagerId, Transaction},
 };
 use micro_tx::{
-    SqlTxExt as _,
+    SqlDatabase, SqlTxExt as _,
     dtm::TransactionStatus::{Failed, Succeeded},
 };
 
@@ -17,6 +21,7 @@ on_each_database! {
     case_63_msg_do_and_submit_db
     case_64_msg_do_and_submit_db_busi_failed
     case_65_msg_do_and_submit_busi_later
+    case_68_msg_do_and_submit_db_commit_after_failed
 }
 
 async fn take_30(tx: &mut Tx) -> Result<()> {
@@ -81,4 +86,48 @@ async fn commit_failed(counter: Counter) {
     done.await.unwrap_err();
     counter.until(&message.gid, Failed).await;
     assert_eq!(counter.teller.accounts().await, ["100+0", "100+0"], "nothing changed");
+}
+
+/// A database whose commits take place, and nobody hears of it.
+struct CommitsInSilence(SqlDatabase);
+
+#[async_trait]
+impl TransactionManager for CommitsInSilence {
+    async fn begin(&self) -> Result<Tx> {
+        Ok(self.0.begin().await?.decorate(|inner| Box::new(Silenced(inner))))
+    }
+
+    fn id(&self) -> ManagerId {
+        self.0.id()
+    }
+}
+
+struct Silenced(Box<dyn Transaction>);
+
+#[async_trait]
+impl Transaction for Silenced {
+    async fn commit(self: Box<Self>) -> Result<()> {
+        self.0.commit().await?;
+        Err(Error::new(ErrorKind::Unknown, "tx.commit", "the answer is lost"))
+    }
+
+    async fn rollback(self: Box<Self>) -> Result<()> {
+        self.0.rollback().await
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self.0.as_any_mut()
+    }
+}
+
+/// The store is asked, and nobody else: what committed is sent, and the caller told that it does not know.
+async fn case_68_msg_do_and_submit_db_commit_after_failed(counter: Counter) {
+    let (bank, message) = (&counter.teller.bank, counter.notice());
+    let silent = CommitsInSilence(bank.database.clone());
+    let done = counter.dtm.do_and_submit_in_tx(&message, &silent, &bank.store, take_30).await;
+    assert_eq!(done.unwrap_err().kind(), ErrorKind::Unknown);
+    counter.until(&message.gid, Succeeded).await;
+    assert_eq!(counter.teller.accounts().await, ["70+0", "130+0"], "moved once");
+    assert_eq!(bank.store.prepared(&message.gid).await.unwrap(), Prepared::Committed);
+    assert_eq!(counter.branches.calls(&message.gid), ["01/action"], "nobody asked by a call");
 }
