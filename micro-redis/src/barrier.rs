@@ -44,6 +44,10 @@ const AMOUNT_MAX: u64 = 1 << 53;
 /// - In Redis Cluster the integer's key and the global id need the same hash tag, `stock:{A-17}` and
 ///   `{A-17}-order-1`, for a script's keys are in one slot. One server is spoken to: the one that has the
 ///   slot, or a proxy. Where another server has it, that is `Unavailable`, and told so.
+/// - The parts of a key are joined by `-`, as DTM's client joins them, and a message to a topic has branches
+///   `01-01`, `01-02`: no global id may be another one followed by `-` and two digits (`order-7` and
+///   `order-7-01`), or a branch of the one is taken for a branch of the other. UUIDs are safe, and so are
+///   ids of one length.
 /// - An integer has 64 bits, an amount at most 2^53.
 #[derive(Clone)]
 pub struct RedisBarrier {
