@@ -13,7 +13,10 @@ use micro_core::{
     Error, ErrorKind, Result,
     broker::{Headers, Message, Receipt, header},
 };
-use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, IgnoredAny, MapAccess, Visitor},
+};
 
 use crate::config::KafkaConfig;
 
@@ -23,6 +26,8 @@ const KEY: &str = "Pkey";
 const TOPIC: &str = "Micro-Topic";
 /// Stands for all topics.
 const ALL: &str = "*";
+/// With more headers a value is no envelope: peers write some dozens.
+const HEADER_COUNT_MAX: usize = 1_000;
 /// What an envelope's headers may hold by default: those of events and of dead letters.
 const HEADERS: [&str; 16] = [
     header::EVENT_ID,
@@ -48,7 +53,7 @@ const HEADERS: [&str; 16] = [
 #[serde(deny_unknown_fields)]
 struct Envelope<'a> {
     #[serde(rename = "Header", alias = "header", alias = "HEADER", borrow, deserialize_with = "nullable")]
-    header: Option<BTreeMap<Cow<'a, str>, Option<Cow<'a, str>>>>,
+    header: Option<HeaderMembers<'a>>,
     #[serde(rename = "Body", alias = "body", alias = "BODY", borrow, deserialize_with = "nullable")]
     body: Option<Cow<'a, str>>,
 }
@@ -56,6 +61,37 @@ struct Envelope<'a> {
 /// A member that may be null and must be there: by itself serde takes one that is missing for null.
 fn nullable<'de, T: Deserialize<'de>, D: Deserializer<'de>>(member: D) -> std::result::Result<Option<T>, D::Error> {
     Option::deserialize(member)
+}
+
+/// The members of `Header`, at most [`HEADER_COUNT_MAX`].
+#[derive(Default, Serialize)]
+struct HeaderMembers<'a>(BTreeMap<Cow<'a, str>, Option<Cow<'a, str>>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for HeaderMembers<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = HeaderMembers<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of headers")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> std::result::Result<Self::Value, A::Error> {
+                let mut read = BTreeMap::new();
+                while let Some((name, value)) = members.next_entry()? {
+                    read.insert(name, value);
+                    if read.len() > HEADER_COUNT_MAX {
+                        return Err(de::Error::custom(format_args!("more than {HEADER_COUNT_MAX} headers")));
+                    }
+                }
+                Ok(HeaderMembers(read))
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
 }
 
 /// What an envelope held.
@@ -85,7 +121,7 @@ impl fmt::Display for Malformed {
 /// # Errors
 ///
 /// It has an envelope's members, and they hold something else: headers that are no texts, a body that
-/// is no base64.
+/// is no base64, more than 1,000 headers.
 pub fn open(value: &[u8]) -> Option<std::result::Result<Opened, Malformed>> {
     // Most bodies are protobuf: one look.
     if value.trim_ascii_start().first() != Some(&b'{') {
@@ -104,7 +140,7 @@ fn opened(envelope: Envelope<'_>, value: &[u8]) -> std::result::Result<Opened, M
         Some(text) => STANDARD.decode(text.as_bytes()).map_err(|error| Malformed(format!("Body: {error}")))?,
         None => value.to_vec(),
     };
-    let header = envelope.header.unwrap_or_default();
+    let HeaderMembers(header) = envelope.header.unwrap_or_default();
     // Go reads null as the empty text.
     let text = |value: Option<Cow<'_, str>>| value.unwrap_or_default().into_owned();
     let headers: Headers = header.into_iter().map(|(name, value)| (name, text(value))).collect();
@@ -177,7 +213,7 @@ pub fn seal(message: &Message, more_headers: &[String]) -> Result<Message> {
         header.insert(KEY.into(), Some(key.into()));
     }
     let body = STANDARD.encode(&message.body).into();
-    let envelope = Envelope { header: Some(header), body: Some(body) };
+    let envelope = Envelope { header: Some(HeaderMembers(header)), body: Some(body) };
     let value = serde_json::to_vec(&envelope).map_err(|error| {
         Error::new(ErrorKind::Internal, "broker.publish", "no envelope can be written").with_source(error)
     })?;
@@ -386,6 +422,18 @@ mod tests {
             (r#"{"Header":["a"],"Body":"aGk="}"#, "sequence"),
         ] {
             assert!(malformed(value).contains(reason), "{value}: {}", malformed(value));
+        }
+    }
+
+    #[test]
+    fn with_very_many_headers_it_is_none() {
+        let value = |count: usize| {
+            let headers: Vec<_> = (0..count).map(|number| format!("\"{number}\":\"\"")).collect();
+            format!("{{\"Header\":{{{}}},\"Body\":\"\"}}", headers.join(","))
+        };
+        assert_eq!(opened(&value(HEADER_COUNT_MAX)).headers.len(), HEADER_COUNT_MAX);
+        for count in [HEADER_COUNT_MAX + 1, 100_000] {
+            assert!(malformed(&value(count)).contains("more than 1000 headers"), "{}", malformed(&value(count)));
         }
     }
 

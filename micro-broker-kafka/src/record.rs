@@ -1,7 +1,7 @@
 //! A message as a Kafka record and back: key, headers and body are the record's own.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -129,10 +129,18 @@ fn opened(record: &BorrowedMessage<'_>, value: &[u8]) -> Option<Opened> {
     }
 }
 
-/// An envelope's headers and the record's own, which count for more, as in go-micro.
-fn merged(mut of_envelope: Headers, of_record: Headers) -> Headers {
-    of_record.iter().for_each(|(name, value)| of_envelope.set(name, value.clone()));
-    of_envelope
+/// An envelope's headers and the record's own, which count for more, as in go-micro; of those the
+/// last of a name. There may be as many as a record has room for, so no name is searched for.
+fn merged(of_envelope: Headers, of_record: Headers) -> Headers {
+    if of_record.is_empty() {
+        return of_envelope;
+    }
+    let mut names = HashSet::with_capacity(of_record.len());
+    let mut last: Vec<_> = of_record.iter().collect();
+    last.reverse();
+    last.retain(|(name, _)| names.insert(name.to_ascii_lowercase()));
+    let others = of_envelope.iter().filter(|(name, _)| !names.contains(&name.to_ascii_lowercase()));
+    others.chain(last.into_iter().rev()).map(|(name, value)| (name, value.clone())).collect()
 }
 
 /// The headers of a record, whoever wrote it. One whose name is not UTF-8 is left out: the driver
@@ -149,13 +157,14 @@ fn received_headers(headers: &BorrowedHeaders, blocks: &mut Blocks) -> Headers {
 /// What a delivery takes of the memory bound, roughly.
 pub(crate) fn bytes_of(delivery: &Delivery) -> usize {
     let Message { key, headers, body, .. } = &delivery.message;
-    let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let of_each = size_of::<(String, Bytes)>();
+    let headers: usize = headers.iter().map(|(name, value)| of_each + name.len() + value.len()).sum();
     key.as_ref().map_or(0, Bytes::len) + headers + body.len() + size_of::<Delivery>()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, time::Instant};
 
     use super::*;
 
@@ -184,6 +193,34 @@ mod tests {
         let again = addresses(&mut blocks, 4 * count);
         assert!(again.len() <= 2 * count, "{} places for {} copies", again.len(), 4 * count);
         assert!(blocks.full.len() <= BLOCK_COUNT_MAX);
+    }
+
+    fn numbered(prefix: &str) -> Headers {
+        (0..100_000).map(|number| (format!("{prefix}{number}"), Bytes::new())).collect()
+    }
+
+    #[test]
+    fn very_many_headers_are_merged_in_a_moment() {
+        let started = Instant::now();
+        let merged = merged(numbered("x"), numbered("y"));
+        let took = started.elapsed();
+        assert_eq!(merged.len(), 200_000);
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    }
+
+    #[test]
+    fn of_headers_of_one_name_the_records_last_stays_whatever_the_case() {
+        let of_envelope = [("Source", "go"), ("Event-Type", "old"), ("EVENT-TYPE", "older")].into_iter().collect();
+        let of_record = [("event-type", "new"), ("X", "1"), ("Event-type", "newer")].into_iter().collect();
+        let expected: Headers = [("Source", "go"), ("X", "1"), ("Event-type", "newer")].into_iter().collect();
+        assert_eq!(merged(of_envelope, of_record), expected);
+    }
+
+    #[test]
+    fn headers_count_for_the_room_they_take_though_they_are_empty() {
+        let message = Message { headers: numbered(""), ..Message::unkeyed("t", "") };
+        let delivery = Delivery { message, partition: 0, offset: 0, timestamp: SystemTime::UNIX_EPOCH };
+        assert!(bytes_of(&delivery) > 100_000 * size_of::<(String, Bytes)>());
     }
 
     #[test]

@@ -174,6 +174,26 @@ async fn a_records_own_headers_count_for_more_than_its_envelopes() {
     reader.close().await;
 }
 
+/// Whoever may write to a topic can make such a record.
+#[tokio::test]
+async fn a_record_of_very_many_headers_is_handed_on_as_it_is_and_its_neighbour_follows() {
+    let fixture = ready!(KafkaFixture);
+    let topic = new_topic(&fixture.broker, 1).await;
+    let members: Vec<_> = (0..40_000).map(|number| format!("\"e{number}\":\"\"")).collect();
+    let value = format!("{{\"Header\":{{{}}},\"Body\":\"\"}}", members.join(","));
+    let headers = (0..40_000).map(|number| (format!("r{number}"), Bytes::new())).collect();
+    let message = Message { headers, ..Message::unkeyed(&*topic, value) };
+    let sent = [message, Message::unkeyed(&*topic, "next")];
+    for result in fixture.broker.publish(sent.to_vec()).await {
+        result.expect("both fit into a batch");
+    }
+    let reader = Reader::join(&fixture.broker, &unique("g"), &topic).await;
+    let received: Vec<_> = reader.take(2).await.into_iter().map(|delivery| delivery.message).collect();
+    // Not compared with `assert_eq`: it would print a megabyte.
+    assert!(received == sent);
+    reader.close().await;
+}
+
 #[tokio::test]
 async fn we_read_what_go_publishes_and_a_key_has_one_partition_for_both() {
     let fixture = ready!(KafkaFixture);
