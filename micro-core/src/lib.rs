@@ -23,6 +23,7 @@ pub mod parked;
 pub mod registry;
 pub mod saga;
 pub mod selector;
+mod share;
 pub mod trace;
 pub mod transaction;
 

@@ -165,6 +165,12 @@ impl Message {
         Self { topic: topic.into(), key: None, headers: Headers::new(), body: body.into() }
     }
 
+    /// About how much memory it takes, in bytes: key, headers and body, and 64 for the rest.
+    pub(crate) fn bytes_count(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        64 + self.key.as_ref().map_or(0, Bytes::len) + headers + self.body.len()
+    }
+
     /// Sets a header.
     #[must_use]
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -52,6 +52,10 @@ pub struct ConsumerConfig {
     /// How far a partition may be ahead of its first unfinished delivery before it is paused;
     /// default 10,000. It resumes at half of it.
     pub unfinished_count_max: usize,
+    /// How many bytes of unfinished deliveries, all partitions together, are kept in memory; default
+    /// 64 MiB. A partition that has three quarters of it, less where others have some too, is paused,
+    /// and resumes at half of that; what was received by then is kept, and one delivery always passes.
+    pub unfinished_bytes_max: usize,
     /// Batches that run side by side, at least 1; default 2. The lanes, of whatever partitions, that
     /// have something meanwhile share the next one: few large transactions cost a database less than
     /// many small ones. What is slow holds up those that share its batch, until it fails: handlers
@@ -69,6 +73,7 @@ impl Default for ConsumerConfig {
             lane_count: 4,
             batch_count_max: 256,
             unfinished_count_max: 10_000,
+            unfinished_bytes_max: 64 * 1_024 * 1_024,
             running_count_max: 2,
             gather: Duration::from_millis(2),
         }
@@ -124,6 +129,13 @@ impl<S> ConsumerBuilder<S> {
     #[must_use]
     pub fn unfinished_count_max(mut self, count: usize) -> Self {
         self.config.unfinished_count_max = count;
+        self
+    }
+
+    /// Sets how many bytes of unfinished deliveries are kept in memory.
+    #[must_use]
+    pub fn unfinished_bytes_max(mut self, count: usize) -> Self {
+        self.config.unfinished_bytes_max = count;
         self
     }
 
@@ -350,6 +362,7 @@ where
             let context = Arc::new(PartitionContext {
                 group: self.request.group.clone(),
                 config: self.config.clone(),
+                unfinished_bytes: AtomicUsize::new(0),
                 subscription: subscription.clone(),
                 board: self.board.clone(),
                 panics,

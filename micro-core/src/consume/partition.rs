@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,7 @@ use super::{
 use crate::{
     Error,
     broker::{Delivery, Position, Subscription, TopicPartition},
+    share::may_take,
 };
 
 /// The first and the longest wait before a batch that the stack could not settle is tried again.
@@ -29,6 +33,8 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct PartitionContext {
     pub(crate) group: Arc<str>,
     pub(crate) config: ConsumerConfig,
+    /// Of the deliveries in hand and queued, of all of them.
+    pub(crate) unfinished_bytes: AtomicUsize,
     pub(crate) subscription: Arc<dyn Subscription>,
     pub(crate) board: TroubleBoard,
     /// Takes the panic of a lane. What the lane had in hand is lost with it: the consumer lets go of
@@ -61,6 +67,8 @@ struct State {
     tracker: OffsetTracker,
     first_offset: Option<i64>,
     queues: Vec<VecDeque<Delivery>>,
+    /// Of the deliveries in hand and queued.
+    unfinished_bytes: usize,
 }
 
 impl Partition {
@@ -81,7 +89,7 @@ impl Partition {
             id,
             context,
             lanes,
-            state: Mutex::new(State { tracker: OffsetTracker::new(), first_offset: None, queues }),
+            state: Mutex::new(State { tracker: OffsetTracker::new(), first_offset: None, queues, unfinished_bytes: 0 }),
             wakes: (0..lanes.lane_count()).map(|_| Notify::new()).collect(),
             acked: tokio::sync::Mutex::default(),
             paused: tokio::sync::Mutex::default(),
@@ -106,14 +114,18 @@ impl Partition {
     pub(crate) fn push(&self, deliveries: impl IntoIterator<Item = Delivery>) {
         let mut state = self.state();
         let counts_before: Vec<usize> = state.queues.iter().map(VecDeque::len).collect();
+        let mut bytes = 0;
         for delivery in deliveries {
             // What came before and is in hand or done already is not taken twice.
             if state.tracker.received(delivery.offset) {
                 state.first_offset.get_or_insert(delivery.offset);
                 let lane = self.lanes.lane(&delivery);
+                bytes += delivery.message.bytes_count();
                 state.queues[lane].push_back(delivery);
             }
         }
+        state.unfinished_bytes += bytes;
+        self.context.unfinished_bytes.fetch_add(bytes, Ordering::Relaxed);
         // Once a lane, however many deliveries it got.
         for (lane, count_before) in counts_before.into_iter().enumerate() {
             if state.queues[lane].len() > count_before {
@@ -125,18 +137,28 @@ impl Partition {
     /// Pauses or resumes deliveries by how much is unfinished: a slow key must not fill the memory.
     pub(crate) async fn regulate(&self) {
         let mut is_paused = self.paused.lock().await;
-        let unfinished_count_max = self.context.config.unfinished_count_max;
-        let held_count = self.state().tracker.held_count();
+        let (held_count, bytes) = self.held();
+        let (count_max, bytes_max) =
+            (self.context.config.unfinished_count_max, self.context.config.unfinished_bytes_max);
+        let bytes_of_all = self.context.unfinished_bytes.load(Ordering::Relaxed);
+        let is_full = held_count >= count_max || !may_take(bytes, bytes_of_all, bytes_max);
+        let has_room = held_count <= count_max / 2 && may_take(bytes.saturating_mul(2), bytes_of_all, bytes_max);
         let partition = std::slice::from_ref(&self.id);
-        if !*is_paused && held_count >= unfinished_count_max {
+        if !*is_paused && is_full {
             match self.context.subscription.pause(partition).await {
                 Ok(()) => *is_paused = true,
                 // Asked again with the next delivery or batch.
                 Err(error) => tracing::warn!(partition = ?self.id, error = %error.report(), "pause"),
             }
-        } else if *is_paused && held_count <= unfinished_count_max / 2 {
+        } else if *is_paused && has_room {
             *is_paused = !self.resume().await;
         }
+    }
+
+    /// How far it is ahead of its first unfinished delivery, and how many bytes are unfinished.
+    fn held(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.tracker.held_count(), state.unfinished_bytes)
     }
 
     /// Resumes deliveries, however often that takes: nothing else would come that asks again.
@@ -268,6 +290,9 @@ impl Partition {
     fn done(&self, deliveries: &[Delivery]) {
         let mut state = self.state();
         deliveries.iter().for_each(|delivery| state.tracker.done(delivery.offset));
+        let bytes: usize = deliveries.iter().map(|delivery| delivery.message.bytes_count()).sum();
+        state.unfinished_bytes -= bytes;
+        self.context.unfinished_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Acks the contiguous prefix of what is done, when it grew. One that fails is made up for by
@@ -293,5 +318,13 @@ impl Partition {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Partition {
+    /// What is not finished is forgotten with it.
+    fn drop(&mut self) {
+        let bytes = self.state().unfinished_bytes;
+        self.context.unfinished_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use micro_core::{
     Error, ErrorKind, Health, Result,
     app::Component as _,
-    broker::{Broker as _, MemoryBroker, RevokeGuard, SubscriptionEvent, TopicPartition},
+    broker::{Broker as _, MemoryBroker, Message, RevokeGuard, SubscriptionEvent, TopicPartition},
     consume::{Consumer, ConsumerConfig, DeliveryBatch, DeliveryPolicy, KeyLanes},
     inbox::InboxStore as _,
     parked::DeadLetterStore as _,
@@ -196,6 +196,45 @@ async fn a_slow_key_holds_up_the_ack_and_not_the_other_lanes_and_a_full_partitio
     eventually("the resume", || broker.flow() == ["pause", "resume"]).await;
     let acks = broker.acks();
     assert!(acks.is_sorted(), "{acks:?}");
+    consumer.close().await.unwrap();
+}
+
+/// While the stack fails nothing is finished: what is received meanwhile stays within the limit.
+#[tokio::test(start_paused = true)]
+async fn a_failing_stack_pauses_a_partition_by_the_bytes_that_are_unfinished() {
+    const BODY_BYTES: usize = 100 * 1_024;
+    let broker = ScriptedBroker::new();
+    let is_failing = Arc::new(AtomicBool::new(true));
+    let fails = is_failing.clone();
+    let service = service_fn(move |_: DeliveryBatch| {
+        let outcome = match fails.load(Ordering::Relaxed) {
+            true => Err(Error::new(ErrorKind::Unavailable, "test", "the database is away")),
+            false => Ok(()),
+        };
+        std::future::ready(outcome)
+    });
+    let consumer = Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], service)
+        .unfinished_bytes_max(1_024 * 1_024)
+        .build();
+    consumer.start(&Health::new()).await.unwrap();
+    let large = |offset: i64, len: usize| delivered(Message::keyed(ORDERS, offset.to_string(), vec![0; len]), offset);
+    let mut offset = 0;
+    while broker.flow().is_empty() {
+        assert!(offset < 20, "twice the limit and no pause");
+        broker.deliver([large(offset, BODY_BYTES)]).await;
+        offset += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(offset >= 7, "three quarters of the limit are its own: {offset}");
+    is_failing.store(false, Ordering::Relaxed);
+    eventually("the resume", || broker.flow() == ["pause", "resume"]).await;
+    // One that is larger than the limit passes alone, and is waited for.
+    for _ in 0..3 {
+        broker.deliver([large(offset, 2 * 1_024 * 1_024)]).await;
+        offset += 1;
+        eventually("the ack", || broker.acked() == Some(offset)).await;
+    }
+    eventually("the last resume", || broker.flow().last() == Some(&"resume")).await;
     consumer.close().await.unwrap();
 }
 

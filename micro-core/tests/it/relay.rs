@@ -19,7 +19,7 @@ use micro_core::{
 };
 use prost::Message as _;
 
-use crate::world::{Deducted, Ledger, Paid, World, eventually};
+use crate::world::{Deducted, Ledger, Paid, ScriptedBroker, World, eventually};
 
 /// What becomes of a message, by order, seq and how often it was sent before.
 enum Fate {
@@ -210,6 +210,93 @@ async fn a_topic_that_cannot_be_sent_holds_up_no_other() {
         assert!(broker.taken()["stuck"].is_sorted(), "{failure:?}");
         relay.close().await.unwrap();
     }
+}
+
+/// An outbox that counts the bytes that are read of it.
+struct CountingOutbox {
+    inner: Arc<dyn OutboxStore>,
+    bytes: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+struct CountingShard {
+    inner: Box<dyn OutboxShard>,
+    bytes: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+#[async_trait]
+impl OutboxStore for CountingOutbox {
+    async fn add(&self, tx: &mut Tx, messages: &[Message]) -> Result<()> {
+        self.inner.add(tx, messages).await
+    }
+
+    async fn own(&self, shard: u16) -> Result<Option<Box<dyn OutboxShard>>> {
+        let bytes = self.bytes.clone();
+        Ok(self.inner.own(shard).await?.map(|inner| Box::new(CountingShard { inner, bytes }) as Box<_>))
+    }
+
+    async fn committed(&self) -> ShardSet {
+        self.inner.committed().await
+    }
+
+    fn shard_of(&self, message: &Message) -> u16 {
+        self.inner.shard_of(message)
+    }
+
+    async fn counts(&self) -> Result<OutboxCounts> {
+        self.inner.counts().await
+    }
+}
+
+#[async_trait]
+impl OutboxShard for CountingShard {
+    async fn unsent(&mut self, known: &[i64], but_topics: &[Arc<str>], limit: usize) -> Result<Vec<OutboxRow>> {
+        let rows = self.inner.unsent(known, but_topics, limit).await?;
+        let bytes = rows.iter().map(|row| row.message.body.len()).sum();
+        self.bytes.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+        Ok(rows)
+    }
+
+    async fn sent(&mut self, ids: &[i64]) -> Result<()> {
+        self.inner.sent(ids).await
+    }
+
+    async fn park(&mut self, id: i64, cause: &Error) -> Result<()> {
+        self.inner.park(id, cause).await
+    }
+}
+
+/// While the broker is away no more is kept in memory than the limit says.
+#[tokio::test(start_paused = true)]
+async fn what_a_relay_keeps_in_memory_is_bounded_in_bytes() {
+    let world = World::new();
+    let bytes = Arc::<std::sync::atomic::AtomicUsize>::default();
+    let store = Arc::new(CountingOutbox { inner: world.database.outbox(), bytes: bytes.clone() });
+    let messages: Vec<_> = (0..100_u8).map(|number| Message::keyed("t", "a", vec![number; 100 * 1_024])).collect();
+    world.database.transactions().run(async |tx| store.add(tx, &messages).await).await.unwrap();
+    let mut config = RelayConfig::default();
+    config.known_bytes_max = 1_024 * 1_024;
+    let relay = Relay::builder(store, Arc::new(ScriptedBroker::new())).config(config).build();
+    relay.start(&Health::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let bytes = bytes.load(std::sync::atomic::Ordering::Relaxed);
+    // Each row that is kept was read once; those there was no room for, at most once more.
+    assert!((700 * 1_024..2 * 1_024 * 1_024).contains(&bytes), "{bytes} bytes of 10 MB were read");
+    relay.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_larger_than_the_limit_are_sent_one_by_one() {
+    let world = World::new();
+    let broker = ProbeBroker::new(|_, _, _| Fate::Receipt);
+    let mut config = RelayConfig::default();
+    config.known_bytes_max = 1;
+    world.add(&orders(3, 20)).await;
+    let relay = Relay::builder(world.database.outbox(), Arc::new(broker.clone())).config(config).build();
+    relay.start(&Health::new()).await.unwrap();
+    eventually("all of them", || broker.taken_count() == 60).await;
+    assert!(broker.taken().values().all(|seqs| seqs.is_sorted()));
+    relay.drain(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(counts(&world).await, OutboxCounts::default());
 }
 
 /// What was left out while its topic was stuck goes out in order once it is mended.

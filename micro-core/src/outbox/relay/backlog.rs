@@ -9,11 +9,11 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::share::may_take;
 use crate::{
     broker::Message,
     consume::trouble::backoff,
     outbox::{OutboxRow, SHARD_COUNT},
+    share::may_take,
 };
 
 /// The first and the longest wait before a message of a key is sent again.
@@ -22,6 +22,10 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 
 /// The most rows of one shard that are kept in memory.
 const KNOWN_COUNT_MAX: usize = 4_096;
+
+/// What a row is taken for before the first one was read, in bytes: what a topic of Kafka takes by
+/// default at most.
+const ROW_BYTES_INITIAL: usize = 1_024 * 1_024;
 
 /// What orders rows: topic and key; a row without a key is on its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +65,11 @@ pub(super) struct Backlog {
     topics: HashMap<Arc<str>, Topic>,
     in_flight_count: usize,
     in_flight_count_max: usize,
+    /// Of the rows that are not settled.
+    bytes: usize,
+    bytes_max: usize,
+    /// The mean of those that were read last, in bytes.
+    row_bytes: usize,
 }
 
 #[derive(Default)]
@@ -68,8 +77,14 @@ struct Shard {
     /// Every row read and not yet removed from the store.
     known: HashSet<i64>,
     ready_count: usize,
-    /// How many rows of a topic are not settled.
-    unsettled: HashMap<Arc<str>, usize>,
+    /// What is not settled, by topic.
+    unsettled: HashMap<Arc<str>, Unsettled>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Unsettled {
+    count: usize,
+    bytes: usize,
 }
 
 #[derive(Default)]
@@ -95,8 +110,8 @@ enum State {
 }
 
 impl Backlog {
-    /// Of which so many messages may be on their way.
-    pub(super) fn new(in_flight_count_max: usize) -> Self {
+    /// Of which so many messages may be on their way, and so many bytes are kept.
+    pub(super) fn new(in_flight_count_max: usize, bytes_max: usize) -> Self {
         Self {
             keys: HashMap::new(),
             ready: VecDeque::new(),
@@ -106,6 +121,9 @@ impl Backlog {
             topics: HashMap::new(),
             in_flight_count: 0,
             in_flight_count_max,
+            bytes: 0,
+            bytes_max,
+            row_bytes: ROW_BYTES_INITIAL,
         }
     }
 
@@ -113,6 +131,10 @@ impl Backlog {
     /// answers how many were new.
     pub(super) fn add(&mut self, shard: u16, rows: Vec<OutboxRow>) -> usize {
         let mut new_count = 0;
+        if !rows.is_empty() {
+            let bytes: usize = rows.iter().map(|row| row.message.bytes_count()).sum();
+            self.row_bytes = (bytes / rows.len()).max(1);
+        }
         for row in rows {
             // A topic that is full stays so to the end of these rows: none behind one that is skipped
             // is taken.
@@ -123,7 +145,11 @@ impl Backlog {
             }
             new_count += 1;
             let topic = row.message.topic.clone();
-            *of_shard.unsettled.entry(topic.clone()).or_default() += 1;
+            let bytes = row.message.bytes_count();
+            let unsettled = of_shard.unsettled.entry(topic.clone()).or_default();
+            unsettled.count += 1;
+            unsettled.bytes += bytes;
+            self.bytes += bytes;
             let key = KeyId::of(shard, &row);
             if let Some(queue) = self.keys.get_mut(&key) {
                 queue.rows.insert(row.id, row.message);
@@ -164,8 +190,10 @@ impl Backlog {
         self.landed(key);
         let Some(queue) = self.keys.get_mut(key) else { return };
         let shard = queue.shard;
-        if queue.rows.remove(&id).is_some() {
-            self.shards[usize::from(shard)].settled(&queue.topic);
+        if let Some(message) = queue.rows.remove(&id) {
+            let bytes = message.bytes_count();
+            self.bytes -= bytes;
+            self.shards[usize::from(shard)].settled(&queue.topic, bytes);
         }
         queue.failure_count = 0;
         if queue.rows.is_empty() {
@@ -255,8 +283,13 @@ impl Backlog {
 
     fn is_full(&self, shard: u16, topic: &str) -> bool {
         let shard = &self.shards[usize::from(shard)];
-        let count = shard.unsettled.get(topic).copied().unwrap_or(0);
-        !may_take(count, shard.known.len(), KNOWN_COUNT_MAX)
+        let Unsettled { count, bytes } = shard.unsettled.get(topic).copied().unwrap_or_default();
+        !may_take(count, shard.known.len(), KNOWN_COUNT_MAX) || !may_take(bytes, self.bytes, self.bytes_max)
+    }
+
+    /// How many rows fit into what is left, if they are as those that were read last; one at least.
+    pub(super) fn room_count(&self) -> usize {
+        (self.bytes_max.saturating_sub(self.bytes) / self.row_bytes).max(1)
     }
 
     /// The rows were removed from the store: their ids need not be remembered.
@@ -275,7 +308,8 @@ impl Backlog {
     /// The shard is not owned any more: forgets its rows. A message on its way stays the only one
     /// of its key until its receipt is in.
     pub(super) fn forget_shard(&mut self, shard: u16) {
-        self.shards[usize::from(shard)] = Shard::default();
+        let forgotten = std::mem::take(&mut self.shards[usize::from(shard)]);
+        self.bytes -= forgotten.unsettled.values().map(|unsettled| unsettled.bytes).sum::<usize>();
         self.keys.retain(|_, queue| queue.shard != shard || matches!(queue.state, State::OnItsWay(_)));
         for queue in self.keys.values_mut().filter(|queue| queue.shard == shard) {
             queue.rows.clear();
@@ -300,10 +334,11 @@ impl Backlog {
 }
 
 impl Shard {
-    fn settled(&mut self, topic: &Arc<str>) {
-        let Some(count) = self.unsettled.get_mut(topic) else { return };
-        *count -= 1;
-        if *count == 0 {
+    fn settled(&mut self, topic: &Arc<str>, bytes: usize) {
+        let Some(unsettled) = self.unsettled.get_mut(topic) else { return };
+        unsettled.count -= 1;
+        unsettled.bytes -= bytes;
+        if unsettled.count == 0 {
             self.unsettled.remove(topic);
         }
     }
@@ -314,7 +349,7 @@ mod tests {
     use super::*;
 
     fn backlog() -> Backlog {
-        Backlog::new(8)
+        Backlog::new(8, usize::MAX)
     }
 
     fn row(id: i64, key: &str) -> OutboxRow {
@@ -431,5 +466,26 @@ mod tests {
             backlog.forget(0, &[id]);
         }
         assert!(backlog.full_topics(0).is_empty());
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_a_row_of_each_topic_passes_whatever_its_size() {
+        let mut backlog = Backlog::new(8, 1_000);
+        assert_eq!(backlog.room_count(), 1, "before the first row each is taken for a large one");
+        let row =
+            |id: i64, topic: &'static str, len: usize| OutboxRow { id, message: Message::unkeyed(topic, vec![0; len]) };
+        let size = row(0, "t", 100).message.bytes_count();
+        let taken = backlog.add(0, (0..20).map(|id| row(id, "t", 100)).collect());
+        assert_eq!(taken, (1_000 * 3 / 4_usize).div_ceil(size));
+        assert_eq!(backlog.room_count(), (1_000 - taken * size) / size);
+        assert_eq!(backlog.add(0, vec![row(30, "other", 5_000), row(31, "other", 1)]), 1);
+        while let Some(Departure { key, id, .. }) = backlog.depart() {
+            backlog.settled(&key, id);
+            backlog.forget(0, &[id]);
+        }
+        assert_eq!(backlog.bytes, 0);
+        assert_eq!(backlog.add(0, vec![row(32, "t", 5_000), row(33, "t", 1)]), 1, "it passes alone");
+        backlog.forget_shard(0);
+        assert_eq!(backlog.bytes, 0);
     }
 }

@@ -1,7 +1,6 @@
 //! Sends what the outbox holds: in order by key, at most one unacknowledged message of a key.
 
 mod backlog;
-mod share;
 mod worker;
 
 use std::{
@@ -49,6 +48,10 @@ pub struct RelayConfig {
     pub wave_wait_max: Duration,
     /// The largest number of messages without a receipt; default 4,096.
     pub in_flight_count_max: usize,
+    /// The most bytes of messages, all shards together, that are kept in memory until they have their
+    /// receipt; default 64 MiB. A topic has three quarters of it at most, and one message always; a
+    /// read is cut to what there is room for by the size of the rows read before it.
+    pub known_bytes_max: usize,
     /// How long a receipt may take before the message is sent again; default 30 s.
     pub receipt_timeout: Duration,
     /// How long a call of the store may take before its shard is given back and asked for again;
@@ -62,6 +65,7 @@ impl Default for RelayConfig {
             wave_count_max: 512,
             wave_wait_max: Duration::from_millis(50),
             in_flight_count_max: 4_096,
+            known_bytes_max: 64 * 1_024 * 1_024,
             receipt_timeout: Duration::from_secs(30),
             store_timeout: Duration::from_secs(10),
         }
@@ -142,7 +146,8 @@ impl<P> RelayBuilder<P> {
 ///
 /// A topic that cannot be sent (its partition has no leader, say, or rights are missing) holds up no
 /// other one: it has at most three quarters of what is kept in memory of a shard, 3,072 of 4,096
-/// rows, and of [`in_flight_count_max`](RelayConfig::in_flight_count_max); several have less each.
+/// rows, of [`known_bytes_max`](RelayConfig::known_bytes_max), and of
+/// [`in_flight_count_max`](RelayConfig::in_flight_count_max); several have less each.
 /// Its further rows, of whatever key, stay in the store until it goes on.
 pub struct Relay<P> {
     name: String,

@@ -147,7 +147,7 @@ where
             store,
             publish,
             slots: (0..SHARD_COUNT).map(|_| Slot::default()).collect(),
-            backlog: Backlog::new(config.in_flight_count_max),
+            backlog: Backlog::new(config.in_flight_count_max, config.known_bytes_max),
             config,
             wave: Wave::default(),
             on_their_way: FuturesUnordered::new(),
@@ -298,7 +298,7 @@ where
 
     /// Reads a shard's new rows; `false` when the store failed.
     async fn read_shard(&mut self, shard: u16) -> bool {
-        let limit = self.config.wave_count_max.max(1);
+        let limit = self.config.wave_count_max.max(1).min(self.backlog.room_count());
         let (known, full) = (self.backlog.known(shard), self.backlog.full_topics(shard));
         let slot = &mut self.slots[usize::from(shard)];
         let Some(owned) = slot.owned.as_mut() else { return true };

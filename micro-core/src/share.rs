@@ -3,7 +3,7 @@
 /// Whether one that has `own` of `total` may have one more: up to three times what is left then. One
 /// that is alone gets three quarters of `max`; however many there are, something is left for the
 /// next, and who has none may always have one. (Dynamic thresholds: Choudhury and Hahne, 1998.)
-pub(super) fn may_take(own: usize, total: usize, max: usize) -> bool {
+pub(crate) fn may_take(own: usize, total: usize, max: usize) -> bool {
     own == 0 || own < max.saturating_sub(total.saturating_add(1)).saturating_mul(3)
 }
 
