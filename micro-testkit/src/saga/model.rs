@@ -21,6 +21,9 @@ use crate::eventually;
 /// How many steps a saga of the model has.
 pub const STEP_COUNT: usize = 4;
 
+/// How long a coordinator waits for a call, where one lasts: DTM counts in whole seconds.
+pub const TIME_LIMIT: Duration = Duration::from_secs(1);
+
 /// What happens to the action of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -38,11 +41,16 @@ pub enum Fate {
     NeverArrives,
     /// Each call arrives when its compensation is done: it hangs.
     ArrivesLate,
+    /// Its first call is not answered while the coordinator waits; it takes effect about when it is given up
+    /// and made again.
+    OutlastsItsCall,
+    /// No call is answered while the coordinator waits; what the last one does meets its compensation.
+    MeetsItsUndoing,
 }
 
 impl Fate {
-    /// Every fate.
-    pub const ALL: [Self; 7] = [
+    /// Those whose calls end at once.
+    pub const PROMPT: [Self; 7] = [
         Self::Succeeds,
         Self::Fails,
         Self::TimesOut,
@@ -52,9 +60,18 @@ impl Fate {
         Self::ArrivesLate,
     ];
 
+    /// Those of whose calls some last longer than the coordinator waits ([`TIME_LIMIT`]), and what they
+    /// differ from.
+    pub const LASTING: [Self; 4] = [Self::Succeeds, Self::Fails, Self::OutlastsItsCall, Self::MeetsItsUndoing];
+
     /// Whether the saga goes on behind it.
     const fn goes_on(self) -> bool {
-        matches!(self, Self::Succeeds | Self::TimesOut | Self::ArrivesTwice | Self::OngoingOnce)
+        matches!(self, Self::Succeeds | Self::TimesOut | Self::ArrivesTwice | Self::OngoingOnce | Self::OutlastsItsCall)
+    }
+
+    /// Whether none of its calls is ever answered.
+    const fn is_undecided(self) -> bool {
+        matches!(self, Self::NeverArrives | Self::ArrivesLate | Self::MeetsItsUndoing)
     }
 }
 
@@ -90,11 +107,6 @@ pub struct SagaEnd {
 }
 
 impl SagaCase {
-    /// Every order of fates.
-    pub fn all(is_concurrent: bool, timeout_to_fail: Option<Duration>) -> Vec<Self> {
-        Self::of(&Fate::ALL, is_concurrent, timeout_to_fail)
-    }
-
     /// Every order of these fates.
     pub fn of(known: &[Fate], is_concurrent: bool, timeout_to_fail: Option<Duration>) -> Vec<Self> {
         let mut cases = vec![[Fate::Succeeds; STEP_COUNT]];
@@ -129,6 +141,8 @@ impl SagaCase {
         options.is_concurrent = self.is_concurrent;
         options.retry_interval = Some(Duration::from_secs(1));
         options.timeout_to_fail = self.timeout_to_fail;
+        let lasts = |fate: &Fate| matches!(fate, Fate::OutlastsItsCall | Fate::MeetsItsUndoing);
+        options.request_timeout = self.fates.iter().any(lasts).then_some(TIME_LIMIT);
         // More than answers are lost, or ongoing.
         options.retry_count_max = self.timeout_to_fail.is_none().then_some(8);
         (0..STEP_COUNT).fold(Saga::with_gid(gid), |saga, number| saga.step(step(number))).options(options)
@@ -136,8 +150,7 @@ impl SagaCase {
 
     /// So that a compensation has each fate in a third of the cases.
     fn undoing(&self, step: usize) -> Undoing {
-        let sum: usize =
-            self.fates.iter().map(|fate| Fate::ALL.iter().position(|known| known == fate).unwrap_or(0)).sum();
+        let sum: usize = self.fates.iter().map(|fate| *fate as usize).sum();
         [Undoing::Succeeds, Undoing::TimesOut, Undoing::ArrivesTwice][(sum + step) % 3]
     }
 }
@@ -145,10 +158,32 @@ impl SagaCase {
 /// The services that take part, and the network between them and the coordinator. Each branch takes
 /// effect behind a barrier, in one transaction with its row.
 pub struct SagaWorld {
-    database: MemoryDatabase,
-    barrier: Arc<dyn BarrierStore>,
+    participants: Participants,
     spares_undecided: bool,
     cases: Mutex<BTreeMap<String, Played>>,
+}
+
+/// Where branches take effect.
+#[derive(Clone)]
+struct Participants {
+    database: MemoryDatabase,
+    barrier: Arc<dyn BarrierStore>,
+}
+
+impl Participants {
+    /// Takes effect, if the barrier lets it.
+    async fn pass(&self, branch: &Branch, change: i64) -> Result<BranchAnswer> {
+        let effect = effect_of(&branch.gid, step_of(branch)?);
+        let transactions = self.database.transactions();
+        let body = async |tx: &mut Tx| {
+            let count = tx.get("effects", &effect)?;
+            let count = count.map_or(0, |count| i64::from_be_bytes(count.as_ref().try_into().expect("eight bytes")));
+            tx.put("effects", &effect, (count + change).to_be_bytes().to_vec())
+        };
+        let mut barrier = Barrier::new(branch.clone());
+        transactions.run_with_barrier::<_, Error, _>(&*self.barrier, &mut barrier, body).await?;
+        Ok(BranchAnswer::Succeeded)
+    }
 }
 
 #[derive(Clone)]
@@ -156,13 +191,16 @@ struct Played {
     case: SagaCase,
     action_counts: [usize; STEP_COUNT],
     compensation_counts: [usize; STEP_COUNT],
+    /// Actions that arrive behind their compensation.
     late: Vec<Branch>,
+    /// Actions that nobody waits for any more, and that are not done yet.
+    running: Vec<Branch>,
 }
 
 impl SagaWorld {
     /// A world whose barriers are kept by `barrier`, which takes the transactions of `database`.
     pub fn new(database: MemoryDatabase, barrier: Arc<dyn BarrierStore>) -> Self {
-        Self { database, barrier, spares_undecided: false, cases: Mutex::default() }
+        Self { participants: Participants { database, barrier }, spares_undecided: false, cases: Mutex::default() }
     }
 
     /// The same world, in which an action that never answered is undone at the first call. DTM 1.19 does
@@ -176,12 +214,13 @@ impl SagaWorld {
 
     /// Plays a case, under this global id.
     pub fn play(&self, gid: &str, case: SagaCase) {
-        let played =
-            Played { case, action_counts: [0; STEP_COUNT], compensation_counts: [0; STEP_COUNT], late: Vec::new() };
+        let (action_counts, compensation_counts) = ([0; STEP_COUNT], [0; STEP_COUNT]);
+        let played = Played { case, action_counts, compensation_counts, late: Vec::new(), running: Vec::new() };
         self.cases().insert(gid.to_owned(), played);
     }
 
-    /// What a branch answers when it is called; an error where nothing comes back.
+    /// What a branch answers when it is called; an error where nothing comes back. Does not end where the
+    /// call outlasts its caller.
     ///
     /// # Errors
     ///
@@ -197,7 +236,7 @@ impl SagaWorld {
             (played.case, counts[step])
         };
         if !is_action {
-            let is_spared = self.spares_undecided && matches!(case.fates[step], Fate::NeverArrives | Fate::ArrivesLate);
+            let is_spared = self.spares_undecided && case.fates[step].is_undecided();
             let undoing = if is_spared { Undoing::Succeeds } else { case.undoing(step) };
             return self.undo(branch, undoing, count).await;
         }
@@ -220,13 +259,32 @@ impl SagaWorld {
                 self.cases().entry(branch.gid.clone()).and_modify(|played| played.late.push(branch.clone()));
                 Err(lost("the call is late"))
             }
+            Fate::OutlastsItsCall if count == 1 => {
+                let (participants, branch) = (self.participants.clone(), branch.clone());
+                // Up to 20 ms before it is given up, or behind that.
+                let spread = branch.gid.bytes().map(u64::from).sum::<u64>() + 13 * step as u64;
+                let until = TIME_LIMIT + Duration::from_millis(spread % 41) - Duration::from_millis(20);
+                tokio::spawn(async move {
+                    tokio::time::sleep(until).await;
+                    participants.pass(&branch, 1).await
+                });
+                std::future::pending().await
+            }
+            Fate::OutlastsItsCall => self.pass(branch, 1).await,
+            Fate::MeetsItsUndoing => {
+                self.cases().entry(branch.gid.clone()).and_modify(|played| {
+                    played.running.retain(|running| running.id != branch.id);
+                    played.running.push(branch.clone());
+                });
+                std::future::pending().await
+            }
         }
     }
 
     /// How often each step is in effect.
     pub fn effects(&self, gid: &str) -> [i64; STEP_COUNT] {
         std::array::from_fn(|step| {
-            let effect = self.database.read("effects", &effect_of(gid, step));
+            let effect = self.participants.database.read("effects", &effect_of(gid, step));
             effect.map_or(0, |count| i64::from_be_bytes(count.as_ref().try_into().expect("eight bytes were written")))
         })
     }
@@ -237,50 +295,55 @@ impl SagaWorld {
     }
 
     async fn undo(&self, branch: &Branch, undoing: Undoing, count: usize) -> Result<BranchAnswer> {
-        let answer = match undoing {
-            Undoing::ArrivesTwice => {
+        let answer = match (undoing, self.taken(branch, |played| &mut played.running)) {
+            (_, running) if !running.is_empty() => {
+                let step = step_of(branch)?;
+                // Whoever is first.
+                match (step + count) % 2 {
+                    0 => tokio::join!(self.pass_all(&running), self.pass(branch, -1)).1,
+                    _ => tokio::join!(self.pass(branch, -1), self.pass_all(&running)).0,
+                }
+            }
+            (Undoing::ArrivesTwice, _) => {
                 let (first, second) = tokio::join!(self.pass(branch, -1), self.pass(branch, -1));
                 first.and(second)
             }
-            Undoing::Succeeds | Undoing::TimesOut => self.pass(branch, -1).await,
+            (Undoing::Succeeds | Undoing::TimesOut, _) => self.pass(branch, -1).await,
         };
-        let late: Vec<Branch> = {
-            let mut cases = self.cases();
-            let late = cases.get_mut(&branch.gid).map(|played| std::mem::take(&mut played.late)).unwrap_or_default();
-            let (arriving, later) = late.into_iter().partition(|late| late.id == branch.id);
-            cases.entry(branch.gid.clone()).and_modify(|played| played.late = later);
-            arriving
-        };
-        for action in late {
-            // Nobody waits for its answer any more.
-            self.pass(&action, 1).await?;
-        }
+        self.pass_all(&self.taken(branch, |played| &mut played.late)).await?;
         if undoing == Undoing::TimesOut && count == 1 {
             return Err(lost("the answer is lost"));
         }
         answer
     }
 
-    /// Takes effect, if the barrier lets it.
+    /// The actions of this step among those.
+    fn taken(&self, branch: &Branch, among: impl Fn(&mut Played) -> &mut Vec<Branch>) -> Vec<Branch> {
+        let mut cases = self.cases();
+        let Some(played) = cases.get_mut(&branch.gid) else { return Vec::new() };
+        let (taken, left) = std::mem::take(among(played)).into_iter().partition(|action| action.id == branch.id);
+        *among(played) = left;
+        taken
+    }
+
+    /// Nobody waits for their answers any more.
+    async fn pass_all(&self, actions: &[Branch]) -> Result<()> {
+        for action in actions {
+            self.pass(action, 1).await?;
+        }
+        Ok(())
+    }
+
     async fn pass(&self, branch: &Branch, change: i64) -> Result<BranchAnswer> {
-        let effect = effect_of(&branch.gid, step_of(branch)?);
-        let transactions = self.database.transactions();
-        let body = async |tx: &mut Tx| {
-            let count = tx.get("effects", &effect)?;
-            let count = count.map_or(0, |count| i64::from_be_bytes(count.as_ref().try_into().expect("eight bytes")));
-            tx.put("effects", &effect, (count + change).to_be_bytes().to_vec())
-        };
-        let mut barrier = Barrier::new(branch.clone());
-        transactions.run_with_barrier::<_, Error, _>(&*self.barrier, &mut barrier, body).await?;
-        Ok(BranchAnswer::Succeeded)
+        self.participants.pass(branch, change).await
     }
 
     /// Is refused behind the barrier, so that nothing is left of it.
     async fn refuse(&self, branch: &Branch) -> Result<BranchAnswer> {
-        let transactions = self.database.transactions();
+        let transactions = self.participants.database.transactions();
         let body = async |_: &mut Tx| Err(Error::new(ErrorKind::FailedPrecondition, "world.act", "no stock"));
         let mut barrier = Barrier::new(branch.clone());
-        match transactions.run_with_barrier::<(), Error, _>(&*self.barrier, &mut barrier, body).await {
+        match transactions.run_with_barrier::<(), Error, _>(&*self.participants.barrier, &mut barrier, body).await {
             Err(error) if error.kind() == ErrorKind::FailedPrecondition => {
                 Ok(BranchAnswer::Failed("no stock".to_owned()))
             }
