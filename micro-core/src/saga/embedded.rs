@@ -18,24 +18,30 @@ use super::{
 use crate::{
     ErrorKind, Result, TransactionManager,
     batch::{BatchCall, Batcher, BatcherConfig},
+    millis,
 };
 
 /// How often the log is asked what became of a saga that is waited for, in case another process has it.
 const OUTCOME_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How an [`EmbeddedCoordinator`] works. Its times are DTM's where DTM has them.
+/// How an [`EmbeddedCoordinator`] works. Its times are DTM's where DTM has them. Durations are milliseconds
+/// when read from a file, `retry_interval_ms` and so on, and have no limit but where one is named.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct EmbeddedCoordinatorConfig {
     /// The pause before a call that failed is made again, unless a saga says otherwise; default 10 s. It
     /// doubles with each failure.
+    #[serde(rename = "retry_interval_ms", with = "millis")]
     pub retry_interval: Duration,
     /// The longest that pause grows to; default 5 min. DTM has no limit.
+    #[serde(rename = "retry_interval_max_ms", with = "millis")]
     pub retry_interval_max: Duration,
     /// How long a call may take, unless a saga says otherwise; default 3 s.
+    #[serde(rename = "request_timeout_ms", with = "millis")]
     pub request_timeout: Duration,
     /// How long submitting waits for an outcome, where it does; default 8 s, as DTM at most.
+    #[serde(rename = "outcome_wait_max_ms", with = "millis")]
     pub outcome_wait_max: Duration,
     /// How many sagas are worked on at the same time, at least 1; default 256. The others wait in the
     /// log.
@@ -43,10 +49,13 @@ pub struct EmbeddedCoordinatorConfig {
     /// For how long a saga belongs to this process when it is not heard of any more, at least 1 s;
     /// default 15 s. Longer work is renewed after a third of it. After a crash the sagas that were
     /// worked on stand still for so long.
+    #[serde(rename = "lease_ms", with = "millis")]
     pub lease: Duration,
     /// How long a call of the log may take; default 5 s.
+    #[serde(rename = "store_timeout_ms", with = "millis")]
     pub store_timeout: Duration,
     /// How long finished sagas are kept, and with them their global ids; default 7 days.
+    #[serde(rename = "retention_ms", with = "millis")]
     pub retention: Duration,
 }
 
@@ -286,5 +295,27 @@ impl Drop for Waiter {
                 waiters.senders.remove(&self.gid);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_in_a_file_are_milliseconds() {
+        let file = r#"{"retry_interval_ms":1500,"retention_ms":60000,"running_count_max":7}"#;
+        let read: EmbeddedCoordinatorConfig = serde_json::from_str(file).unwrap();
+        let expected = EmbeddedCoordinatorConfig {
+            retry_interval: Duration::from_millis(1500),
+            retention: Duration::from_secs(60),
+            running_count_max: 7,
+            ..EmbeddedCoordinatorConfig::default()
+        };
+        assert_eq!(read, expected);
+        let written = serde_json::to_string(&expected).unwrap();
+        assert!(written.contains(r#""retry_interval_max_ms":300000"#) && !written.contains("nanos"), "{written}");
+        let error = serde_json::from_str::<EmbeddedCoordinatorConfig>(r#"{"retry_interval":20}"#).unwrap_err();
+        assert!(error.to_string().contains("retry_interval_ms"), "{error}");
     }
 }

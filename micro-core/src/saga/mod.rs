@@ -46,9 +46,12 @@ use crate::{Result, Tx};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Saga {
-    /// The global id; whoever submits it again submits the same saga.
+    /// The global id, 1 to 128 bytes ([`GID_BYTES_MAX`](crate::branch::GID_BYTES_MAX)) without control
+    /// characters, and for DTM without `;`: letters, digits and `-` are safe everywhere. Whoever submits it
+    /// again submits the same saga. Default a UUID.
     pub gid: String,
-    /// In the order in which they are done, unless [`SagaOptions::is_concurrent`].
+    /// In the order in which they are done, unless [`SagaOptions::is_concurrent`]; at most 99
+    /// ([`STEP_COUNT_MAX`]).
     pub steps: Vec<Step>,
     /// How patient the coordinator is.
     pub options: SagaOptions,
@@ -90,11 +93,15 @@ impl Saga {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Step {
-    /// `HOST:PORT/package.Service/Method`, or `http://…`; empty: nothing to do, and it succeeds.
+    /// `HOST:PORT/package.Service/Method`, or `http://…`; empty: nothing to do, and it succeeds. DTM on SQL
+    /// keeps 1,024 characters, and the whole reason of a refusal beside 396. Which others there are, the
+    /// coordinator's [`BranchCaller`] says.
     pub action: String,
     /// As `action`; called also where the action did not take effect. Empty: nothing to undo.
     pub compensation: String,
-    /// The body of both calls: an encoded message for gRPC, JSON for HTTP.
+    /// The body of both calls: an encoded message for gRPC, JSON for HTTP; default empty. DTM on SQL keeps
+    /// 65,535 bytes of each and takes 4 MiB of all, the embedded coordinator 4 MiB of the whole saga
+    /// ([`SAGA_BYTES_MAX`]).
     pub payload: Bytes,
 }
 
@@ -130,23 +137,29 @@ impl Step {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SagaOptions {
-    /// Whether submitting waits for the outcome. DTM waits for 5 to 8 s at most.
+    /// Whether submitting waits for the outcome; default no. DTM waits for 5 to 8 s at most, the embedded
+    /// coordinator for [`outcome_wait_max`](EmbeddedCoordinatorConfig::outcome_wait_max).
     pub is_waited_for: bool,
-    /// After this long since its beginning it is rolled back; `None`: never.
+    /// After this long since its beginning it is rolled back; `None`, the default: never. No limit.
     pub timeout_to_fail: Option<Duration>,
-    /// The pause before a call that answered nothing useful is made again; it doubles each time. The
-    /// default is the coordinator's: 10 s.
+    /// The pause before a call that answered nothing useful is made again; it doubles each time, in the
+    /// embedded coordinator up to [`retry_interval_max`](EmbeddedCoordinatorConfig::retry_interval_max)
+    /// (5 min; a longer one stays as it is), in DTM without an end. `None`, the default, is the
+    /// coordinator's: 10 s. No limit.
     pub retry_interval: Option<Duration>,
     /// So many calls of an action are made again at once, without a pause, before it counts as refused;
-    /// `None`: no limit, with pauses. Counted over all steps. DTM counts "ongoing" too.
+    /// `None`, the default: no limit, with pauses. Counted over all steps. DTM counts "ongoing" too.
     pub retry_count_max: Option<u32>,
-    /// How long one call may take. The default is the coordinator's: 3 s.
+    /// How long one call may take; `None`, the default, is the coordinator's: 3 s. No limit.
     pub request_timeout: Option<Duration>,
-    /// Sent with each call: metadata of gRPC, headers of HTTP. Names are lower case.
+    /// Sent with each call: metadata of gRPC, headers of HTTP; default none. Names are lower case, values
+    /// have no control characters, and over gRPC by DTM printable ASCII alone. DTM on SQL keeps 1,024
+    /// characters of all options together as JSON, some 900 of headers.
     pub headers: BTreeMap<String, String>,
-    /// Whether steps begin at the same time, but for what `orders` says.
+    /// Whether steps begin at the same time, but for what `orders` says; default no.
     pub is_concurrent: bool,
-    /// Steps (counted from 0) that wait for others, where steps are concurrent.
+    /// Steps (counted from 0) that wait for others, where steps are concurrent; default none. DTM on SQL keeps
+    /// 1,024 characters of them as JSON.
     pub orders: BTreeMap<usize, Vec<usize>>,
 }
 

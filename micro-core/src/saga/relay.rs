@@ -9,28 +9,33 @@ use super::{
     Saga, SagaChange, SagaCoordinator, SagaCounts, SagaLog,
     worker::{Carrier, Held, Worker, WorkerConfig, sagas_component},
 };
-use crate::{Error, ErrorKind, Result, consume::trouble::backoff};
+use crate::{Error, ErrorKind, Result, consume::trouble::backoff, millis};
 
 /// The longest reason that is kept, in bytes.
 const REASON_BYTES_MAX: usize = 2_048;
 
-/// How a [`SagaRelay`] works.
+/// How a [`SagaRelay`] works. Durations are milliseconds when read from a file, `retry_interval_ms` and so
+/// on, and have no limit but where one is named.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SagaRelayConfig {
     /// The pause before a saga that was not taken is handed over again; default 500 ms. It doubles with
     /// each failure.
+    #[serde(rename = "retry_interval_ms", with = "millis")]
     pub retry_interval: Duration,
     /// The longest that pause grows to; default 30 s.
+    #[serde(rename = "retry_interval_max_ms", with = "millis")]
     pub retry_interval_max: Duration,
     /// How many sagas are handed over at the same time, at least 1; default 64. The others wait in the
     /// log.
     pub running_count_max: usize,
     /// For how long a saga belongs to this process when it is not heard of any more, at least 1 s;
     /// default 15 s.
+    #[serde(rename = "lease_ms", with = "millis")]
     pub lease: Duration,
     /// How long a call of the log may take; default 5 s.
+    #[serde(rename = "store_timeout_ms", with = "millis")]
     pub store_timeout: Duration,
 }
 
@@ -189,4 +194,24 @@ fn handed_over(saga: &Saga) -> Saga {
 /// kinds are faults of the deployment, or of a state that may change.
 fn is_refusal(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::OutOfRange)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_in_a_file_are_milliseconds() {
+        let read: SagaRelayConfig = serde_json::from_str(r#"{"retry_interval_ms":20,"lease_ms":2000}"#).unwrap();
+        let expected = SagaRelayConfig {
+            retry_interval: Duration::from_millis(20),
+            lease: Duration::from_secs(2),
+            ..SagaRelayConfig::default()
+        };
+        assert_eq!(read, expected);
+        let written = serde_json::to_string(&expected).unwrap();
+        assert!(written.contains(r#""store_timeout_ms":5000"#) && !written.contains("nanos"), "{written}");
+        let error = serde_json::from_str::<SagaRelayConfig>(r#"{"retry_interval":20}"#).unwrap_err();
+        assert!(error.to_string().contains("retry_interval_ms"), "{error}");
+    }
 }

@@ -52,11 +52,12 @@ pub struct DtmConfig {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StoreLimits {
-    /// MySQL, MariaDB, PostgreSQL: an id of 128 bytes, URLs, options, custom data and reasons of 1024
+    /// MySQL, MariaDB, PostgreSQL: URLs, options, custom data and reasons of 1024
     /// characters each, payloads of 65,535 bytes. What is longer fails in the middle of a transaction.
     #[default]
     Sql,
-    /// boltdb and Redis: only the 4 MiB of a request.
+    /// boltdb and Redis: only the 4 MiB of a request. An id has 128 bytes at most there too: participants
+    /// refuse a longer one.
     None,
 }
 

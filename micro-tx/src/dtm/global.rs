@@ -19,7 +19,7 @@ use super::messages::{DtmRequest, DtmTransOptions};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct GlobalTransaction {
-    /// The global id.
+    /// The global id, 1 to 128 bytes without line breaks and `;`.
     pub gid: String,
     /// How it is carried out.
     pub mode: Mode,
@@ -27,7 +27,7 @@ pub struct GlobalTransaction {
     pub options: TransactionOptions,
     /// JSON that the mode defines: order and concurrency of a saga, delay of a message.
     pub custom_data: String,
-    /// The calls, with one payload each.
+    /// The calls, with one payload each: limits as of [`Step`].
     pub steps: Vec<Step>,
     /// Where DTM asks whether a message's local transaction committed.
     pub query_prepared: String,

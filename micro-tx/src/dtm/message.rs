@@ -36,7 +36,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TwoPhaseMessage {
-    /// The global id; whoever submits it again submits the same message.
+    /// The global id, 1 to 128 bytes without line breaks and `;`; default a UUID.
+    /// Whoever submits it again submits the same message.
     pub gid: String,
     /// The calls; what undoes them does not count.
     pub steps: Vec<Step>,

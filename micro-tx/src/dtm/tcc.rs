@@ -23,7 +23,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tcc {
-    /// The global id.
+    /// The global id, 1 to 128 bytes without line breaks and `;`; default a UUID.
     pub gid: String,
     /// How patient DTM is; the limit of a branch's call counts for our calls of `try` as well.
     pub options: TransactionOptions,
@@ -69,9 +69,10 @@ pub struct TccBranch {
     pub try_url: String,
     /// Makes it final; called until it succeeds.
     pub confirm: String,
-    /// Gives it back, also where nothing was reserved; called until it succeeds.
+    /// Gives it back, also where nothing was reserved; called until it succeeds. DTM on SQL keeps 1,024
+    /// characters of each of these two.
     pub cancel: String,
-    /// The body.
+    /// The body; default empty. DTM on SQL keeps 65,535 bytes.
     pub payload: Bytes,
 }
 

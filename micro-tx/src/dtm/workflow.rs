@@ -38,7 +38,8 @@ type Function = Arc<dyn Fn(Workflow, Bytes) -> BoxFuture<'static, Result<Bytes, 
 pub struct WorkflowExecution {
     /// The function's name.
     pub name: String,
-    /// The global id: whoever executes it again gets what it came to.
+    /// The global id, 1 to 128 bytes without line breaks and `;`; default a UUID.
+    /// Whoever executes it again gets what it came to.
     pub gid: String,
     /// What the function is given. DTM's SQL stores keep some 700 bytes together with the name.
     pub data: Bytes,
