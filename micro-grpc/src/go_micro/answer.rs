@@ -30,6 +30,8 @@ pub(crate) enum Refuser {
 pub(crate) struct ErrorForm {
     pub(super) service: String,
     pub(super) status_compat: StatusCompat,
+    /// A coordinator called, or a branch that called on and passed its metadata along.
+    pub(super) is_of_branch: bool,
 }
 
 impl ErrorForm {
@@ -71,6 +73,12 @@ impl ErrorForm {
         if details.first().and_then(in_detail).is_some() {
             return None;
         }
+        if self.is_of_branch {
+            // A coordinator reads the code and the text of gRPC's own status; a detail of another
+            // kind would end a Go branch that called on, with a panic of its client.
+            let has_details = !status.details().is_empty();
+            return has_details.then(|| Status::new(status.code(), status.message()));
+        }
         if self.status_compat == StatusCompat::V4 && refuser == Refuser::Handler {
             return Some(as_v4_sends(status));
         }
@@ -100,7 +108,7 @@ mod tests {
     use super::{super::error::with_details, *};
 
     fn form(status_compat: StatusCompat) -> ErrorForm {
-        ErrorForm { service: "go.micro.service.order".to_owned(), status_compat }
+        ErrorForm { service: "go.micro.service.order".to_owned(), status_compat, is_of_branch: false }
     }
 
     fn dressed(form: &ErrorForm, status: &Status, refuser: Refuser) -> Status {

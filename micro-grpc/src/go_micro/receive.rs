@@ -27,6 +27,7 @@ pub(crate) struct Receiver {
     methods: Arc<Methods>,
     proto_content_types: Vec<String>,
     form: Arc<ErrorForm>,
+    branch_form: Arc<ErrorForm>,
 }
 
 /// What is to be done with a call's bodies and its answer.
@@ -44,8 +45,10 @@ pub(crate) struct Received {
 
 impl Receiver {
     pub(crate) fn new(service: &str, config: &GoMicroConfig, methods: Arc<Methods>) -> Self {
-        let form = ErrorForm { service: service.to_owned(), status_compat: config.status_compat };
-        Self { methods, proto_content_types: config.proto_content_types.clone(), form: Arc::new(form) }
+        let status_compat = config.status_compat;
+        let form = |is_of_branch| Arc::new(ErrorForm { service: service.to_owned(), status_compat, is_of_branch });
+        let proto_content_types = config.proto_content_types.clone();
+        Self { methods, proto_content_types, form: form(false), branch_form: form(true) }
     }
 
     /// Looks at a call and makes a plain gRPC one of it; one that is refused carries the
@@ -60,9 +63,8 @@ impl Receiver {
         }
         let content_type = request.headers().get(CONTENT_TYPE).cloned().or(x_content_type);
         let echoed = content_type.filter(|name| name.as_bytes() != GRPC.as_bytes());
-        // A coordinator reads the code and the text of gRPC's own status, and none of go-micro's.
-        let form = (!branch::is_branch(request.headers())).then(|| self.form.clone());
-        let mut received = Received { form, content_type: echoed, ..Received::default() };
+        let form = if branch::is_branch(request.headers()) { &self.branch_form } else { &self.form };
+        let mut received = Received { form: Some(form.clone()), content_type: echoed, ..Received::default() };
         match self.method(path) {
             Ok(method) => {
                 let encoding = self.encoding(received.content_type.as_ref());

@@ -206,6 +206,37 @@ async fn a_failure_keeps_its_code_and_its_first_detail_is_go_micros() {
     );
 }
 
+/// A branch in Go that calls on with its own context passes `dtm-gid` along, so the call may be Go's.
+#[tokio::test]
+async fn a_branchs_failure_keeps_code_and_text_and_no_detail_that_ends_gos_client() {
+    for status_compat in [StatusCompat::Real, StatusCompat::V4] {
+        let (_running, address) = serve(status_compat).await;
+        let metadata = [("dtm-gid", "g"), ("dtm-trans_type", "saga"), ("dtm-branch_id", "01"), ("dtm-op", "action")];
+        for (how, types) in [("foreign", &[][..]), ("micro", &["type.googleapis.com/errors.Error"])] {
+            // code = 10, detail = "no"
+            let message = [&[8, 10, 18, 2][..], b"no", &[26, how.len() as u8], how.as_bytes()].concat();
+            let status = unary(&address, "/Greeter/Fail", &metadata, &message).await.status();
+            assert_eq!(detail_types(status.details()), types, "{how}");
+            if how == "foreign" {
+                assert_eq!((status.code(), status.message()), (Code::Aborted, "no"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_branch_in_go_that_calls_on_survives_a_foreign_detail() {
+    if peer().await.is_none() {
+        return;
+    }
+    let (_running, address) = serve(StatusCompat::Real).await;
+    let asked = ["--endpoint", "Greeter.Fail", "--message", &fail("foreign", 9), "--metadata", "Dtm-Gid=g"];
+    let said = call(&address, &asked).await;
+    let expected =
+        json!({"id": "go.micro.client", "code": 412, "detail": "no such thing", "status": "Precondition Failed"});
+    assert_eq!(said[0]["error"], expected);
+}
+
 #[tokio::test]
 async fn metadata_and_deadline_arrive() {
     if peer().await.is_none() {
