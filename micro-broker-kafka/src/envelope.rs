@@ -48,13 +48,13 @@ const HEADERS: [&str; 16] = [
     "Trace_id",
 ];
 
-/// The members in Go's order. Go matches their names whatever the case, and writes both always.
+/// The members in Go's order. Go matches their names whatever the case, and writes both always; it
+/// reads what has other members too, and no `Body`.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Envelope<'a> {
     #[serde(rename = "Header", alias = "header", alias = "HEADER", borrow, deserialize_with = "nullable")]
     header: Option<HeaderMembers<'a>>,
-    #[serde(rename = "Body", alias = "body", alias = "BODY", borrow, deserialize_with = "nullable")]
+    #[serde(rename = "Body", alias = "body", alias = "BODY", borrow)]
     body: Option<Cow<'a, str>>,
 }
 
@@ -116,21 +116,24 @@ impl fmt::Display for Malformed {
 }
 
 /// Reads a record's value; `None` where it is no envelope but the body itself: it is no JSON object,
-/// or one with other members than these two.
+/// or one without a `Header`, or one with further members whose `Header` or `Body` is no envelope's.
+///
+/// Without a `Body` the whole value is the body, as in go-micro. `{"Body":…}` alone is none, where
+/// go-micro would open it: events of one's own look like that, and no go-micro leaves `Header` out.
 ///
 /// # Errors
 ///
-/// It has an envelope's members, and they hold something else: headers that are no texts, a body that
+/// It has an envelope's two members and no others, and they hold something else: headers that are no texts, a body that
 /// is no base64, more than 1,000 headers.
 pub fn open(value: &[u8]) -> Option<std::result::Result<Opened, Malformed>> {
     // Most bodies are protobuf: one look.
     if value.trim_ascii_start().first() != Some(&b'{') {
         return None;
     }
-    match serde_json::from_slice::<Envelope<'_>>(value) {
-        Ok(envelope) => Some(opened(envelope, value)),
-        Err(error) if looks_like_one(value) => Some(Err(Malformed(error.to_string()))),
-        Err(_) => None,
+    let envelope = serde_json::from_slice::<Envelope<'_>>(value).map_err(|error| Malformed(error.to_string()));
+    match envelope.and_then(|envelope| opened(envelope, value)) {
+        Err(_) if !looks_like_one(value) => None,
+        read => Some(read),
     }
 }
 
@@ -147,7 +150,8 @@ fn opened(envelope: Envelope<'_>, value: &[u8]) -> std::result::Result<Opened, M
     Ok(Opened { key: headers.get(KEY).filter(|key| !key.is_empty()).cloned(), headers, body: body.into() })
 }
 
-/// Whether it is an object of exactly the envelope's members, whatever is in them.
+/// Whether it is an object of exactly the envelope's members, whatever is in them: with others it is
+/// rather an event of one's own, which is nothing to warn of.
 fn looks_like_one(value: &[u8]) -> bool {
     let Ok(members) = serde_json::from_slice::<BTreeMap<Cow<'_, str>, IgnoredAny>>(value) else { return false };
     let has = |wanted: &str| members.keys().any(|name| name.eq_ignore_ascii_case(wanted));
@@ -395,6 +399,18 @@ mod tests {
     }
 
     #[test]
+    fn other_members_do_not_matter_and_the_body_may_be_missing() {
+        let more = opened(r#"{"Header":{"Event_id":"e","Pkey":"k"},"Footer":{"x":[1]},"Body":"aGk="}"#);
+        assert_eq!((&more.body[..], more.key.as_deref()), (&b"hi"[..], Some(&b"k"[..])));
+        assert_eq!(more.headers.get_str(header::EVENT_ID), Some("e"));
+        for value in [r#"{"Header":{"a":"b"}}"#, r#"{"order_id":7,"Header":{"a":"b"}}"#] {
+            let without_body = opened(value);
+            assert_eq!(without_body.body, value.as_bytes());
+            assert_eq!(without_body.headers.get_str("a"), Some("b"));
+        }
+    }
+
+    #[test]
     fn bodies_that_are_no_envelopes_are_left_alone() {
         for value in [
             "",
@@ -403,8 +419,9 @@ mod tests {
             "{}",
             "{",
             r#"{"order_id":7,"name":"plain json"}"#,
-            r#"{"Header":{},"Body":"aGk=","Footer":1}"#,
-            r#"{"Header":{"a":"b"}}"#,
+            r#"{"header":{"level":1},"order_id":7}"#,
+            r#"{"header":"Paid","body":"Thank you!"}x"#,
+            r#"{"header":{"a":"b"},"body":"Thank you!","order_id":7}"#,
             r#"{"body":"test"}"#,
             r#"{"Body":"hi there"}"#,
         ] {
