@@ -104,7 +104,8 @@ fn ignored(letter: &DeadLetter) -> Error {
 /// The copy of a dead letter for `<Topic>DLQ`; none for a topic that ends in `DLQ`.
 ///
 /// Key, payload and `Event_id` are those of the original; the type ends in `DLQ`, in the envelope
-/// (where there is one) and in the header.
+/// and in the header. What no handler ever saw keeps its body as it came: its envelope may have what
+/// is not known here.
 pub(crate) fn dead_letter_copy(letter: &DeadLetter) -> Option<Message> {
     let delivery = &letter.delivery;
     let original = &delivery.message;
@@ -117,7 +118,7 @@ pub(crate) fn dead_letter_copy(letter: &DeadLetter) -> Option<Message> {
         None => original.headers.get_str(header::EVENT_TYPE).unwrap_or_default().to_owned(),
     };
     let event_type = event_type + DEAD_LETTER_SUFFIX;
-    let body = match envelope {
+    let body = match envelope.filter(|_| letter.attempts > 0) {
         Some(envelope) => BaseEvent { event_type: event_type.clone(), ..envelope }.encode_to_vec().into(),
         None => original.body.clone(),
     };

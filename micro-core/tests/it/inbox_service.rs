@@ -370,6 +370,24 @@ async fn the_copy_of_a_dead_letter_says_what_it_was_and_keeps_its_event_id() {
 }
 
 #[tokio::test]
+async fn the_copy_of_what_no_handler_saw_has_its_body_as_it_came() {
+    let world = World::new();
+    let service = world.inbox(&Ledger::applying(), policy().with_copy_to_dead_letter_topic(true));
+    let mut unknown = delivery(&Paid::new("a", 1), 0);
+    let envelope = BaseEvent { event_type: "OnUnheardOf".to_owned(), ..BaseEvent::open(&unknown).unwrap() };
+    // Field 9, of a newer envelope.
+    unknown.message.body = [&envelope.encode_to_vec()[..], &[0x48, 7]].concat().into();
+    let mut unreadable = delivery(&Paid::new("b", 1), 1);
+    unreadable.message.body = vec![0xff; 9].into();
+    settle(&service, [unknown.clone(), unreadable.clone()]).await.unwrap();
+
+    let copies = outgoing(&world).await;
+    assert_eq!(copies.len(), 2);
+    assert_eq!([&copies[0].body, &copies[1].body], [&unknown.message.body, &unreadable.message.body]);
+    assert_eq!(copies[0].headers.get_str(header::EVENT_TYPE), Some("OnUnheardOfDLQ"));
+}
+
+#[tokio::test]
 async fn one_group_handles_an_event_and_its_dead_letter_copy() {
     let world = World::new();
     let failing = Ledger::new(|_, _, _| Act::Fail(ErrorKind::FailedPrecondition));
