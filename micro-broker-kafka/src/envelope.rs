@@ -230,7 +230,7 @@ mod tests {
 
     use micro_core::{
         broker::{Delivery, fnv1a_partition},
-        event::BaseEvent,
+        event::{self, BaseEvent},
     };
     use proptest::prelude::*;
 
@@ -320,6 +320,42 @@ mod tests {
             let written_at = delivery.message.headers.get_str(header::TIMESTAMP).map(str::parse::<i64>);
             assert!(written_at.expect("Timestamp").expect("milliseconds").abs_diff(event.timestamp) < 10_000);
         }
+    }
+
+    #[test]
+    fn an_event_of_ours_has_the_headers_and_the_bytes_of_one_of_gos() {
+        let (place, value) = captured(include_str!("../tests/vectors/kafka-keyed.txt")).remove(0);
+        let go = opened(value);
+        let of_go = |name| go.headers.get_str(name).unwrap_or_else(|| panic!("{name} is in the vector"));
+        // Field 2, a time of six bytes; what follows are the type and the payload.
+        let (time, rest) = go.body.split_at(7);
+        let key = place["key"].clone();
+        let message = Message::keyed(&*place["topic"], key.clone(), go.body.clone());
+        let delivery = Delivery { message, partition: 0, offset: 0, timestamp: SystemTime::UNIX_EPOCH };
+        let payload = BaseEvent::open(&delivery).expect("a BaseEvent").payload;
+        let (source, version) = (of_go(header::SOURCE), of_go(header::SCHEMA_VERSION));
+        let sent_at = event::unix_millis(SystemTime::now());
+        let message = event::seal_payload(&place["topic"], of_go(header::EVENT_TYPE), key, payload, source, version)
+            .with_header(header::TRACEPARENT, of_go(header::TRACEPARENT).to_owned());
+        let sealed = seal(&message, &[]).unwrap();
+
+        let json: serde_json::Value = serde_json::from_slice(&sealed.body).unwrap();
+        assert!(json.as_object().unwrap().keys().eq(["Body", "Header"]), "{json}");
+        let ours = open(&sealed.body).unwrap().unwrap();
+        assert_eq!((&ours.body[..1], &ours.body[7..]), (&time[..1], rest));
+        for name in ["Content-Type", "Micro-Topic", "Event-Type", "Source", "Schema_version", "Pkey", "Traceparent"] {
+            assert_eq!(json["Header"][name], of_go(name), "{name}");
+        }
+        let text = |name: &str| json["Header"][name].as_str().unwrap_or_else(|| panic!("{name}")).to_owned();
+        let written_at: i64 = text("Timestamp").parse().unwrap();
+        assert!((sent_at..sent_at + 60_000).contains(&written_at), "{written_at}");
+        // Go's are of version 4: both are a UUID in 36 letters.
+        let dashes = |id: &str| id.match_indices('-').map(|(index, _)| index).collect::<Vec<_>>();
+        for id in [&*text("Event_id"), of_go(header::EVENT_ID)] {
+            assert_eq!((id.len(), dashes(id)), (36, vec![8, 13, 18, 23]), "{id}");
+            assert!(id.chars().all(|letter| letter == '-' || matches!(letter, '0'..='9' | 'a'..='f')), "{id}");
+        }
+        assert_eq!(json["Header"].as_object().unwrap().len(), 9, "and nothing else: {json}");
     }
 
     #[test]
