@@ -122,12 +122,17 @@ async fn an_undecodable_record_does_not_kill_the_process(databases: Databases) {
 async fn a_record_that_nobody_can_read_is_one_dead_letter(databases: Databases) {
     let shop = Shop::with_stock(&databases, &[]).await;
     shop.publish(Message::keyed("ProductEvent", "1", vec![0xff; 9])).await;
-    shop.publish(seal_payload("ProductEvent", "OnSomethingUnheardOf", "1", vec![1].into(), "", "")).await;
+    let mut unknown = seal_payload("ProductEvent", "OnSomethingUnheardOf", "1", vec![1].into(), "", "");
+    // Field 9, of a newer envelope.
+    unknown.body = [&unknown.body[..], &[0x48, 7]].concat().into();
+    shop.publish(unknown.clone()).await;
     until_dead_letters(&shop, &[ErrorKind::DataLoss, ErrorKind::Unimplemented]).await;
     shop.settle().await;
     let copies = shop.published("ProductEventDLQ");
     assert_eq!(copies.len(), 2);
     assert_eq!(copies[0].body, vec![0xff; 9], "as it came");
+    assert_eq!(copies[1].body, unknown.body, "as it came");
+    assert_eq!(copies[1].headers.get_str(header::EVENT_TYPE), Some("OnSomethingUnheardOfDLQ"));
     assert!(copies.iter().all(|copy| copy.headers.get_str(header::ERROR).is_some_and(|cause| !cause.is_empty())));
     assert_eq!(shop.order_inbox.dead_letters().count().await.unwrap(), 2);
     assert_eq!(shop.product_inbox.dead_letters().count().await.unwrap(), 0);
