@@ -50,10 +50,16 @@ impl Document {
             // Where it is wrong, and not what stands there: it may be a password.
             refused("expected a JSON object").with_context("line", error.line()).with_context("column", error.column())
         })?;
+        Self::of(value)
+    }
+
+    /// Reads a document that was parsed.
+    pub(crate) fn of(value: Value) -> Result<Self> {
         if !value.is_object() {
             return Err(refused("expected a JSON object"));
         }
         let mut keys = Keys { value, used: BTreeSet::new() };
+        let addresses = keys.texts("consul.registry_addrs")?;
         let mut document = Self {
             service: keys.text("service.name")?,
             version: keys.text("service.version")?,
@@ -63,7 +69,7 @@ impl Document {
             message_bytes_max: keys.number("service.max_msg_size")?,
             database: keys.text("database.dsn")?.map(|dsn| database_url(&dsn)).transpose()?,
             database_connection_count_max: keys.number("database.max_open_conns")?,
-            registry: keys.texts("consul.registry_addrs")?.first().map(|address| format!("consul://{address}")),
+            registry: addresses.first().map(|address| format!("consul://{address}")),
             ttl_seconds: keys.number("consul.register_ttl")?,
             heartbeat_seconds: keys.number("consul.register_interval")?,
             broker: Some(keys.texts("broker.kafka.hosts")?.join(","))
@@ -73,6 +79,9 @@ impl Document {
             unused: BTreeSet::new(),
         };
         collect_unused(&keys.value, "", &keys.used, &mut document.unused);
+        if addresses.len() > 1 {
+            document.unused.insert("consul.registry_addrs[1..]".to_owned());
+        }
         Ok(document)
     }
 }
@@ -212,7 +221,9 @@ mod tests {
             ttl_seconds: Some(30),
             heartbeat_seconds: Some(15),
             broker: Some("kafka://k1:9092,k2:9092?envelope_topics=*&assignment=range".into()),
-            unused: ["broker.kafka.producer.max_retry", "redis.addr", "service.qps"].map(Into::into).into(),
+            unused: ["broker.kafka.producer.max_retry", "consul.registry_addrs[1..]", "redis.addr", "service.qps"]
+                .map(Into::into)
+                .into(),
         };
         assert_eq!(document, expected);
     }

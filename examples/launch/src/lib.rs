@@ -9,6 +9,8 @@ mod dead_letter;
 mod document;
 mod options;
 mod settings;
+#[cfg(any(feature = "registry-consul", test))]
+mod tree;
 
 pub use backends::{Backends, connect};
 pub use document::Document;

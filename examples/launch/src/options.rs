@@ -40,7 +40,7 @@ pub struct Options {
     /// The Consul that `--registry` is by default, `host[:port]`.
     #[arg(long, value_name = "HOST", env = "CONSUL_HOST", hide = true)]
     pub consul_host: Option<String>,
-    /// What stands before a service's key in Consul's key/value store.
+    /// What stands before a service's key, and the keys below it, in Consul's key/value store.
     #[arg(long, value_name = "PREFIX", env = "CONSUL_PREFIX", default_value = "/micro/", hide_env_values = true)]
     pub consul_prefix: String,
     /// What the variables and flags of go-micro say; the options above count for more.

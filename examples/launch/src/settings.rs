@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use micro_core::{Result, consume::ConsumerConfig, registry::RegisterOptions};
+use micro_core::{Error, ErrorKind, Result, consume::ConsumerConfig, registry::RegisterOptions};
 use micro_grpc::{GoMicroConfig, GrpcServerConfig};
 use micro_rs::backends::{advertised, scheme};
 use micro_tx::SqlConfig;
@@ -33,14 +33,21 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// Those of Consul, and of a document that cannot be read.
+    /// Those of Consul, and of a document that cannot be read. `NotFound` where `CONSUL_HOST` names the
+    /// Consul, no document is in it and no option says where data goes: a service that is found by its
+    /// callers and works on empty data answers them wrongly.
     pub(crate) async fn of(program: Program, options: &Options) -> Result<Self> {
         let host = options.consul_host.as_ref().filter(|host| !host.is_empty());
         let said = options.registry.clone().or_else(|| options.go_micro.registry.clone());
         let registry = said.or_else(|| host.map(|host| format!("consul://{host}")));
-        let key = format!("{}{}", options.consul_prefix, program.name);
+        let prefix = options.consul_prefix.trim_start_matches('/');
+        let key = format!("{prefix}{}", program.name);
+        let says_where = options.broker.is_some() || options.go_micro.broker.is_some() || options.database.is_some();
         let document = match registry.as_deref().filter(|url| url.starts_with("consul")) {
-            Some(url) => document(url, &key).await?.unwrap_or_default(),
+            Some(url) => match document(url, &key).await? {
+                None if host.is_some() && !says_where => return Err(missing(&key)),
+                document => document.unwrap_or_default(),
+            },
             None => Document::default(),
         };
         Ok(Self::laid(program, options, registry, document))
@@ -157,15 +164,26 @@ impl Settings {
 async fn document(url: &str, key: &str) -> Result<Option<Document>> {
     use micro_rs::registry::consul::{ConsulConfig, ConsulKv};
 
+    use crate::tree::{merged, substitute};
+
     let store = ConsulKv::connect(ConsulConfig::from_url(url)?.with_env_token()).await?;
-    let value = store.get(key).await?;
-    value.map(|text| Document::parse(&text).map_err(|error| error.with_context("document", key))).transpose()
+    let keys = store.list(key).await?;
+    let tree = merged(key, keys.iter().map(|(key, text)| (key.as_str(), text.as_ref())))?;
+    let Some(mut tree) = tree else { return Ok(None) };
+    substitute(&mut tree, &|name| std::env::var(name).ok());
+    Document::of(tree).map(Some).map_err(|error| error.with_context("document", key))
 }
 
 /// Without the feature the registry's URL is refused when it is connected.
 #[cfg(not(feature = "registry-consul"))]
 async fn document(_url: &str, _key: &str) -> Result<Option<Document>> {
-    Ok(None)
+    Ok(Some(Document::default()))
+}
+
+fn missing(key: &str) -> Error {
+    let said = "no document in Consul: put one there, set CONSUL_PREFIX to what stands before its name, or say \
+                --broker or --database";
+    Error::new(ErrorKind::NotFound, "launch.document", said).with_context("key", key)
 }
 
 #[cfg(test)]

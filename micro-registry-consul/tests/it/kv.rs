@@ -33,6 +33,27 @@ async fn the_store_needs_no_registry() {
     assert_eq!(kv.get(&unique("micro/none")).await.unwrap(), None);
 }
 
+#[tokio::test]
+async fn the_keys_of_a_prefix_are_listed_with_their_values_in_order() {
+    let Some(agent) = ready::<Agent>().await else { return };
+    let (program, url) = (agent.program(), agent.server.url().to_owned());
+    let keys = [("shop/a", "{}"), ("shop/a/b?", "{\"ü\": 1}\n"), ("shop/a/c/", ""), ("shop/ab", "7")];
+    blocking(move || {
+        for (key, value) in keys.iter().rev().chain([&("shop/b", "1")]) {
+            consul(&program, &url, &["kv", "put", key, value]);
+        }
+    })
+    .await;
+
+    let kv = agent.registry().await.kv();
+    for prefix in ["shop/a", "/shop/a"] {
+        let listed = kv.list(prefix).await.unwrap();
+        let listed: Vec<_> = listed.iter().map(|(key, value)| (&**key, std::str::from_utf8(value).unwrap())).collect();
+        assert_eq!(listed, keys);
+    }
+    assert_eq!(kv.list("shop/none").await.unwrap(), []);
+}
+
 /// go-micro's config source reads all keys below a prefix as one tree; here a key is read by itself.
 #[tokio::test]
 async fn the_keys_of_go_micros_configuration_are_read_one_by_one_and_a_scalar_hides_none() {

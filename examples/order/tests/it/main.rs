@@ -10,6 +10,8 @@ mod field_numbers;
 mod health;
 #[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql"))]
 mod process;
+#[cfg(all(feature = "broker-kafka", feature = "registry-consul", feature = "tx-mysql"))]
+mod process_document;
 mod program;
 mod shop;
 mod sigterm;

@@ -20,7 +20,7 @@ use tonic::Code;
 
 use crate::databases::Databases;
 
-const WAIT: Duration = Duration::from_secs(30);
+pub(crate) const WAIT: Duration = Duration::from_secs(30);
 
 /// A Kafka of its own, for the service's topics have fixed names, and shared servers beside it.
 struct Servers {
@@ -44,7 +44,7 @@ impl Fixture for Servers {
 }
 
 /// The program, killed when the test ends, however it ends.
-struct Program(Child);
+pub(crate) struct Program(pub(crate) Child);
 
 impl Drop for Program {
     fn drop(&mut self) {
@@ -59,7 +59,11 @@ async fn the_program_runs_by_the_document_in_consul_until_sigterm() {
     let test_database = Databases::Server(servers.mariadb.clone()).create("orders").await;
     let service = unique("shop.Order");
     let prefix = format!("/{}/", unique("micro"));
-    put_document(&servers, &format!("{}order", &prefix[1..]), &document(&servers, &service, test_database.name()));
+    put_document(
+        &servers.consul,
+        &format!("{}order", &prefix[1..]),
+        &document(&servers, &service, test_database.name()),
+    );
 
     // Nothing creates topics by itself: the first one that is missing is named.
     let output = program(&servers, &prefix, &[]).output().unwrap();
@@ -246,8 +250,8 @@ fn document(servers: &Servers, service: &str, database: &str) -> String {
     )
 }
 
-fn put_document(servers: &Servers, key: &str, document: &str) {
-    let address = servers.consul.trim_start_matches("consul://");
+pub(crate) fn put_document(consul: &str, key: &str, document: &str) {
+    let address = consul.trim_start_matches("consul://");
     let mut stream = TcpStream::connect(address).unwrap();
     let length = document.len();
     write!(
