@@ -99,7 +99,12 @@ fn a_port_that_is_taken_is_left_to_its_owner() {
     let before = own.up(Kind::Consul, false);
     own.servers.down(&Kind::ALL).unwrap();
     let port: u16 = before.url.rsplit(':').next().unwrap().parse().unwrap();
-    let _somebody = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    // A connection of another test may have it for a moment.
+    let mut somebody = None;
+    assert!(eventually(|| {
+        somebody = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+        somebody.is_some()
+    }));
     let after = own.up(Kind::Consul, false);
     assert_ne!(after.url, before.url);
     assert_eq!(own.servers.status(), [after]);

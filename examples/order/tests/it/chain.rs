@@ -51,10 +51,19 @@ async fn the_tables_of_the_go_services_are_taken_as_they_are(databases: Database
 async fn a_paid_order_is_deducted_and_confirmed(databases: Databases) {
     let shop = Shop::with_stock(&databases, &[10, 5]).await;
     shop.place(1, &[(1, 2), (2, 1)]).await;
+    let tables = [(&shop.orders, "orders"), (&shop.products, "product_skus")];
+    for (database, table) in tables {
+        database.execute(&format!("UPDATE {table} SET updated_at = '2001-01-01 00:00:00'"), &[]).await.unwrap();
+    }
     shop.notify("OC1", "0000").await.unwrap();
     shop.until_status(1, 4).await;
     assert_eq!(shop.order(1).await, (4, 2, true, String::new()));
     assert_eq!((shop.stock(1).await, shop.stock(2).await), (8, 4));
+    for (database, table) in tables {
+        let stale = format!("SELECT COUNT(*) FROM {table} WHERE updated_at < '2002-01-01 00:00:00'");
+        let row = database.fetch_optional(&stale, &[]).await.unwrap().unwrap();
+        assert_eq!(row.get::<i64>(0).unwrap(), 0, "{table} says when it was changed");
+    }
     shop.close().await;
 }
 
