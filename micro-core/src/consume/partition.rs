@@ -56,7 +56,7 @@ pub(crate) struct Partition {
     paused: tokio::sync::Mutex<bool>,
     /// Nothing more comes: lanes end when they are empty.
     no_more: CancellationToken,
-    /// Lanes end after the batch in hand.
+    /// Lanes end when they have caught up with each other.
     hand_over: CancellationToken,
     /// Lanes end at once and ack nothing.
     gone: CancellationToken,
@@ -67,6 +67,8 @@ struct State {
     tracker: OffsetTracker,
     first_offset: Option<i64>,
     queues: Vec<VecDeque<Delivery>>,
+    /// The highest offset that a lane has taken, which is how far all lanes get at a hand-over.
+    taken: Option<i64>,
     /// Of the deliveries in hand and queued.
     unfinished_bytes: usize,
 }
@@ -89,7 +91,13 @@ impl Partition {
             id,
             context,
             lanes,
-            state: Mutex::new(State { tracker: OffsetTracker::new(), first_offset: None, queues, unfinished_bytes: 0 }),
+            state: Mutex::new(State {
+                tracker: OffsetTracker::new(),
+                first_offset: None,
+                queues,
+                taken: None,
+                unfinished_bytes: 0,
+            }),
             wakes: (0..lanes.lane_count()).map(|_| Notify::new()).collect(),
             acked: tokio::sync::Mutex::default(),
             paused: tokio::sync::Mutex::default(),
@@ -184,7 +192,8 @@ impl Partition {
         self.end().await;
     }
 
-    /// Finishes and acks the batches in hand, forgets what is queued; after `deadline` drops them.
+    /// Finishes and acks the batches in hand and what is queued before the last of them, so that
+    /// nothing that is done comes again elsewhere; forgets the rest, and after `deadline` everything.
     pub(crate) async fn hand_over(&self, deadline: Duration) {
         self.hand_over.cancel();
         if tokio::time::timeout(deadline, self.end()).await.is_err() {
@@ -221,11 +230,11 @@ impl Partition {
     /// What has queued up in a lane; `None` when the lane is to end.
     async fn next_batch(&self, lane: usize) -> Option<Arc<[Delivery]>> {
         loop {
-            if self.hand_over.is_cancelled() || self.gone.is_cancelled() {
+            if self.gone.is_cancelled() {
                 return None;
             }
             // Asked before the queue is looked at: what was queued before it is seen.
-            let is_last = self.no_more.is_cancelled();
+            let is_last = self.no_more.is_cancelled() || self.hand_over.is_cancelled();
             let deliveries = self.take(lane);
             if !deliveries.is_empty() {
                 return Some(deliveries);
@@ -244,9 +253,16 @@ impl Partition {
 
     fn take(&self, lane: usize) -> Arc<[Delivery]> {
         let mut state = self.state();
-        let queue = &mut state.queues[lane];
-        let count = queue.len().min(self.context.config.batch_count_max.max(1));
-        queue.drain(..count).collect()
+        let State { queues, taken, .. } = &mut *state;
+        let queue = &mut queues[lane];
+        let mut count = queue.len().min(self.context.config.batch_count_max.max(1));
+        if self.hand_over.is_cancelled() {
+            // No lane takes more than the one that is ahead has taken.
+            count = count.min(queue.partition_point(|delivery| Some(delivery.offset) < *taken));
+        }
+        let deliveries: Arc<[Delivery]> = queue.drain(..count).collect();
+        *taken = (*taken).max(deliveries.last().map(|delivery| delivery.offset));
+        deliveries
     }
 
     /// Hands a batch to the stack until that settles it; `false` when the lane is to end before.

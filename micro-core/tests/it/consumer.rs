@@ -327,6 +327,33 @@ async fn a_revoked_partition_finishes_and_acks_what_is_in_hand_and_forgets_the_r
     consumer.close().await.unwrap();
 }
 
+/// Otherwise what the lane that is ahead has done would come again elsewhere.
+#[tokio::test(start_paused = true)]
+async fn the_lanes_of_a_revoked_partition_catch_up_with_the_one_that_is_ahead() {
+    let broker = ScriptedBroker::new();
+    let (permits, finished) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let service = slow_service(permits.clone(), finished.clone());
+    let builder = Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], service);
+    let consumer = builder.lane_count(2).batch_count_max(1).running_count_max(2).build();
+    consumer.start(&Health::new()).await.unwrap();
+    let lane_of = |order: &str| KeyLanes::new(2).lane(&delivery(&Paid::new(order, 0), 0));
+    let ahead = (0..).map(|number| format!("o-{number}")).find(|order| lane_of(order) != lane_of("slow")).unwrap();
+    broker.deliver([delivery(&Paid::new("slow", 0), 0)]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let rest = [("slow", 1), ("slow", 2), (&*ahead, 0), ("slow", 3)];
+    broker.deliver((1..).zip(rest).map(|(offset, (order, seq))| delivery(&Paid::new(order, seq), offset))).await;
+    eventually("the other lane is ahead", || finished.load(Ordering::Relaxed) == 1).await;
+    let (guard, released) = RevokeGuard::new();
+    broker.feed.send(SubscriptionEvent::Revoked(partition_0(), guard)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(broker.acked(), None);
+    permits.add_permits(9);
+    released.await.unwrap_err();
+    // The last one was queued behind it and is forgotten.
+    assert_eq!((broker.acked(), finished.load(Ordering::Relaxed)), (Some(4), 4));
+    consumer.close().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_revoked_partition_that_takes_too_long_is_dropped_unacked() {
     let world = World::new();
