@@ -177,8 +177,15 @@ impl Shared {
         if acked.is_empty() {
             return true;
         }
-        // Not in the background: the driver tells nobody how that ends.
-        let committed = next_offsets(&acked).and_then(|list| consumer.commit(&list, CommitMode::Sync));
+        let committed = next_offsets(&acked).and_then(|list| {
+            // The client commits what it was told last once more when the partitions go: were that
+            // older, the group would fall back to it.
+            if let Err(error) = consumer.store_offsets(&list) {
+                tracing::debug!(group = %self.group, %error, "positions not stored");
+            }
+            // Not in the background: the driver tells nobody how that ends.
+            consumer.commit(&list, CommitMode::Sync)
+        });
         if let Err(error) = &committed {
             tracing::warn!(group = %self.group, %error, "positions not committed");
         }

@@ -64,6 +64,42 @@ async fn closing_commits_what_was_acked_a_moment_ago() {
     assert_eq!(broker.lag(&*group, [&*topic]).await.unwrap()[0].committed, Some(3));
 }
 
+/// The client commits of its own accord when partitions go, namely what it was told last: positions
+/// must not fall back to that.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_go_never_take_a_committed_position_back() {
+    let kafka = ready!(KafkaFixture);
+    let mut config = kafka.config.clone();
+    // Each rebalance takes everything away.
+    config.assignment = Assignment::Range;
+    let broker = &KafkaBroker::connect(config).await.unwrap();
+    let (topic, group) = (new_topic(broker, 1).await, unique("group"));
+    publish(broker, &topic, "a", &numbers(0..10)).await;
+    let committed = async || broker.lag(&*group, [&*topic]).await.unwrap()[0].committed;
+
+    // At a close.
+    let reader = Reader::join(broker, &group, &topic).await;
+    let deliveries = reader.take(10).await;
+    reader.ack(&deliveries[..2]).await;
+    // The client has been told by now.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    reader.ack(&deliveries[..4]).await;
+    reader.close().await;
+    assert_eq!(committed().await, Some(4));
+
+    // At a rebalance, with an ack right before the member lets go.
+    let reader = Reader::join(broker, &group, &topic).await;
+    let deliveries = reader.take(6).await;
+    reader.ack(&deliveries[..2]).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let other = Reader::join(broker, &group, &topic).await;
+    let SubscriptionEvent::Revoked(_, guard) = reader.notice().await else { panic!("expected a revocation") };
+    reader.ack(&deliveries[..4]).await;
+    drop(guard);
+    let again = tokio::select! { batch = reader.take(1) => batch, batch = other.take(1) => batch };
+    assert_eq!(bodies(&again)[0], "8", "what was acked does not come again");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_log_is_an_alarm_and_goes_on_at_its_earliest_message() {
     let kafka = ready!(KafkaFixture);
