@@ -25,7 +25,7 @@ async fn follows_its_server<Server: Future<Output = ()> + Send + 'static>(
     config.check = check;
     config.check_timeout = Duration::from_millis(400);
     let registry = ConsulRegistry::connect(config).await.unwrap();
-    let address = listen("127.0.0.1:0".parse().unwrap()).await.local_addr().unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], dev_servers::free_port()));
     let instance = Instance::new(unique("checked"), address.to_string());
     let live = std::slice::from_ref(&instance);
     let registration = registry.register(instance.clone(), quick()).await.unwrap();
@@ -84,12 +84,15 @@ async fn a_grpc_check_passes_while_the_service_says_that_it_serves() {
 async fn a_ttl_check_passes_for_longer_than_the_ttl_while_heartbeats_come() {
     let Some(shared) = ready::<Shared>().await else { return };
     let instance = Instance::new(unique("beating"), "127.0.0.1:9000");
-    let registration = shared.registry.register(instance.clone(), quick()).await.unwrap();
+    let mut options = quick();
+    options.ttl = Duration::from_secs(10);
+    options.heartbeat = Duration::from_secs(1);
+    let registration = shared.registry.register(instance.clone(), options).await.unwrap();
     becomes(&shared.registry, &instance.service, std::slice::from_ref(&instance)).await;
     let mut watch = shared.registry.watch(&instance.service).await.unwrap();
     watch.next().await.expect("a snapshot comes");
-    // Three times the TTL, without one moment in which the instance was not live.
-    let change = tokio::time::timeout(quick().ttl * 3, watch.next()).await;
+    // Longer than the TTL, without one moment in which the instance was not live.
+    let change = tokio::time::timeout(Duration::from_secs(15), watch.next()).await;
     assert!(change.is_err(), "{change:?}");
     registration.close().await.unwrap();
     becomes(&shared.registry, &instance.service, &[]).await;

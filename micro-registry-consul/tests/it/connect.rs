@@ -33,10 +33,11 @@ async fn an_agent_that_is_silent_is_given_up_at_the_connect_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = ConsulConfig::from_url(&format!("consul://{}", silent.local_addr().unwrap())).unwrap();
     config.connect_timeout = Duration::from_millis(300);
+    config.request_timeout = Duration::from_secs(60);
     let began = Instant::now();
     let error = ConsulRegistry::connect(config).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert!(error.report().contains("timeout=300ms"), "{error:?}");
 }
 

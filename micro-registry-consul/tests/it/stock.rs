@@ -1,9 +1,9 @@
 //! What a stock Consul shows of what is registered here.
 
 use micro_core::registry::{Instance, RegisterOptions, Registry as _};
-use micro_testkit::ready;
+use micro_testkit::{eventually, ready};
 
-use crate::agent::{Agent, becomes, blocking, consul};
+use crate::agent::{Agent, PATIENCE, becomes, blocking, consul};
 
 #[tokio::test]
 async fn the_command_line_lists_services_tags_and_nodes() {
@@ -32,7 +32,11 @@ async fn the_command_line_lists_services_tags_and_nodes() {
     assert_eq!((&service["Address"], &service["Port"]), (&"127.0.0.1".into(), &9000.into()));
     assert_eq!(service["Meta"]["protocol"], "grpc");
     assert_eq!(watched[0]["Checks"][1]["Name"], "Service 'go.micro.service.Order' check");
-    assert_eq!(registry.services().await.unwrap(), ["consul", "go.micro.service.Order"]);
+    eventually(PATIENCE, "the agent's own service is there too", || async {
+        let services = registry.services().await.map_err(|error| error.report())?;
+        if services == ["consul", "go.micro.service.Order"] { Ok(()) } else { Err(format!("{services:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use micro_core::{
     registry::{Instance, Registry as _},
 };
 use micro_registry_consul::{ConsulConfig, ConsulRegistry};
-use micro_testkit::{Fixture, Missing, ready};
+use micro_testkit::{Fixture, Missing, eventually, ready};
 use tempfile::TempDir;
 
 use crate::agent::{Agent, PATIENCE, becomes, blocking, quick};
@@ -86,9 +86,14 @@ async fn an_agent_of_another_authority_and_a_client_without_a_certificate_are_re
         (secured.config("other-agent-ca.pem", true), "UnknownIssuer"),
         (secured.config("consul-agent-ca.pem", false), "ertificate"),
     ] {
-        let error = ConsulRegistry::connect(config).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
-        assert!(error.report().contains(cause), "{}", error.report());
+        // The agent may close the connection before its alert was read.
+        eventually(PATIENCE, "the cause is told", || async {
+            let error = ConsulRegistry::connect(config.clone()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+            let report = error.report();
+            if report.contains(cause) { Ok(()) } else { Err(report) }
+        })
+        .await;
     }
     let system = ConsulConfig::from_url(&secured.url).unwrap();
     assert_eq!(ConsulRegistry::connect(system).await.unwrap_err().kind(), ErrorKind::Unavailable);
