@@ -77,12 +77,13 @@ pub struct PartitionLag {
 }
 
 impl KafkaBroker {
-    /// Creates topics; one that is there already is left as it is.
+    /// Creates topics, and waits until they are known and led; one that is there already is left as it is.
     ///
     /// # Errors
     ///
     /// Of the first topic that could not be created: `InvalidArgument` for its name or numbers,
-    /// `PermissionDenied`, `Unavailable`.
+    /// `PermissionDenied`, `Unavailable`. `NotFound` or `Unavailable` where one was created and is not
+    /// known within `connect_timeout`.
     pub async fn create_topics(&self, topics: &[TopicSpec]) -> Result<()> {
         const OPERATION: &str = "broker.create_topics";
         if topics.is_empty() {
@@ -109,7 +110,12 @@ impl KafkaBroker {
                 }
             }
         }
-        Ok(())
+        let (broker, names) = (self.clone(), topics.iter().map(|topic| topic.name.clone()).collect::<Vec<_>>());
+        let known = move || {
+            let end = Instant::now() + wait;
+            names.iter().try_for_each(|name| broker.partitions_by(end, OPERATION, name).map(drop))
+        };
+        blocking(OPERATION, known).await
     }
 
     /// How far a group is behind in each partition of these topics: nothing is left to do when the
@@ -162,8 +168,11 @@ impl KafkaBroker {
     /// A topic that was created a moment ago may not be known to every broker: it is asked for
     /// again within `topic_wait`.
     pub(crate) fn partitions(&self, operation: &'static str, topic: &str) -> Result<Vec<i32>> {
+        self.partitions_by(Instant::now() + self.config().topic_wait, operation, topic)
+    }
+
+    fn partitions_by(&self, end: Instant, operation: &'static str, topic: &str) -> Result<Vec<i32>> {
         let session = self.producer().session()?;
-        let end = Instant::now() + self.config().topic_wait;
         loop {
             let metadata = session
                 .client()

@@ -19,7 +19,7 @@ use micro_core::{
     consume::{Consumer, ConsumerConfig, DeliveryBatch},
 };
 use micro_testkit::{eventually, unique};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 use crate::world::{KafkaFixture, PATIENCE, Reader, bodies, new_topic, numbers, publish, ready};
@@ -88,6 +88,7 @@ async fn order_is_kept_while_members_come_and_go(assignment: Assignment) {
     let kafka = ready!(KafkaFixture);
     let mut config = kafka.config.clone();
     config.assignment = assignment;
+    config.close_timeout = PATIENCE;
     let broker = KafkaBroker::connect(config).await.unwrap();
     let (topic, group, seen) = (new_topic(&broker, 8).await, unique("group"), Seen::default());
     let steady = [member(&broker, &group, &topic, &seen).await, member(&broker, &group, &topic, &seen).await];
@@ -110,7 +111,7 @@ async fn order_is_kept_while_members_come_and_go(assignment: Assignment) {
         while !is_published.load(Ordering::Relaxed) {
             let guest = member(&broker, &group, &topic, &seen).await;
             tokio::time::sleep(Duration::from_millis(300)).await;
-            guest.drain(Duration::from_secs(10)).await.expect("a member drains");
+            guest.drain(PATIENCE).await.expect("a member drains");
             come_and_go_count.fetch_add(1, Ordering::Relaxed);
         }
     };
@@ -123,12 +124,12 @@ async fn order_is_kept_while_members_come_and_go(assignment: Assignment) {
     .await;
     // What a member that left had in hand was seen, and may be on its way again.
     eventually(PATIENCE, "everything is committed", || async {
-        let lag = broker.lag(&*group, [&*topic]).await.unwrap();
+        let lag = broker.lag(&*group, [&*topic]).await.map_err(|error| error.report())?;
         if lag.iter().all(|partition| partition.lag == 0) { Ok(()) } else { Err(format!("{lag:?}")) }
     })
     .await;
     for consumer in &steady {
-        consumer.drain(Duration::from_secs(10)).await.expect("a member drains");
+        consumer.drain(PATIENCE).await.expect("a member drains");
     }
 
     let record = seen.0.lock().expect("no holder panics");
@@ -137,8 +138,9 @@ async fn order_is_kept_while_members_come_and_go(assignment: Assignment) {
         assert_eq!(*numbers, in_order, "key {}", String::from_utf8_lossy(key));
     }
     assert!(come_and_go_count.load(Ordering::Relaxed) >= 4);
-    // Members that leave in order hand over what they have: little comes twice.
-    assert!(record.again_count < expected / 10, "{} of {expected} came again", record.again_count);
+    // Members that leave in order hand over what they have. Only of one that is cut off by a limit of
+    // time does something come twice.
+    assert!(record.again_count < expected / 100, "{} of {expected} came again", record.again_count);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -170,21 +172,29 @@ async fn a_rebalance_takes_away_only_what_moves() {
     for number in 0..64 {
         publish(broker, &topic, &number.to_string(), &numbers(1..2)).await;
     }
-    let (of_old, of_new) = tokio::join!(take_until_still(&old), take_until_still(&new));
+    let count = AtomicUsize::new(0);
+    let (of_old, of_new) = tokio::join!(take_all(&old, &count, 64), take_all(&new, &count, 64));
     assert_eq!(of_old.len() + of_new.len(), 64);
     assert!(!of_old.is_empty() && !of_new.is_empty());
     assert!(of_old.iter().all(|delivery| !revoked.contains(&delivery.topic_partition())));
     assert!(bodies(&of_new).iter().all(|body| body == "1"), "what was acked does not come again");
 }
 
-async fn take_until_still(reader: &Reader) -> Vec<micro_core::broker::Delivery> {
+/// What comes until all members together have so much, and for two seconds beyond.
+async fn take_all(reader: &Reader, taken: &AtomicUsize, count: usize) -> Vec<micro_core::broker::Delivery> {
     let mut deliveries = Vec::new();
-    while let Ok(event) = timeout(Duration::from_secs(2), reader.0.next()).await {
-        if let Some(SubscriptionEvent::Batch(batch)) = event {
-            deliveries.extend(batch);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match timeout(Duration::from_secs(2), reader.0.next()).await {
+            Ok(Some(SubscriptionEvent::Batch(batch))) => {
+                taken.fetch_add(batch.len(), Ordering::Relaxed);
+                deliveries.extend(batch);
+            }
+            Ok(_) => {}
+            Err(_) if taken.load(Ordering::Relaxed) >= count || Instant::now() > end => return deliveries,
+            Err(_) => {}
         }
     }
-    deliveries
 }
 
 /// A consumer that stops receiving stays a member, holds little, and misses nothing.
@@ -194,8 +204,8 @@ async fn a_member_that_does_not_receive_stays_in_the_group_and_holds_a_bounded_n
     let mut config = kafka.config.clone();
     config.receive_count_max = 100;
     // Without polls the member would be out of the group after this.
-    config.properties.insert("max.poll.interval.ms".to_owned(), "3000".to_owned());
-    config.session_timeout = Duration::from_secs(2);
+    config.properties.insert("max.poll.interval.ms".to_owned(), "9000".to_owned());
+    config.session_timeout = Duration::from_secs(8);
     let broker = KafkaBroker::connect(config).await.unwrap();
     let (topic, group) = (new_topic(&broker, 2).await, unique("group"));
     for key in ["a", "b", "c", "d"] {
@@ -203,7 +213,7 @@ async fn a_member_that_does_not_receive_stays_in_the_group_and_holds_a_bounded_n
     }
     let reader = Reader::join(&broker, &group, &topic).await;
     let first = reader.take(1).await;
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    tokio::time::sleep(Duration::from_secs(14)).await;
     let rest = async {
         let mut all = first;
         while all.len() < 8_000 {
@@ -229,7 +239,6 @@ async fn a_fatal_error_ends_the_subscription() {
     let kafka = ready!(KafkaFixture);
     let mut config = kafka.config.clone();
     config.instance_id = Some("order-0".to_owned());
-    config.session_timeout = Duration::from_secs(2);
     let broker = KafkaBroker::connect(config).await.unwrap();
     let (topic, group) = (new_topic(&broker, 1).await, unique("group"));
     publish(&broker, &topic, "a", &numbers(0..1)).await;

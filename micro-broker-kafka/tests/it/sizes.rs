@@ -1,6 +1,11 @@
 //! What a topic does not take is refused alone: its neighbours in librdkafka's batches are sent.
 
-use std::{collections::BTreeMap, sync::Arc, task::Poll};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use futures_util::{future::join_all, poll};
 use micro_broker_kafka::{Compression, KafkaBroker, KafkaConfig, TopicSpec};
@@ -106,26 +111,36 @@ fn assert_exactly_the_large_are_refused(results: &[Result<Receipt>], first: usiz
     }
 }
 
+/// Whether Kafka took so long to tell the topic's limit that the client went on without it, and met
+/// the limit by surprise.
+fn was_not_told(results: &[Result<Receipt>], began: Instant) -> bool {
+    let is_aborted = |result: &Result<Receipt>| result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Aborted);
+    began.elapsed() >= Duration::from_secs(2) && results.iter().any(is_aborted)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_topic_does_not_take_takes_no_neighbour_along() {
     let kafka = ready!(KafkaFixture);
     for (compression, partition_count) in [(Compression::None, 1), (Compression::Lz4, 3)] {
         let mut config = kafka.config.clone();
         config.compression = compression;
-        // One call of 256, by a client that knows nothing of the topic.
-        let topic = limited_topic(&kafka.broker, partition_count, LIMIT).await;
-        let broker = KafkaBroker::connect(config.clone()).await.unwrap();
-        let results = broker.publish(mixed(&topic, 0..256, 8)).await;
-        assert_exactly_the_large_are_refused(&results, 0);
-        assert_eq!(arrived(&kafka.broker, &topic, 240).await, small_by_key(256, 8), "{compression:?}");
-
-        // One a call, all under way at once.
-        let topic = limited_topic(&kafka.broker, partition_count, LIMIT).await;
-        let broker = KafkaBroker::connect(config).await.unwrap();
-        let calls = mixed(&topic, 0..256, 8).into_iter().map(|message| broker.publish(vec![message]));
-        let results: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
-        assert_exactly_the_large_are_refused(&results, 0);
-        assert_eq!(arrived(&kafka.broker, &topic, 240).await, small_by_key(256, 8), "{compression:?}");
+        // In one call, and one a call, all under way at once.
+        for size in [256, 1] {
+            let (topic, results) = loop {
+                // By a client that knows nothing of the topic.
+                let topic = limited_topic(&kafka.broker, partition_count, LIMIT).await;
+                let broker = KafkaBroker::connect(config.clone()).await.unwrap();
+                let messages = mixed(&topic, 0..256, 8);
+                let began = Instant::now();
+                let calls = messages.chunks(size).map(|messages| broker.publish(messages.to_vec()));
+                let results: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
+                if !was_not_told(&results, began) {
+                    break (topic, results);
+                }
+            };
+            assert_exactly_the_large_are_refused(&results, 0);
+            assert_eq!(arrived(&kafka.broker, &topic, 240).await, small_by_key(256, 8), "{compression:?}");
+        }
     }
 }
 
@@ -178,8 +193,15 @@ async fn what_was_refused_in_company_never_follows_a_later_message_of_its_key() 
     assert_eq!(arrived(&broker, &topic, sent.values().map(Vec::len).sum()).await, sent);
 
     // From now on no batch is too large.
-    let topic_is_known = broker.publish(mixed(&topic, 512..768, 2)).await;
-    assert_exactly_the_large_are_refused(&topic_is_known, 512);
+    let mut next = (2..).map(|round| round * 256);
+    let (first, topic_is_known) = loop {
+        let (first, began) = (next.next().unwrap(), Instant::now());
+        let results = broker.publish(mixed(&topic, first..first + 256, 2)).await;
+        if !was_not_told(&results, began) {
+            break (first, results);
+        }
+    };
+    assert_exactly_the_large_are_refused(&topic_is_known, first);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use micro_core::{
     Result,
     broker::{Broker, Delivery, Message, Position, Receipt, SubscribeRequest, Subscription, SubscriptionEvent},
 };
-use micro_testkit::{Fixture, Missing, broker::BrokerFixture, unique};
+use micro_testkit::{Fixture, Missing, broker::BrokerFixture, eventually, unique};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions},
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::heard;
 
 /// How long a test waits for what must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A broker on the shared server.
 pub(crate) struct KafkaFixture {
@@ -32,13 +32,13 @@ impl Fixture for KafkaFixture {
     async fn start() -> Result<Self, Missing> {
         heard::listen();
         let url = dev_servers::shared(Kind::Kafka).map_err(Missing::new)?;
-        let config = KafkaConfig::from_url(&url).expect("the shared server has a URL");
+        let config = patient(KafkaConfig::from_url(&url).expect("the shared server has a URL"));
         let broker = KafkaBroker::connect(config.clone()).await.map_err(|error| Missing::new(error.report()))?;
         Ok(Self { config, broker })
     }
 
     fn patience(&self) -> Duration {
-        Duration::from_secs(20)
+        Duration::from_secs(40)
     }
 
     fn silence(&self) -> Duration {
@@ -80,15 +80,23 @@ impl OwnKafka {
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Result<Self, Missing> {
         heard::listen();
         let server = Server::start_with(Kind::Kafka, settings).map_err(Missing::new)?;
-        let config = KafkaConfig::from_url(server.url()).expect("a server has a URL");
+        let config = patient(KafkaConfig::from_url(server.url()).expect("a server has a URL"));
         Ok(Self { server, config })
     }
 }
 
-/// A new topic of so many partitions.
+/// With limits that a busy machine keeps; a test of a limit sets its own.
+fn patient(mut config: KafkaConfig) -> KafkaConfig {
+    let limit = Duration::from_secs(20);
+    (config.connect_timeout, config.close_timeout, config.revoke_wait_max) = (limit, limit, limit);
+    config
+}
+
+/// A new topic of so many partitions; a server that has just started may not take it at first.
 pub(crate) async fn new_topic(broker: &KafkaBroker, partition_count: u32) -> String {
     let name = unique("topic");
-    broker.create_topics(&[TopicSpec::new(&*name, partition_count)]).await.expect("a topic is created");
+    let spec = [TopicSpec::new(&*name, partition_count)];
+    eventually(PATIENCE, "a topic is created", || broker.create_topics(&spec)).await;
     name
 }
 

@@ -498,8 +498,8 @@ async fn an_event_goes_from_a_transaction_through_the_broker_into_another() {
     eventually("all of them", || world.all_applied().values().map(Vec::len).sum::<usize>() == 500).await;
     let expected: Vec<u32> = (0..50).collect();
     assert!(world.all_applied().values().all(|seqs| *seqs == expected));
-    relay.drain(Duration::from_secs(5)).await.unwrap();
-    consumer.drain(Duration::from_secs(5)).await.unwrap();
+    relay.drain(Duration::from_secs(60)).await.unwrap();
+    consumer.drain(Duration::from_secs(60)).await.unwrap();
     assert_eq!(counts(&world).await, OutboxCounts::default());
 }
 
