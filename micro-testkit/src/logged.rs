@@ -2,10 +2,13 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use tracing::{Level, Subscriber, subscriber::DefaultGuard};
+use tracing::{
+    Dispatch, Level, Subscriber,
+    subscriber::{DefaultGuard, NoSubscriber},
+};
 
 /// What was logged; clones share it.
 ///
@@ -29,6 +32,10 @@ impl Logged {
     /// are not heard: have the test's runtime be of the current thread.
     #[must_use = "it listens until this is dropped"]
     pub fn here(&self, level: Level) -> DefaultGuard {
+        // While there is but one, another thread, of which nobody listens, decides for this one too
+        // whether a line is wanted: https://github.com/tokio-rs/tracing/issues/2874
+        static SECOND: OnceLock<Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| Dispatch::new(NoSubscriber::new()));
         tracing::subscriber::set_default(self.subscriber(level))
     }
 

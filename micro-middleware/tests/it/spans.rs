@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use tracing::{
-    Subscriber,
+    Dispatch, Subscriber,
     field::{Field, Visit},
     span,
-    subscriber::DefaultGuard,
+    subscriber::{DefaultGuard, NoSubscriber},
 };
 use tracing_subscriber::{Layer, layer::Context, prelude::*, registry::LookupSpan};
 
@@ -23,6 +23,10 @@ pub(crate) struct Spans(Arc<Mutex<Vec<(span::Id, Fields)>>>);
 impl Spans {
     /// Listens on this thread until the guard is dropped.
     pub(crate) fn listen() -> (Self, DefaultGuard) {
+        // While there is but one, another thread, of which nobody listens, decides for this one too
+        // whether a span is wanted: https://github.com/tokio-rs/tracing/issues/2874
+        static SECOND: OnceLock<Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| Dispatch::new(NoSubscriber::new()));
         let spans = Self::default();
         (spans.clone(), tracing_subscriber::registry().with(spans).set_default())
     }
