@@ -56,8 +56,10 @@ pub(crate) struct Partition {
     paused: tokio::sync::Mutex<bool>,
     /// Nothing more comes: lanes end when they are empty.
     no_more: CancellationToken,
-    /// Lanes end when they have caught up with each other.
+    /// Lanes end when they have caught up with the one that is ahead.
     hand_over: CancellationToken,
+    /// Lanes end after the batch in hand.
+    let_go: CancellationToken,
     /// Lanes end at once and ack nothing.
     gone: CancellationToken,
     tasks: TaskTracker,
@@ -103,6 +105,7 @@ impl Partition {
             paused: tokio::sync::Mutex::default(),
             no_more: CancellationToken::new(),
             hand_over: CancellationToken::new(),
+            let_go: CancellationToken::new(),
             gone: abandoned.child_token(),
             tasks: TaskTracker::new(),
         });
@@ -193,10 +196,15 @@ impl Partition {
     }
 
     /// Finishes and acks the batches in hand and what is queued before the last of them, so that
-    /// nothing that is done comes again elsewhere; forgets the rest, and after `deadline` everything.
+    /// nothing that is done comes again elsewhere; forgets the rest. After half of `deadline` it
+    /// finishes only what is in hand by then, after `deadline` it drops that too.
     pub(crate) async fn hand_over(&self, deadline: Duration) {
         self.hand_over.cancel();
-        if tokio::time::timeout(deadline, self.end()).await.is_err() {
+        if tokio::time::timeout(deadline / 2, self.end()).await.is_ok() {
+            return;
+        }
+        self.let_go.cancel();
+        if tokio::time::timeout(deadline / 2, self.end()).await.is_err() {
             self.lose();
             self.end().await;
         }
@@ -230,7 +238,7 @@ impl Partition {
     /// What has queued up in a lane; `None` when the lane is to end.
     async fn next_batch(&self, lane: usize) -> Option<Arc<[Delivery]>> {
         loop {
-            if self.gone.is_cancelled() {
+            if self.let_go.is_cancelled() || self.gone.is_cancelled() {
                 return None;
             }
             // Asked before the queue is looked at: what was queued before it is seen.

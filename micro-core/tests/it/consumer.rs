@@ -336,8 +336,7 @@ async fn the_lanes_of_a_revoked_partition_catch_up_with_the_one_that_is_ahead() 
     let builder = Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], service);
     let consumer = builder.lane_count(2).batch_count_max(1).running_count_max(2).build();
     consumer.start(&Health::new()).await.unwrap();
-    let lane_of = |order: &str| KeyLanes::new(2).lane(&delivery(&Paid::new(order, 0), 0));
-    let ahead = (0..).map(|number| format!("o-{number}")).find(|order| lane_of(order) != lane_of("slow")).unwrap();
+    let ahead = ahead_of("slow");
     broker.deliver([delivery(&Paid::new("slow", 0), 0)]).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let rest = [("slow", 1), ("slow", 2), (&*ahead, 0), ("slow", 3)];
@@ -352,6 +351,36 @@ async fn the_lanes_of_a_revoked_partition_catch_up_with_the_one_that_is_ahead() 
     // The last one was queued behind it and is forgotten.
     assert_eq!((broker.acked(), finished.load(Ordering::Relaxed)), (Some(4), 4));
     consumer.close().await.unwrap();
+}
+
+/// Others wait for the partition: half of the time is for catching up, the rest for what is in hand.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_is_far_behind_does_not_catch_up_with_others_for_ever() {
+    let broker = ScriptedBroker::new();
+    let service = service_fn(async |batch: DeliveryBatch| {
+        let is_slow = batch.deliveries[0].message.key.as_deref() == Some(b"slow");
+        tokio::time::sleep(Duration::from_secs(u64::from(is_slow))).await;
+        Ok(())
+    });
+    let builder = Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], service);
+    let consumer = builder.lane_count(2).batch_count_max(1).running_count_max(2).gather(Duration::ZERO).build();
+    consumer.start(&Health::new()).await.unwrap();
+    let slow = (0..20).map(|offset| delivery(&Paid::new("slow", 0), offset));
+    broker.deliver(slow.chain([delivery(&Paid::new(&ahead_of("slow"), 0), 20)])).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (guard, released) = RevokeGuard::new();
+    let began = tokio::time::Instant::now();
+    broker.feed.send(SubscriptionEvent::Revoked(partition_0(), guard)).await.unwrap();
+    released.await.unwrap_err();
+    assert_eq!(broker.acked(), Some(3), "the batch in hand after half of 5 s is the third");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    consumer.close().await.unwrap();
+}
+
+/// An order of the other one of two lanes.
+fn ahead_of(order: &str) -> String {
+    let lane_of = |order: &str| KeyLanes::new(2).lane(&delivery(&Paid::new(order, 0), 0));
+    (0..).map(|number| format!("o-{number}")).find(|other| lane_of(other) != lane_of(order)).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
