@@ -210,11 +210,11 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(200), blocked).await.is_err());
 
         let mut options = RegisterOptions::default();
-        (options.ttl, options.heartbeat) = (Duration::from_secs(2), Duration::from_millis(500));
+        (options.ttl, options.heartbeat) = (Duration::from_secs(8), Duration::from_millis(500));
         let instance = Instance::new(&*quick, "127.0.0.1:9000");
         let registration = registry.register(instance.clone(), options.clone()).await.unwrap();
-        let lives_until = std::time::Instant::now() + 2 * options.ttl;
-        eventually(Duration::from_secs(30), "it lives for two TTLs", || async {
+        let lives_until = std::time::Instant::now() + options.ttl + options.ttl / 2;
+        eventually(Duration::from_secs(30), "it lives for longer than its TTL", || async {
             let found = registry.instances(&quick).await.unwrap();
             assert_eq!(found, std::slice::from_ref(&instance));
             std::time::Instant::now() > lives_until

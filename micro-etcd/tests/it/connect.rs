@@ -10,14 +10,15 @@ use micro_etcd::{EtcdConfig, EtcdRegistry};
 use micro_testkit::ready;
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
-use crate::server::{Own, Shared, becomes, quick};
+use crate::server::{Own, PATIENCE, Shared, becomes, lasting};
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_one_error_with_address_cause_and_what_to_try_within_the_timeout() {
     let began = Instant::now();
-    let config = EtcdConfig::from_url("etcd://user:canary@127.0.0.1:1,127.0.0.1:2").unwrap();
+    let mut config = EtcdConfig::from_url("etcd://user:canary@127.0.0.1:1,127.0.0.1:2").unwrap();
+    config.connect_timeout = PATIENCE * 2;
     let error = EtcdRegistry::connect(config).await.unwrap_err();
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < PATIENCE);
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     let text = error.report();
     for part in ["backend=etcd", "address=127.0.0.1:1,127.0.0.1:2", "refused", "start one there"] {
@@ -33,7 +34,7 @@ async fn a_server_that_is_silent_is_an_error_at_the_timeout() {
     config.connect_timeout = Duration::from_millis(500);
     let began = Instant::now();
     let error = EtcdRegistry::connect(config).await.unwrap_err();
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.report().contains("in time"), "{error:?}");
 }
@@ -48,8 +49,7 @@ async fn a_server_that_is_no_etcd_is_an_error_within_the_timeout() {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
         }
     });
-    let error =
-        tokio::time::timeout(Duration::from_secs(10), EtcdRegistry::connect(config)).await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(PATIENCE, EtcdRegistry::connect(config)).await.unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Unknown), "{error:?}");
 }
 
@@ -69,7 +69,7 @@ async fn what_one_server_cannot_do_is_asked_of_the_next() {
     config.servers.extend(second.config().servers);
     let registry = EtcdRegistry::connect(config).await.unwrap();
     let instance = Instance::new("greeter", "127.0.0.1:9000");
-    let _registration = registry.register(instance.clone(), quick()).await.unwrap();
+    let _registration = registry.register(instance.clone(), lasting()).await.unwrap();
     assert_eq!(second.registry().await.instances("greeter").await.unwrap(), []);
     let first = first.kill().await;
     becomes(&registry, "greeter", std::slice::from_ref(&instance)).await;

@@ -4,7 +4,7 @@ use micro_core::registry::{Endpoint, Instance, Registry as _};
 use micro_etcd::{EtcdConfig, EtcdRegistry, Layout};
 use micro_testkit::{ready, unique};
 
-use crate::server::{Shared, becomes, client, quick};
+use crate::server::{Shared, becomes, client, lasting};
 
 #[tokio::test]
 async fn an_instance_is_go_micros_key_and_json_under_a_lease_of_its_ttl() {
@@ -15,7 +15,7 @@ async fn an_instance_is_go_micros_key_and_json_under_a_lease_of_its_ttl() {
         .with_version("8.2.0")
         .with_metadata("protocol", "grpc")
         .with_endpoints([Endpoint::new("Greeter.Hello")]);
-    let registration = shared.registry.register(instance.clone(), quick()).await.unwrap();
+    let registration = shared.registry.register(instance.clone(), lasting()).await.unwrap();
     let mut client = client(&shared.url).await;
     let dashed = service.replace('/', "-");
     let key = format!("/micro/registry/{dashed}/{dashed}-1");
@@ -26,7 +26,7 @@ async fn an_instance_is_go_micros_key_and_json_under_a_lease_of_its_ttl() {
     );
     assert_eq!(held.value_str().unwrap(), expected);
     let lease = client.lease_client().time_to_live(held.lease(), None).await.unwrap();
-    assert_eq!(lease.granted_ttl(), 2);
+    assert_eq!(lease.granted_ttl(), 30);
 
     becomes(&shared.registry, &service, std::slice::from_ref(&instance)).await;
     registration.close().await.unwrap();
@@ -64,7 +64,7 @@ async fn another_prefix_is_another_registry() {
     config.prefix = format!("/{}/", unique("fleet"));
     let other = EtcdRegistry::connect(config).await.unwrap();
     let instance = Instance::new(unique("prefixed"), "127.0.0.1:9000");
-    let _registration = other.register(instance.clone(), quick()).await.unwrap();
+    let _registration = other.register(instance.clone(), lasting()).await.unwrap();
     becomes(&other, &instance.service, std::slice::from_ref(&instance)).await;
     assert_eq!(other.services().await.unwrap(), std::slice::from_ref(&instance.service));
     assert_eq!(shared.registry.instances(&instance.service).await.unwrap(), []);
@@ -77,7 +77,7 @@ async fn the_layout_of_go_zero_is_an_address_below_name_and_lease() {
     config.layout = Layout::GoZero;
     let registry = EtcdRegistry::connect(config).await.unwrap();
     let service = unique("user.rpc");
-    let registration = registry.register(Instance::new(&*service, "127.0.0.1:8080"), quick()).await.unwrap();
+    let registration = registry.register(Instance::new(&*service, "127.0.0.1:8080"), lasting()).await.unwrap();
     let mut client = client(&shared.url).await;
     let options = etcd_client::GetOptions::new().with_prefix();
     let answer = client.get(format!("{service}/"), Some(options)).await.unwrap();

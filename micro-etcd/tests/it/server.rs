@@ -19,7 +19,8 @@ pub(crate) struct Shared {
 impl Fixture for Shared {
     async fn start() -> Result<Self, Missing> {
         let url = blocking(|| shared(Kind::Etcd)).await.map_err(Missing::new)?;
-        let config = EtcdConfig::from_url(&url).expect("a test's URL is right");
+        let mut config = EtcdConfig::from_url(&url).expect("a test's URL is right");
+        (config.connect_timeout, config.request_timeout) = (PATIENCE, PATIENCE);
         let registry = EtcdRegistry::connect(config).await.map_err(|error| Missing::new(error.report()))?;
         Ok(Self { registry, url })
     }
@@ -55,7 +56,9 @@ impl Own {
     }
 
     pub(crate) fn config(&self) -> EtcdConfig {
-        EtcdConfig::from_url(self.server.url()).expect("a test's URL is right")
+        let mut config = EtcdConfig::from_url(self.server.url()).expect("a test's URL is right");
+        config.connect_timeout = PATIENCE;
+        config
     }
 
     pub(crate) async fn registry(&self) -> EtcdRegistry {
@@ -84,12 +87,18 @@ pub(crate) async fn client(url: &str) -> etcd_client::Client {
     etcd_client::Client::connect([url.trim_start_matches("etcd://")], None).await.expect("the server answers")
 }
 
-/// Short times, so that a test need not wait for the usual ones: two seconds is the least that etcd
-/// gives.
+/// Short times, for what waits until a lease ends: two seconds is the least that etcd gives.
 pub(crate) fn quick() -> RegisterOptions {
     let mut options = RegisterOptions::default();
     options.ttl = Duration::from_secs(2);
     options.heartbeat = Duration::from_millis(500);
+    options
+}
+
+/// Heartbeats as frequent, and a lease that outlives what a test does.
+pub(crate) fn lasting() -> RegisterOptions {
+    let mut options = quick();
+    options.ttl = Duration::from_secs(30);
     options
 }
 

@@ -9,7 +9,7 @@ use micro_core::{
 use micro_etcd::{EtcdConfig, EtcdRegistry};
 use micro_testkit::Fixture as _;
 
-use crate::server::{Own, becomes, blocking, quick};
+use crate::server::{Own, PATIENCE, becomes, blocking, lasting};
 
 fn openssl(folder: &Path, arguments: &str) {
     let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
@@ -58,14 +58,16 @@ async fn tls_comes_about_with_certificates_of_both_sides_or_says_in_time_what_to
     let mut config = EtcdConfig::from_url(&format!("etcd+tls://127.0.0.1:{port}?ca_file={}", file("ca.pem"))).unwrap();
     config.connect_timeout = std::time::Duration::from_secs(3);
     let mut both = config.clone();
+    both.connect_timeout = PATIENCE;
     (both.cert_file, both.key_file) = (Some(file("client.pem").into()), Some(file("client.key").into()));
     let registry = EtcdRegistry::connect(both.clone()).await.unwrap();
     let instance = Instance::new("greeter", "127.0.0.1:9000");
-    let _registration = registry.register(instance.clone(), quick()).await.unwrap();
+    let _registration = registry.register(instance.clone(), lasting()).await.unwrap();
     becomes(&registry, "greeter", &[instance]).await;
 
     let mut stranger = both.clone();
     stranger.ca_file = None;
+    stranger.connect_timeout = config.connect_timeout;
     for (config, what) in [(config, "without its certificate"), (stranger, "with an authority that it does not trust")]
     {
         let error = EtcdRegistry::connect(config).await.expect_err(what);

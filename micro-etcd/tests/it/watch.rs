@@ -6,7 +6,7 @@ use micro_core::registry::{CachedRegistry, Instance, InstanceChange, InstanceWat
 use micro_testkit::{eventually, ready, unique};
 use tokio::time::timeout;
 
-use crate::server::{Own, PATIENCE, Shared, becomes, client, quick};
+use crate::server::{Own, PATIENCE, Shared, becomes, client, lasting};
 
 async fn next(watch: &mut InstanceWatch) -> InstanceChange {
     timeout(PATIENCE, watch.next()).await.expect("the watch tells something in time").expect("the watch goes on")
@@ -18,7 +18,7 @@ async fn changes_are_told_one_by_one_and_what_says_nothing_new_is_not_told() {
     let instance = Instance::new(unique("watched"), "127.0.0.1:9000").with_version("1");
     let mut watch = shared.registry.watch(&instance.service).await.unwrap();
     assert_eq!(next(&mut watch).await, InstanceChange::Snapshot(Vec::new()));
-    let first = shared.registry.register(instance.clone(), quick()).await.unwrap();
+    let first = shared.registry.register(instance.clone(), lasting()).await.unwrap();
     assert_eq!(next(&mut watch).await, InstanceChange::Put(instance.clone()));
     // Written again as it stands there.
     let mut client = client(&shared.url).await;
@@ -28,7 +28,7 @@ async fn changes_are_told_one_by_one_and_what_says_nothing_new_is_not_told() {
     client.put(key, held.value(), Some(options)).await.unwrap();
 
     let changed = instance.clone().with_version("2");
-    let second = shared.registry.register(changed.clone(), quick()).await.unwrap();
+    let second = shared.registry.register(changed.clone(), lasting()).await.unwrap();
     assert_eq!(next(&mut watch).await, InstanceChange::Put(changed));
     second.close().await.unwrap();
     assert_eq!(next(&mut watch).await, InstanceChange::Removed(instance.id));
@@ -38,12 +38,10 @@ async fn changes_are_told_one_by_one_and_what_says_nothing_new_is_not_told() {
 #[tokio::test]
 async fn while_etcd_is_away_a_watch_says_so_once_and_goes_on_when_it_is_back() {
     let Some(own) = ready::<Own>().await else { return };
-    let mut config = own.config();
-    config.request_timeout = Duration::from_secs(1);
-    let registry = micro_etcd::EtcdRegistry::connect(config).await.unwrap();
+    let registry = own.registry().await;
     let instance = Instance::new("greeter", "127.0.0.1:9000");
     let live = vec![instance.clone()];
-    let _registration = registry.register(instance.clone(), quick()).await.unwrap();
+    let _registration = registry.register(instance.clone(), lasting()).await.unwrap();
     let mut watch = registry.watch("greeter").await.unwrap();
     assert_eq!(next(&mut watch).await, InstanceChange::Snapshot(live.clone()));
 
@@ -54,7 +52,11 @@ async fn while_etcd_is_away_a_watch_says_so_once_and_goes_on_when_it_is_back() {
     assert!(quiet.is_err(), "{quiet:?}");
 
     let own = own.restart().await;
-    let told = next(&mut watch).await;
+    let mut told = next(&mut watch).await;
+    while let InstanceChange::Stale(_) = told {
+        // It listens before it answers.
+        told = next(&mut watch).await;
+    }
     let InstanceChange::Snapshot(mut instances) = told else { panic!("a snapshot comes first: {told:?}") };
     while instances != live {
         // The lease may have ended before the heartbeat that renews it.
@@ -72,7 +74,7 @@ async fn stale_instances_go_on_being_served_while_etcd_is_away() {
     let Some(own) = ready::<Own>().await else { return };
     let registry = own.registry().await;
     let instance = Instance::new("greeter", "127.0.0.1:9000");
-    let _registration = registry.register(instance.clone(), quick()).await.unwrap();
+    let _registration = registry.register(instance.clone(), lasting()).await.unwrap();
     let cache = CachedRegistry::new(Arc::new(registry));
     let greeter = cache.service("greeter");
     assert_eq!(*greeter.known(PATIENCE).await.unwrap(), std::slice::from_ref(&instance));
@@ -93,8 +95,11 @@ async fn a_frozen_etcd_stops_nothing_for_good() {
     config.keepalive_timeout = Duration::from_millis(500);
     let registry = micro_etcd::EtcdRegistry::connect(config).await.unwrap();
     let instance = Instance::new("greeter", "127.0.0.1:9000");
-    let _registration = registry.register(instance.clone(), quick()).await.unwrap();
-    let mut watch = registry.watch("greeter").await.unwrap();
+    // A request may take longer than these times.
+    let registering = async || registry.register(instance.clone(), lasting()).await.map_err(|error| error.report());
+    let _registration = eventually(PATIENCE, "it is registered", registering).await;
+    let watching = async || registry.watch("greeter").await.map_err(|error| error.report());
+    let mut watch = eventually(PATIENCE, "it is watched", watching).await;
     next(&mut watch).await;
     own.server.pause();
     // An answer may be on its way.
