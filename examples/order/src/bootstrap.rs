@@ -101,7 +101,7 @@ pub async fn assemble(config: &OrderConfig, plugged: &Plugged) -> Result<OrderSe
     let audit = if config.has_audit { Some(audit(config, database, &outbox)?) } else { None };
     let mut components: Vec<Arc<dyn Component>> = vec![
         // The service is not serving while its database is away.
-        Arc::new(database.probe()),
+        Arc::new(database.probe().config(config.probe.clone())),
         // Before the others starts and behind them stops what sends what they write.
         Arc::new(relay(plugged)),
         Arc::new(consumer(config, plugged, &inbox)),
@@ -110,8 +110,8 @@ pub async fn assemble(config: &OrderConfig, plugged: &Plugged) -> Result<OrderSe
     let server = match &config.wire {
         Wire::Events => server(config, database, events, &inbox)?,
         Wire::Grpc { product } => {
-            let product = GrpcClient::builder(plugged.registry.clone()).service(product.as_str()).connect().await?;
-            server(config, database, WithDeduction::new(events, DirectDeduction::new(product)), &inbox)?
+            let deduction = calls(config, plugged, product).await?;
+            server(config, database, WithDeduction::new(events, deduction), &inbox)?
         }
         Wire::Saga(wire) => {
             let (coordinator, deduction) = sagas(wire, plugged).await?;
@@ -158,6 +158,12 @@ fn consumer(config: &OrderConfig, plugged: &Plugged, inbox: &InboxService) -> im
         .config(config.consumer.clone())
         .stack(consume_stack)
         .build()
+}
+
+/// What calls the product service of this name.
+async fn calls(config: &OrderConfig, plugged: &Plugged, product: &str) -> Result<DirectDeduction> {
+    let client = GrpcClient::builder(plugged.registry.clone()).service(product).config(config.product_client.clone());
+    Ok(DirectDeduction::new(client.connect().await?, config.deduction_timeout))
 }
 
 /// What carries sagas out, or hands them on to who does, and what begins them.

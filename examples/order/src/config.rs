@@ -1,14 +1,16 @@
 //! The settings of the order service.
 
+use std::time::Duration;
+
 use micro_core::{
-    app::AppConfig,
+    app::{AppConfig, ProbeConfig},
     batch::BatcherConfig,
     consume::{ConsumerConfig, DeliveryPolicy},
     registry::RegisterOptions,
     saga::SagaOptions,
     transaction::RetryPolicy,
 };
-use micro_grpc::{GoMicroConfig, GrpcServerConfig};
+use micro_grpc::{GoMicroConfig, GrpcClientConfig, GrpcServerConfig};
 
 use crate::infrastructure::deduction::BranchAddresses;
 
@@ -43,11 +45,18 @@ pub struct OrderConfig {
     pub callback_batches: BatcherConfig,
     /// How the goods of paid orders are asked for; default by events.
     pub wire: Wire,
+    /// How the product service is connected where it is called.
+    pub product_client: GrpcClientConfig,
+    /// How long such a call may take; default 2 s.
+    pub deduction_timeout: Duration,
     /// The table of the barrier of global transactions' branches; default `barrier` in the service's own
     /// database.
     pub barrier_table: String,
     /// How its instance is kept alive in the registry.
     pub register: RegisterOptions,
+    /// How the database is asked whether it answers: it must at the start, and the service is not serving
+    /// while it does not.
+    pub probe: ProbeConfig,
     /// How long each phase of the stop may take.
     pub app: AppConfig,
 }
@@ -67,8 +76,11 @@ impl Default for OrderConfig {
             callback_retry: RetryPolicy::default(),
             callback_batches: gathered(),
             wire: Wire::Events,
+            product_client: GrpcClientConfig::default(),
+            deduction_timeout: Duration::from_secs(2),
             barrier_table: "barrier".to_owned(),
             register: RegisterOptions::default(),
+            probe: ProbeConfig::default(),
             app: AppConfig::default(),
         }
     }
@@ -104,7 +116,7 @@ pub struct SagaWire {
 fn gathered() -> BatcherConfig {
     let mut config = BatcherConfig::default();
     config.running_count_max = 1;
-    config.gather = std::time::Duration::from_millis(1);
+    config.gather = Duration::from_millis(1);
     config
 }
 

@@ -93,7 +93,7 @@ pub async fn assemble(config: &ProductConfig, plugged: &Plugged) -> Result<Produ
         .build();
     let components: Vec<Arc<dyn Component>> = vec![
         // The service is not serving while its database is away.
-        Arc::new(database.probe()),
+        Arc::new(database.probe().config(config.probe.clone())),
         // Before the others starts and behind them stops what sends what they write.
         Arc::new(relay(plugged)),
         Arc::new(consumer),

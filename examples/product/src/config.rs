@@ -1,7 +1,7 @@
 //! The settings of the product service.
 
 use micro_core::{
-    app::AppConfig,
+    app::{AppConfig, ProbeConfig},
     batch::BatcherConfig,
     consume::{ConsumerConfig, DeliveryPolicy},
     registry::RegisterOptions,
@@ -38,6 +38,9 @@ pub struct ProductConfig {
     pub barrier_table: String,
     /// How its instance is kept alive in the registry.
     pub register: RegisterOptions,
+    /// How the database is asked whether it answers: it must at the start, and the service is not serving
+    /// while it does not.
+    pub probe: ProbeConfig,
     /// How long each phase of the stop may take.
     pub app: AppConfig,
 }
@@ -56,6 +59,7 @@ impl Default for ProductConfig {
             deduction_batches: gathered(),
             barrier_table: "barrier".to_owned(),
             register: RegisterOptions::default(),
+            probe: ProbeConfig::default(),
             app: AppConfig::default(),
         }
     }

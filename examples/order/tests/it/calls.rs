@@ -187,6 +187,7 @@ async fn a_rolled_back_transaction_sends_nothing(databases: Databases) {
     // The order can still be paid, and only that payment is told.
     shop.notify("OC1", "0000").await.unwrap();
     shop.until_status(1, 4).await;
+    shop.settle().await;
     assert_eq!(shop.published("OrderEvent").len(), 1);
     shop.close().await;
 }

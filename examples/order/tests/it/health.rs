@@ -17,10 +17,13 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::databases::Databases;
+use crate::{
+    databases::{Databases, PATIENCE},
+    shop::patient,
+};
 
 /// Two questions of the probe and what a busy machine needs.
-const TOLD_WITHIN: Duration = Duration::from_secs(15);
+const TOLD_WITHIN: Duration = Duration::from_secs(90);
 
 /// A MariaDB that the test kills.
 struct Killable(Server);
@@ -41,7 +44,8 @@ async fn callers_are_told_once_that_the_database_is_away_and_once_that_it_is_bac
     let test = Databases::Server(server.url().to_owned()).create("orders").await;
     let registry = Arc::new(MemoryRegistry::new());
     let mut config = OrderConfig::default();
-    config.app.withdraw_wait = Duration::ZERO;
+    config.probe.timeout = PATIENCE;
+    config.app = patient();
     let plugged =
         Plugged { registry: registry.clone(), broker: Arc::new(MemoryBroker::new()), database: test.database.clone() };
     let running = assemble(&config, &plugged).await.unwrap().into_app(&plugged).start().await.unwrap();

@@ -72,7 +72,7 @@ fn a_server_that_is_away_is_one_line_with_backend_address_and_cause() {
     for (option, url, address, is_compiled_in) in cases {
         let began = std::time::Instant::now();
         let output = order(&[option, url, "--listen", "127.0.0.1:0"]);
-        assert!(began.elapsed() < std::time::Duration::from_secs(15), "{url} took {:?}", began.elapsed());
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "{url} took {:?}", began.elapsed());
         assert_eq!(output.status.code(), Some(1), "{url}");
         let said = lines_of_the_program(&output);
         assert!(said.len() == 1 && said[0].starts_with("order: "), "{said:?}");

@@ -6,7 +6,7 @@ use std::{
 };
 
 use micro_core::{
-    app::RunningApp,
+    app::{AppConfig, RunningApp},
     broker::{Broker, Delivery, MemoryBroker, Message, Position, SubscribeRequest, SubscriptionEvent},
     consume::{DeliveryPolicy, InboxService},
     event::{BaseEvent, Event, seal},
@@ -14,7 +14,8 @@ use micro_core::{
     registry::MemoryRegistry,
     transaction::{RetryPolicy, TransactionManagerExt},
 };
-use micro_grpc::GrpcClient;
+use micro_grpc::{GrpcClient, GrpcClientConfig};
+use micro_rs::middleware::{ClientDeadlineLayer, stack::rpc_client_stack};
 use micro_testkit::eventually;
 use micro_tx::{Row, SqlDatabase};
 use order::{
@@ -26,10 +27,10 @@ use order::{
 use product::config::ProductConfig;
 use tonic::Status;
 
-use crate::databases::{Databases, TestDatabase};
+use crate::databases::{Databases, PATIENCE, TestDatabase};
 
 /// How long anything may take to settle.
-pub(crate) const SETTLED_WITHIN: Duration = Duration::from_secs(20);
+pub(crate) const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 const TOPICS: [&str; 5] = ["OrderEvent", "ProductEvent", "OrderEventDLQ", "ProductEventDLQ", "OrderStatus"];
 
@@ -71,7 +72,8 @@ impl Shop {
 
         let mut config = ProductConfig::default();
         config.delivery = quick(config.delivery);
-        config.app.withdraw_wait = Duration::ZERO;
+        config.probe.timeout = PATIENCE;
+        config.app = patient();
         let plugged = product::bootstrap::Plugged {
             registry: registry.clone(),
             broker: Arc::new(broker.clone()),
@@ -84,7 +86,10 @@ impl Shop {
         let mut config = OrderConfig::default();
         config.wire = wire;
         config.delivery = quick(config.delivery);
-        config.app.withdraw_wait = Duration::ZERO;
+        config.product_client.connect_timeout = PATIENCE;
+        config.deduction_timeout = PATIENCE;
+        config.probe.timeout = PATIENCE;
+        config.app = patient();
         let plugged = order::bootstrap::Plugged {
             registry: registry.clone(),
             broker: Arc::new(broker.clone()),
@@ -94,7 +99,7 @@ impl Shop {
         let order_inbox = service.inbox.clone();
         let order_app = service.into_app(&plugged).start().await.unwrap();
 
-        let client = GrpcClient::builder(registry).service("go.micro.service.Order").connect().await.unwrap();
+        let client = client(registry).await;
         let shop = Self {
             orders,
             products,
@@ -217,6 +222,29 @@ impl Shop {
 fn quick(policy: DeliveryPolicy) -> DeliveryPolicy {
     let wait = Duration::from_millis(1);
     policy.with_immediate(RetryPolicy { retry_count_max: 3, delay_initial: wait, delay_max: wait }).with_delayed([])
+}
+
+/// Nobody has seen the instances: no wait for callers to notice.
+pub(crate) fn patient() -> AppConfig {
+    let mut config = AppConfig::default();
+    config.withdraw_wait = Duration::ZERO;
+    config.drain_timeout = 2 * PATIENCE;
+    config.flush_timeout = PATIENCE;
+    config.close_timeout = PATIENCE;
+    config
+}
+
+/// Calls the order service.
+async fn client(registry: Arc<MemoryRegistry>) -> GrpcClient {
+    let mut connection = GrpcClientConfig::default();
+    connection.connect_timeout = PATIENCE;
+    let client = GrpcClient::builder(registry)
+        .service("go.micro.service.Order")
+        .config(connection)
+        // Outside of the limit that calls usually have.
+        .stack(ClientDeadlineLayer::new(PATIENCE))
+        .layer(rpc_client_stack());
+    client.connect().await.unwrap()
 }
 
 /// A group of its own that notes everything and acks it.

@@ -1,6 +1,7 @@
 //! The payment callback when goods are deducted by a call, and by a saga.
 
 use micro_core::saga::{REGISTRY_SCHEME, SagaOptions};
+use micro_testkit::eventually;
 use order::{
     config::{SagaWire, Wire},
     infrastructure::deduction::BranchAddresses,
@@ -10,7 +11,7 @@ use tonic::Code;
 
 use crate::{
     databases::{Databases, on_every_database},
-    shop::Shop,
+    shop::{SETTLED_WITHIN, Shop},
 };
 
 on_every_database!(
@@ -72,7 +73,11 @@ async fn by_a_saga_an_order_is_confirmed_or_fails(databases: Databases) {
     // Again: the payment was taken.
     shop.notify("OC1", "0000").await.unwrap();
     assert_eq!(shop.stock(1).await, 1);
-    assert_eq!(shop.orders.saga_log().counts().await.unwrap().due, 0);
+    // The order is settled by a step of its saga, whose end is written after it.
+    eventually(SETTLED_WITHIN, "the end of the sagas", || async {
+        shop.orders.saga_log().counts().await.unwrap().due == 0
+    })
+    .await;
     shop.close().await;
 }
 

@@ -5,7 +5,10 @@ use std::time::Duration;
 #[cfg(any(feature = "tx-mysql", feature = "tx-postgres"))]
 use dev_servers::Kind;
 use micro_testkit::{Fixture, Missing, unique};
-use micro_tx::SqlDatabase;
+use micro_tx::{SqlConfig, SqlDatabase};
+
+/// How long a server, a service and its callers may take for what they do at once on a machine that is not busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where tests make their databases.
 #[derive(Clone, Debug)]
@@ -35,14 +38,14 @@ impl Databases {
             Self::Sqlite => {
                 let folder = tempfile::tempdir().unwrap();
                 let url = format!("sqlite:{}", folder.path().join(format!("{name}.db")).display());
-                let database = SqlDatabase::connect_url(&url).await.unwrap();
+                let database = connect(&url).await;
                 TestDatabase { database, remains: Remains::Folder { _folder: folder } }
             }
             Self::Server(server) => {
                 let name = unique(name).replace('-', "_");
                 execute(server, &format!("CREATE DATABASE {name}")).await;
                 let remains = Remains::OnServer { server: server.clone(), name: name.clone() };
-                let database = SqlDatabase::connect_url(&format!("{server}/{name}")).await.unwrap();
+                let database = connect(&format!("{server}/{name}")).await;
                 TestDatabase { database, remains }
             }
         }
@@ -74,8 +77,16 @@ impl Drop for Remains {
     }
 }
 
+async fn connect(url: &str) -> SqlDatabase {
+    let mut config = SqlConfig::new(url);
+    config.connect_timeout = PATIENCE;
+    config.acquire_timeout = PATIENCE;
+    config.write_acquire_timeout = PATIENCE;
+    SqlDatabase::connect(config).await.unwrap()
+}
+
 async fn execute(server: &str, statement: &str) {
-    let database = SqlDatabase::connect_url(server).await.unwrap();
+    let database = connect(server).await;
     database.execute(statement, &[]).await.unwrap();
     database.close().await;
 }
@@ -97,7 +108,7 @@ macro_rules! fixture {
             }
 
             fn patience(&self) -> Duration {
-                Duration::from_secs(20)
+                PATIENCE
             }
         }
     };

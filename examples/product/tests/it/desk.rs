@@ -12,7 +12,8 @@ use micro_core::{
     registry::MemoryRegistry,
     transaction::RetryPolicy,
 };
-use micro_grpc::GrpcClient;
+use micro_grpc::{GrpcClient, GrpcClientConfig};
+use micro_rs::middleware::{ClientDeadlineLayer, stack::rpc_client_stack};
 use micro_tx::{Row, SqlDatabase, Value};
 use product::{
     bootstrap::{Plugged, assemble},
@@ -22,7 +23,7 @@ use product::{
 };
 use tower::{Service, ServiceExt};
 
-use crate::databases::{Databases, TestDatabase};
+use crate::databases::{Databases, PATIENCE, TestDatabase};
 
 pub(crate) struct Desk {
     pub(crate) database: SqlDatabase,
@@ -59,7 +60,14 @@ impl Desk {
     /// The service, answering calls, and a client of it.
     pub(crate) async fn serve(&self) -> (RunningApp, ProductClient<GrpcClient>) {
         let app = assemble(&config(), &self.plugged).await.unwrap().into_app(&self.plugged).start().await.unwrap();
-        let client = GrpcClient::builder(self.plugged.registry.clone()).service("go.micro.service.Product");
+        let mut connection = GrpcClientConfig::default();
+        connection.connect_timeout = PATIENCE;
+        let client = GrpcClient::builder(self.plugged.registry.clone())
+            .service("go.micro.service.Product")
+            .config(connection)
+            // Outside of the limit that calls usually have.
+            .stack(ClientDeadlineLayer::new(PATIENCE))
+            .layer(rpc_client_stack());
         (app, ProductClient::new(client.connect().await.unwrap()))
     }
 
@@ -120,13 +128,17 @@ impl Desk {
     }
 }
 
-/// Short waits: a test that waits for a retry waits for milliseconds.
+/// Short waits, for a test that waits for a retry waits for milliseconds; and long limits.
 pub(crate) fn config() -> ProductConfig {
     let mut config = ProductConfig::default();
     let wait = std::time::Duration::from_millis(1);
     let immediate = RetryPolicy { retry_count_max: 3, delay_initial: wait, delay_max: wait };
     config.delivery = config.delivery.with_immediate(immediate).with_delayed([]);
+    config.probe.timeout = PATIENCE;
     config.app.withdraw_wait = std::time::Duration::ZERO;
+    config.app.drain_timeout = 2 * PATIENCE;
+    config.app.flush_timeout = PATIENCE;
+    config.app.close_timeout = PATIENCE;
     config
 }
 
