@@ -46,11 +46,11 @@ async fn keys_below_the_services_key_are_one_document_and_variables_stand_in_it(
     }
     let database = format!("sqlite:{}", folder.path().join("orders.db").display());
     let mut command = program(&consul, &format!("/{prefix}/"), &["--broker", "memory:", "--database", &database]);
-    let _program = Program(command.env("SHOP_NAME", &name).stderr(Stdio::inherit()).spawn().unwrap());
+    command.env("SHOP_NAME", &name).stderr(Stdio::inherit());
     let (registry, service) = (micro_rs::backends::registry(&consul.0).await.unwrap(), format!("{name}.Order"));
     let found = async || registry.instances(&service).await.map_err(|error| error.report());
-    let instance =
-        eventually(WAIT, "the instance in Consul", || async { found().await?.pop().ok_or("none".to_owned()) }).await;
+    let look = || async { found().await?.pop().ok_or("none".to_owned()) };
+    let (_program, instance) = Program::start(&mut command, "the instance in Consul", look).await;
     assert_eq!(instance.version, "7.0.0");
 }
 
