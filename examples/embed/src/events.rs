@@ -17,7 +17,7 @@ use crate::shop::OrderPlaced;
 
 /// How long the broker may take at the end for what is still on its way; the rest stays in the
 /// outbox and is sent after the next start.
-const STOP_MAX: Duration = Duration::from_secs(5);
+const STOP_MAX: Duration = Duration::from_secs(30);
 
 impl_event!(OrderPlaced, topic: "ShopEvent", event_type: "OrderPlaced", key: |event| event.order_id.to_string());
 

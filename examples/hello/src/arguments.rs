@@ -17,6 +17,9 @@ pub(crate) struct Arguments {
     /// How often to call
     #[arg(long, default_value_t = 1)]
     pub(crate) count: u32,
+    /// How many seconds a call may take; where nothing is said, 2
+    #[arg(long)]
+    pub(crate) timeout: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, ValueEnum)]

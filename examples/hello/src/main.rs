@@ -4,7 +4,7 @@
 mod arguments;
 mod greeter;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use arguments::{Arguments, Job};
 use clap::Parser as _;
@@ -16,6 +16,7 @@ use micro_rs::{
     prelude::{App, Error, ErrorKind, Result},
     signals,
 };
+use tonic::Request;
 
 async fn serve(arguments: Arguments) -> Result<ExitCode> {
     let stop = signals::termination()?;
@@ -46,7 +47,11 @@ async fn call(arguments: Arguments) -> Result<ExitCode> {
     let mut greeter = proto::greeter_client::GreeterClient::new(client);
     let mut failure_count = 0;
     for _ in 0..arguments.count {
-        match greeter.hello(proto::HelloRequest { name: "John".to_owned() }).await {
+        let mut request = Request::new(proto::HelloRequest { name: "John".to_owned() });
+        if let Some(seconds) = arguments.timeout {
+            request.set_timeout(Duration::from_secs(seconds));
+        }
+        match greeter.hello(request).await {
             Ok(reply) => println!("{}", reply.into_inner().message),
             Err(status) => {
                 failure_count += 1;

@@ -31,13 +31,13 @@ fn the_guides_service_listens_where_go_micros_variable_says_and_answers_by_gos_n
     let mut command = Command::new(env!("CARGO_BIN_EXE_from_go_micro"));
     command.env("MICRO_REGISTRY", "memory").env("MICRO_SERVER_ADDRESS", &address).env("MICRO_SERVER", "grpc");
     let _serving = Serving(command.spawn().unwrap());
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + Duration::from_secs(60);
     while TcpStream::connect(&address).is_err() {
         assert!(Instant::now() < until, "it does not listen");
         std::thread::yield_now();
     }
     let registry = format!("static:go.micro.service.greeter={address}");
-    let arguments = ["call", "--registry", &registry, "--name", "go.micro.service.greeter"];
+    let arguments = ["call", "--registry", &registry, "--name", "go.micro.service.greeter", "--timeout", "30"];
     let output = Command::new(env!("CARGO_BIN_EXE_hello")).args(arguments).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.starts_with("Hello John\n"), "{said}{}", String::from_utf8_lossy(&output.stderr));

@@ -33,7 +33,7 @@ impl Drop for Serving {
 }
 
 fn call(arguments: &[&str]) -> Output {
-    Command::new(PROGRAM).arg("call").args(arguments).output().unwrap()
+    Command::new(PROGRAM).args(["call", "--timeout", "30"]).args(arguments).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {

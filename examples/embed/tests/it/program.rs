@@ -82,7 +82,7 @@ mod on_kafka {
         }
 
         fn patience(&self) -> Duration {
-            Duration::from_secs(30)
+            Duration::from_secs(60)
         }
     }
 

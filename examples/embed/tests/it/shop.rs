@@ -49,7 +49,7 @@ impl Open {
 
     /// The next event that a reader gets.
     async fn event(&self) -> OrderPlaced {
-        let next = tokio::time::timeout(Duration::from_secs(10), self.reader.next()).await;
+        let next = tokio::time::timeout(Duration::from_secs(60), self.reader.next()).await;
         let Ok(Some(SubscriptionEvent::Batch(deliveries))) = next else { panic!("no batch: {next:?}") };
         let [delivery] = &deliveries[..] else { panic!("more than one event: {deliveries:?}") };
         let position =
@@ -73,7 +73,7 @@ async fn an_order_is_told_to_who_reads_its_events() {
     assert_eq!(answer, serde_json::json!({ "id": 1, "sku": "T-SHIRT-M", "quantity": 3 }));
 
     assert_eq!(shop.event().await, OrderPlaced { order_id: 1, sku: "T-SHIRT-M".to_owned(), quantity: 3 });
-    eventually(Duration::from_secs(10), "the sent row is deleted", async || shop.rows("micro_outbox").await == 0).await;
+    eventually(Duration::from_secs(60), "the sent row is deleted", async || shop.rows("micro_outbox").await == 0).await;
     shop.events.stop().await.unwrap();
 }
 
