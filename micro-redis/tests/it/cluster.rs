@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use dev_servers::Server;
 use micro_core::{
     ErrorKind,
     barrier::{Barrier, Prepared},
@@ -11,13 +12,18 @@ use micro_core::{
 use micro_testkit::eventually;
 use redis::AsyncCommands as _;
 
-use crate::server::{connected, outsider, own};
+use crate::server::{connected, outsider, own_with};
 
-const CLUSTER: [(&str, &str); 1] = [("cluster-enabled", "yes")];
+/// A server, and the port at which others of its cluster find it.
+async fn clustered() -> Option<(Server, u16)> {
+    let bus_port = dev_servers::free_port();
+    let settings = vec![("cluster-enabled", "yes".to_owned()), ("cluster-port", bus_port.to_string())];
+    Some((own_with(settings).await?, bus_port))
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_cluster_the_integer_and_the_transaction_need_one_hash_tag() {
-    let Some(server) = own(&CLUSTER).await else { return };
+    let Some((server, _)) = clustered().await else { return };
     let mut connection = outsider(server.url()).await;
     let slots = (0..16_384).map(|slot| slot.to_string()).collect::<Vec<_>>();
     let _: () = redis::cmd("CLUSTER").arg("ADDSLOTS").arg(slots).query_async(&mut connection).await.unwrap();
@@ -46,14 +52,14 @@ async fn in_a_cluster_the_integer_and_the_transaction_need_one_hash_tag() {
 /// Two servers with half of the slots each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_another_server_of_the_cluster_is_told_with_what_to_do() {
-    let (Some(here), Some(there)) = (own(&CLUSTER).await, own(&CLUSTER).await) else { return };
+    let (Some((here, _)), Some((there, bus_port))) = (clustered().await, clustered().await) else { return };
     for (server, slots) in [(&here, 0..8_192), (&there, 8_192..16_384)] {
         let slots = slots.map(|slot: u32| slot.to_string()).collect::<Vec<_>>();
         let mut connection = outsider(server.url()).await;
         let _: () = redis::cmd("CLUSTER").arg("ADDSLOTS").arg(slots).query_async(&mut connection).await.unwrap();
     }
     let mut connection = outsider(here.url()).await;
-    let meet = redis::cmd("CLUSTER").arg("MEET").arg("127.0.0.1").arg(there.port()).to_owned();
+    let meet = redis::cmd("CLUSTER").arg("MEET").arg("127.0.0.1").arg(there.port()).arg(bus_port).to_owned();
     let _: () = meet.query_async(&mut connection).await.unwrap();
     let mut keys = (None, None);
     for number in 0.. {

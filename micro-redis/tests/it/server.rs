@@ -1,8 +1,14 @@
 //! The Redis that the tests share, and one of a test's own.
 
+use std::time::Duration;
+
 use dev_servers::{Kind, Server, shared};
 use micro_redis::{RedisBarrier, RedisConfig};
 use micro_testkit::Missing;
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
+
+/// How long a test waits for what must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is there, or `None` after saying why the test is skipped; one that is required fails.
 pub(crate) fn there<T>(outcome: Result<T, String>) -> Option<T> {
@@ -28,7 +34,6 @@ pub(crate) async fn own(settings: &'static [(&'static str, &'static str)]) -> Op
 }
 
 /// A Redis of a test's own, with settings that the test makes.
-#[cfg(feature = "tls")]
 pub(crate) async fn own_with(settings: Vec<(&'static str, String)>) -> Option<Server> {
     let start = move || {
         let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -38,12 +43,21 @@ pub(crate) async fn own_with(settings: Vec<(&'static str, String)>) -> Option<Se
 }
 
 pub(crate) async fn connected(url: &str) -> RedisBarrier {
-    RedisBarrier::connect(RedisConfig::from_url(url).unwrap()).await.unwrap()
+    RedisBarrier::connect(patient(url)).await.unwrap()
+}
+
+/// The settings with this URL, and time for what must happen.
+pub(crate) fn patient(url: &str) -> RedisConfig {
+    let mut config = RedisConfig::from_url(url).unwrap();
+    (config.connect_timeout, config.request_timeout) = (PATIENCE, PATIENCE);
+    config
 }
 
 /// Redis's own client, as anybody has it.
-pub(crate) async fn outsider(url: &str) -> redis::aio::MultiplexedConnection {
-    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+pub(crate) async fn outsider(url: &str) -> MultiplexedConnection {
+    let config =
+        AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
+    redis::Client::open(url).unwrap().get_multiplexed_async_connection_with_config(&config).await.unwrap()
 }
 
 /// Runs what blocks beside the runtime.

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 use micro_core::{ErrorKind, Result, barrier::Prepared};
 use micro_redis::{RedisBarrier, RedisConfig};
 
-use crate::server::{blocking, own_with};
+use crate::server::{blocking, own_with, patient};
 
 fn openssl(folder: &Path, arguments: &str) {
     let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
@@ -51,9 +51,7 @@ async fn tls_comes_about_with_certificates_of_both_sides_or_says_in_time_what_to
         ("requirepass", "sesame".to_owned()),
     ];
     let Some(server) = own_with(settings).await else { return };
-    let mut config = RedisConfig::from_url(&format!("rediss://:sesame@127.0.0.1:{port}")).unwrap();
-    config.connect_timeout = Duration::from_secs(3);
-    let mut both = config.clone();
+    let mut both = patient(&format!("rediss://:sesame@127.0.0.1:{port}"));
     (both.ca_file, both.cert_file, both.key_file) =
         (Some(file("ca.pem")), Some(file("client.pem")), Some(file("client.key")));
     assert_eq!(asked(&both).await.unwrap(), Prepared::RolledBack);
@@ -95,11 +93,12 @@ async fn tls_comes_about_with_certificates_of_both_sides_or_says_in_time_what_to
         assert!(error.report().contains(part), "{part}: {}", error.report());
     }
     let mut no_tls = both.clone();
+    no_tls.connect_timeout = Duration::from_secs(3);
     no_tls.url = format!("rediss://:sesame@127.0.0.1:{}", server.port());
     let error = asked(&no_tls).await.expect_err("TLS to a port of plain text");
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.report());
     assert!(error.report().contains("TLS for rediss:// alone"), "{}", error.report());
-    let plain = RedisConfig::from_url(&format!("redis://:sesame@127.0.0.1:{port}")).unwrap();
+    let plain = patient(&format!("redis://:sesame@127.0.0.1:{port}"));
     let error = asked(&plain).await.expect_err("plain text to a port of TLS");
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Unknown), "{}", error.report());
 }
