@@ -48,6 +48,27 @@ pub async fn eventually<V: Verdict, Fut: Future<Output = V>>(
     }
 }
 
+/// How often [`in_time`] looks.
+const LOOK_COUNT_MAX: u32 = 10;
+
+/// What was found within `limit` of a moment, where only that says something: a look that comes back later,
+/// on a machine that stood still meanwhile, is made again, with new rows.
+///
+/// `look` is given its number, from 0, and answers since when the limit runs, and what it found.
+///
+/// # Panics
+///
+/// When each of ten looks comes too late.
+pub(crate) async fn in_time<T>(limit: Duration, mut look: impl AsyncFnMut(u32) -> (Instant, T)) -> T {
+    for number in 0..LOOK_COUNT_MAX {
+        let (since, found) = look(number).await;
+        if since.elapsed() < limit {
+            return found;
+        }
+    }
+    panic!("each of {LOOK_COUNT_MAX} looks took longer than {limit:?}");
+}
+
 /// What a check of [`eventually`] may answer.
 pub trait Verdict {
     /// What a yes brings.

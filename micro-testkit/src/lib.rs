@@ -53,6 +53,7 @@ pub mod saga;
 pub mod selector;
 pub mod transaction;
 
+pub(crate) use eventually::in_time;
 pub use eventually::{Verdict, eventually};
 pub use fixture::{Fixture, Missing, breaks, ready, unique};
 pub use logged::Logged;

@@ -14,9 +14,10 @@ use micro_core::{
         SagaWrite, Step,
     },
 };
+use tokio::time::Instant;
 
 use crate::{
-    eventually,
+    eventually, in_time,
     transaction::{DatabaseFixture, begin},
     unique,
 };
@@ -121,9 +122,14 @@ pub async fn a_saga_has_one_holder_until_its_lease_ends(fixture: &impl SagaLogFi
     assert_eq!(taken + rest, 40, "each saga has one holder");
 
     let short = short(fixture);
-    add(fixture, &[entry(&unique("abandoned"))]).await;
-    assert_eq!(take(fixture, short).await.len(), 1);
-    assert_eq!(take(fixture, LONG).await, [], "a saga has two holders");
+    let looking = in_time(short, async |number| {
+        take_what_is_left(fixture, number).await;
+        add(fixture, &[entry(&unique("abandoned"))]).await;
+        let leased_since = Instant::now();
+        assert_eq!(take(fixture, short).await.len(), 1);
+        (leased_since, take(fixture, LONG).await)
+    });
+    assert_eq!(looking.await, [], "a saga has two holders");
     let again = eventually_taken(fixture, "a lease ends").await;
     assert!(again.was_abandoned, "the next holder is told that the last one did not give it back");
     assert!(again.age >= short, "its age is since its addition: {:?}", again.age);
@@ -131,11 +137,17 @@ pub async fn a_saga_has_one_holder_until_its_lease_ends(fixture: &impl SagaLogFi
 
 /// As one that was taken: due when the lease ends, and abandoned.
 pub async fn a_saga_that_is_added_held_is_not_due_before_its_lease_ends(fixture: &impl SagaLogFixture) {
-    let lease = SagaLease::new(short(fixture));
-    let saga = Arc::new(full(&unique("held")));
-    let gid = saga.gid.clone();
-    add(fixture, &[SagaEntry::held(saga, lease)]).await;
-    assert_eq!(take(fixture, LONG).await, [], "a saga that is held is due");
+    let short = short(fixture);
+    let looking = in_time(short, async |number| {
+        take_what_is_left(fixture, number).await;
+        let saga = Arc::new(full(&unique("held")));
+        let gid = saga.gid.clone();
+        let leased_since = Instant::now();
+        add(fixture, &[SagaEntry::held(saga, SagaLease::new(short))]).await;
+        (leased_since, (gid, take(fixture, LONG).await))
+    });
+    let (gid, due) = looking.await;
+    assert_eq!(due, [], "a saga that is held is due");
     assert!(eventually_taken(fixture, "the lease of an addition ends").await.was_abandoned);
 
     let lease = SagaLease::new(LONG);
@@ -194,13 +206,19 @@ pub async fn a_lost_lease_writes_nothing(fixture: &impl SagaLogFixture) {
 
 /// Not before, and then with what was written, given back and not abandoned.
 pub async fn a_waiting_saga_is_due_after_its_pause_with_its_progress(fixture: &impl SagaLogFixture) {
-    let gid = unique("waiting");
-    add(fixture, &[entry(&gid)]).await;
     let lease = SagaLease::new(LONG);
-    assert_eq!(fixture.saga_log().take(lease, 10).await.expect("a saga is taken").len(), 1);
-    let waiting = SagaChange::Waiting(progress(), short(fixture));
-    assert_eq!(write(fixture, &gid, lease, waiting).await, [true]);
-    assert_eq!(take(fixture, LONG).await, [], "a saga that waits is due");
+    let short = short(fixture);
+    let looking = in_time(short, async |number| {
+        take_what_is_left(fixture, number).await;
+        let gid = unique("waiting");
+        add(fixture, &[entry(&gid)]).await;
+        assert_eq!(fixture.saga_log().take(lease, 10).await.expect("a saga is taken").len(), 1);
+        let waiting_since = Instant::now();
+        assert_eq!(write(fixture, &gid, lease, SagaChange::Waiting(progress(), short)).await, [true]);
+        (waiting_since, (gid, take(fixture, LONG).await))
+    });
+    let (gid, due) = looking.await;
+    assert_eq!(due, [], "a saga that waits is due");
     let due = eventually_taken(fixture, "a pause ends").await;
     let came_back = (due.saga, due.progress, due.was_abandoned);
     assert_eq!(came_back, (full(&gid), progress(), false), "it comes back as it was given back");
@@ -295,20 +313,28 @@ pub async fn those_due_longest_come_first(fixture: &impl SagaLogFixture) {
 /// Only finished ones, only older ones, at most as many as are said.
 pub async fn purge_forgets_only_what_finished_earlier(fixture: &impl SagaLogFixture) {
     let log = fixture.saga_log();
-    let gids: Vec<_> = (0..5).map(|_| unique("old")).collect();
-    add(fixture, &gids.iter().map(|gid| entry(gid)).collect::<Vec<_>>()).await;
-    let lease = SagaLease::new(LONG);
-    assert_eq!(log.take(lease, 10).await.expect("sagas are taken").len(), 5);
+    let purge = async |age, count| log.purge(age, count).await.expect("a purge works");
     let age = short(fixture);
-    for gid in &gids[..3] {
-        assert_eq!(write(fixture, gid, lease, SagaChange::Succeeded).await, [true]);
-    }
-    tokio::time::sleep(age + Duration::from_millis(5)).await;
-    assert_eq!(write(fixture, &gids[3], lease, SagaChange::RolledBack("no".to_owned())).await, [true]);
-
-    assert_eq!(log.purge(age * 100, 10).await.expect("a purge works"), 0, "nothing is so old");
-    assert_eq!(log.purge(age, 2).await.expect("a purge works"), 2, "a purge has a limit");
-    assert_eq!(log.purge(age, 10).await.expect("a purge works"), 1, "the last old one is forgotten");
+    let looking = in_time(age, async |number| {
+        if number > 0 {
+            purge(Duration::ZERO, 10).await;
+        }
+        let gids: Vec<_> = (0..5).map(|_| unique("old")).collect();
+        add(fixture, &gids.iter().map(|gid| entry(gid)).collect::<Vec<_>>()).await;
+        let lease = SagaLease::new(LONG);
+        assert_eq!(log.take(lease, 10).await.expect("sagas are taken").len(), 5);
+        for gid in &gids[..3] {
+            assert_eq!(write(fixture, gid, lease, SagaChange::Succeeded).await, [true]);
+        }
+        tokio::time::sleep(age + Duration::from_millis(5)).await;
+        let young_since = Instant::now();
+        assert_eq!(write(fixture, &gids[3], lease, SagaChange::RolledBack("no".to_owned())).await, [true]);
+        (young_since, (gids, [purge(age * 100, 10).await, purge(age, 2).await, purge(age, 10).await]))
+    });
+    let (gids, [of_the_oldest, limited, rest]) = looking.await;
+    assert_eq!(of_the_oldest, 0, "nothing is so old");
+    assert_eq!(limited, 2, "a purge has a limit");
+    assert_eq!(rest, 1, "the last old one is forgotten");
     for gid in &gids[..3] {
         assert_eq!(outcome(fixture, gid).await, None, "an old one was not forgotten");
     }
@@ -353,6 +379,14 @@ async fn add(fixture: &impl SagaLogFixture, entries: &[SagaEntry]) {
 
 async fn take(fixture: &impl SagaLogFixture, duration: Duration) -> Vec<DueSaga> {
     fixture.saga_log().take(SagaLease::new(duration), 1000).await.expect("sagas are taken")
+}
+
+/// Takes what a look that came too late left behind, so that the next one does not find it.
+async fn take_what_is_left(fixture: &impl SagaLogFixture, number: u32) {
+    if number > 0 {
+        tokio::time::sleep(short(fixture)).await;
+        take(fixture, LONG).await;
+    }
 }
 
 /// The one saga that becomes due.
