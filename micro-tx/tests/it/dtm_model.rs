@@ -79,7 +79,8 @@ async fn ends_on_dtm(url: &str, cases: Vec<SagaCase>) {
     let cases: Vec<(String, SagaCase)> = cases.map(|(number, case)| (format!("{run}-{number:04}"), case)).collect();
     cases.iter().for_each(|(gid, case)| world.play(gid, *case));
     let submit = |(gid, case): &(String, SagaCase)| {
-        let saga = case.saga(gid, |step, op| format!("http://{address}/{step}/{op}"));
+        let mut saga = case.saga(gid, |step, op| format!("http://{address}/{step}/{op}"));
+        saga.options.request_timeout.get_or_insert(Duration::from_secs(60));
         let coordinator = coordinator.clone();
         async move { coordinator.submit(saga).await.map(drop) }
     };

@@ -6,7 +6,7 @@ use micro_core::broker::Message;
 use micro_testkit::Missing;
 use micro_tx::{SqlConfig, SqlDatabase};
 
-use crate::server::{Server, Site};
+use crate::server::{Server, Site, fresh};
 
 pub(crate) const INSERT: &str = "INSERT INTO orders (code, status) VALUES (?, ?)";
 pub(crate) const UPDATE: &str = "UPDATE orders SET status = ? WHERE code = ?";
@@ -73,7 +73,9 @@ pub(crate) async fn waiting_count(site: &Site, database: &SqlDatabase) -> i64 {
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         }
     };
-    database.fetch_all(count, &[]).await.unwrap()[0].get(0).unwrap()
+    let rows = database.fetch_all(count, &[]);
+    let rows = if site.server == Server::Mariadb { fresh(rows).await } else { rows.await };
+    rows.unwrap()[0].get(0).unwrap()
 }
 
 /// Ends the connections of this database that wait for a lock, and no other: an owner that ended would
@@ -85,7 +87,7 @@ pub(crate) async fn kill_waiting(site: &Site, database_name: &str) {
                 "SELECT p.id FROM information_schema.innodb_trx t JOIN information_schema.processlist p \
                  ON p.id = t.trx_mysql_thread_id WHERE t.trx_state = 'LOCK WAIT' AND p.db = '{database_name}'"
             );
-            for id in site.numbers(&select).await {
+            for id in fresh(site.numbers(&select)).await {
                 site.administrate(&format!("KILL CONNECTION {id}")).await;
             }
         }

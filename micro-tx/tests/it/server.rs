@@ -1,13 +1,14 @@
 //! A database of one test on a shared server, and a look at it from outside.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use dev_servers::Kind;
-use micro_testkit::{Missing, unique};
+use micro_testkit::{Missing, eventually, unique};
 use micro_tx::{SqlConfig, SqlDatabase};
 use sqlx::{
     Connection as _, Executor as _, MySqlConnection, PgConnection, mysql::MySqlPoolOptions, postgres::PgPoolOptions,
 };
+use tokio::sync::Mutex;
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,10 @@ impl Site {
     pub(crate) fn config(&self) -> SqlConfig {
         let mut config = SqlConfig::new(self.url());
         config.connection_count_max = Some(4);
-        config.acquire_timeout = Duration::from_secs(5);
+        // The server, or the machine, may stand still for a while.
+        config.connect_timeout = Duration::from_secs(20);
+        config.acquire_timeout = Duration::from_secs(30);
+        config.lock_timeout = Duration::from_secs(25);
         config
     }
 
@@ -64,7 +68,7 @@ impl Site {
     /// On a pool of somebody else with so many connections, to the server at `address`.
     pub(crate) async fn database_on_a_pool(&self, address: &str, connection_count_max: u32) -> SqlDatabase {
         let url = self.url().replace(self.address(), address);
-        let patience = Duration::from_secs(5);
+        let patience = Duration::from_secs(30);
         let database = match self.server {
             Server::Mariadb => {
                 let options = MySqlPoolOptions::new().max_connections(connection_count_max).acquire_timeout(patience);
@@ -103,6 +107,14 @@ impl Site {
         self.server.administrate(&self.base, statement).await
     }
 
+    /// Waits until no transaction is open on this database: one that leaked stays open.
+    pub(crate) async fn until_quiet(&self, what: &str) {
+        eventually(Duration::from_secs(60), what, async || {
+            self.is_quiet().await.then_some(()).ok_or(format!("a transaction is open on {:?}", self.server))
+        })
+        .await;
+    }
+
     /// Whether no transaction is open on this database.
     pub(crate) async fn is_quiet(&self) -> bool {
         let name = &self.name;
@@ -110,7 +122,7 @@ impl Site {
             Server::Mariadb => {
                 let open = "SELECT count(*) FROM information_schema.innodb_trx t \
                             JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id WHERE p.db";
-                self.numbers(&format!("{open} = '{name}'")).await == [0]
+                fresh(self.numbers(&format!("{open} = '{name}'"))).await == [0]
             }
             Server::Postgres => {
                 let mut connection = PgConnection::connect(&format!("{}/postgres", self.base)).await.unwrap();
@@ -126,6 +138,15 @@ impl Site {
         let mut connection = MySqlConnection::connect(&self.base).await.unwrap();
         sqlx::query_scalar(sqlx::AssertSqlSafe(select)).fetch_all(&mut connection).await.unwrap()
     }
+}
+
+/// A question about MariaDB's `innodb_trx`, which is answered with what was found for whoever asked before,
+/// until nobody has asked for 0.1 s.
+pub(crate) async fn fresh<F: Future>(question: F) -> F::Output {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let _turn = TURN.lock().await;
+    tokio::time::sleep(Duration::from_millis(110)).await;
+    question.await
 }
 
 impl Drop for Site {

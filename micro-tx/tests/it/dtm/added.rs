@@ -12,7 +12,7 @@ use micro_tx::dtm::TransactionStatus::{Failed, Submitted, Succeeded};
 
 use super::{
     branches::Say,
-    stage::{SECOND, Stage, Wire, impatient, on_each_wire, shared_url, waiting},
+    stage::{SECOND, Stage, Wire, impatient, on_each_wire, shared_url, unhurried, waiting},
 };
 
 /// The longest URL beside which a whole failure is kept: 1,024 characters less 600 of it and the 28 that DTM
@@ -27,10 +27,11 @@ on_each_wire! {
 
 async fn submit_repeated_runs_branches_again(stage: Stage) {
     let saga = stage.saga(impatient());
-    stage.branches.script(&saga.gid, "02/action", vec![Say::Ongoing; 3]);
+    stage.branches.script(&saga.gid, "02/action", vec![Say::Ongoing; 100]);
     stage.submit(&saga).await;
     stage.until_called(&saga.gid, 2).await;
-    stage.submit(&saga).await;
+    assert_eq!(stage.submit(&saga).await, Outcome::StillRunning);
+    stage.branches.script(&saga.gid, "02/action", []);
     stage.until(&saga.gid, Succeeded).await;
     let calls = stage.branches.calls(&saga.gid);
     assert_eq!(calls.iter().filter(|call| *call == "01/action").count(), 2, "{calls:?}");
@@ -100,7 +101,7 @@ async fn http_word_search() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_failure_text() {
     let Some(stage) = Stage::on(Kind::DtmMysql, Wire::Grpc).await else { return };
-    let mut options = impatient();
+    let mut options = unhurried();
     options.is_waited_for = true;
     let saga = stage.saga(options);
     stage.branches.script(&saga.gid, "02/action", [Say::Failure("x".repeat(2000))]);

@@ -9,12 +9,12 @@ use micro_core::{
 };
 use micro_testkit::eventually;
 use micro_tx::dtm::{
-    BranchRegistration, Tcc, TccBranch, TransactionOptions,
+    BranchRegistration, Tcc, TccBranch,
     TransactionStatus::{Failed, Submitted, Succeeded},
 };
 
 use super::{
-    stage::{PATIENCE, SECOND, waiting},
+    stage::{CALL_TIMEOUT, PATIENCE, SECOND, options, waiting},
     tellers::{Counter, on_each_database},
 };
 
@@ -42,13 +42,15 @@ impl Counter {
 
     pub(crate) async fn carried_out(&self, steps: [Step; 2]) -> (Outcome, String) {
         let [first, second] = steps;
-        let saga = Saga::new().step(first).step(second).options(waiting());
+        let mut options = waiting();
+        options.request_timeout = Some(CALL_TIMEOUT);
+        let saga = Saga::new().step(first).step(second).options(options);
         (self.submit(&saga).await, saga.gid)
     }
 }
 
 fn tcc() -> Tcc {
-    let mut options = TransactionOptions::default();
+    let mut options = options();
     options.retry_interval = Some(SECOND);
     options.is_waited_for = true;
     Tcc::new().options(options)
@@ -109,7 +111,9 @@ async fn case_50_tcc_barrier_normal(counter: Counter) {
 }
 
 async fn case_50_tcc_barrier_rollback(counter: Counter) {
-    let tcc = tcc();
+    // Nothing is to be asked for twice.
+    let mut tcc = tcc();
+    tcc.options.retry_interval = None;
     let done = counter.dtm.tcc(&tcc, async |branches| {
         branches.call(&counter.reserve("TransIn", 130)).await?;
         branches.call(&counter.reserve("TransOut", 130)).await
@@ -159,8 +163,9 @@ async fn case_52_tcc_barrier_panic(counter: Counter) {
     out.confirm = counter.url("TransOutPanic");
     let done = counter.dtm.tcc(&tcc, async |branches| branches.call(&out).await);
     done.await.unwrap();
+    let accounts = counter.teller.accounts().await;
     if counter.status(&tcc.gid).await == Submitted {
-        assert_eq!(counter.teller.accounts().await, ["100-30", "100+0"], "nothing is left of what panicked");
+        assert_eq!(accounts, ["100-30", "100+0"], "nothing is left of what panicked");
     }
     counter.until(&tcc.gid, Succeeded).await;
     assert_eq!(counter.branches.calls(&tcc.gid), ["01/try", "01/confirm", "01/confirm"]);

@@ -76,6 +76,7 @@ async fn case_05_api_force_stopped_normal(stage: Stage) {
 async fn stop(stage: &Stage, saga: &Saga) {
     eventually(PATIENCE, "its end", async || {
         stage.dtm.force_stop(&saga.gid).await.map_err(|error| error.to_string())?;
+        tokio::time::sleep(SECOND / 2).await;
         let status = stage.status(&saga.gid).await;
         (status == Failed).then_some(()).ok_or(status.to_string())
     })
@@ -141,11 +142,16 @@ async fn case_04_api_all_case_07_reset_cron_time_case_08_reset_next_cron_time() 
     lists_by_pages_and_filters(&stage, begun).await;
 
     let stuck: Vec<Saga> = futures_util::future::join_all((0..3).map(|_| stuck(&stage))).await;
-    // Ongoing, they are looked at again after DTM's own ten seconds.
-    stage.dtm.retry_now(&stuck[0].gid).await.unwrap();
+    // Ongoing, they would be looked at again after a minute.
     let before = stage.branches.seen(&stuck[0].gid)[0].at;
-    stage.until_called(&stuck[0].gid, 2).await;
-    assert!(stage.branches.seen(&stuck[0].gid)[1].at - before < 9 * SECOND, "it was not waited for");
+    eventually(PATIENCE, "the second call", async || {
+        // At the end of a call DTM may write its own time over this one.
+        stage.dtm.retry_now(&stuck[0].gid).await.unwrap();
+        let calls = stage.branches.calls(&stuck[0].gid);
+        (calls.len() >= 2).then_some(()).ok_or(format!("{calls:?}"))
+    })
+    .await;
+    assert!(stage.branches.seen(&stuck[0].gid)[1].at - before < 50 * SECOND, "it was not waited for");
     assert_eq!(stage.dtm.retry_now("nobody").await.unwrap_err().kind(), ErrorKind::NotFound);
 
     let none = stage.dtm.retry_all_now(Duration::from_secs(1000), 10).await.unwrap();
@@ -153,11 +159,13 @@ async fn case_04_api_all_case_07_reset_cron_time_case_08_reset_next_cron_time() 
     let some = stage.dtm.retry_all_now(SECOND, 1).await.unwrap();
     assert_eq!((some.count, some.has_remaining), (1, true));
     let rest = stage.dtm.retry_all_now(SECOND, 10).await.unwrap();
-    assert!((1..=2).contains(&rest.count) && !rest.has_remaining, "{rest:?}");
+    assert!((1..=3).contains(&rest.count) && !rest.has_remaining, "{rest:?}");
 }
 
 async fn stuck(stage: &Stage) -> Saga {
-    let saga = stage.saga(SagaOptions::default());
+    let mut options = SagaOptions::default();
+    options.retry_interval = Some(60 * SECOND);
+    let saga = stage.saga(options);
     stage.branches.script(&saga.gid, "01/action", vec![Say::Ongoing; 100]);
     stage.submit(&saga).await;
     stage.until_called(&saga.gid, 1).await;

@@ -23,7 +23,7 @@ use micro_core::{
     branch::{Branch, BranchError, HttpAnswer, JsonRpcCall},
 };
 use micro_grpc::{BranchCall, GrpcServer};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tonic::{
     Request, Response, Status,
     body::Body,
@@ -47,6 +47,24 @@ pub(crate) enum Say {
     Text(String),
     /// What is to be done, with an answer so much later.
     Late(Duration),
+    /// What is to be done, with an answer when the test closes this [`gate`].
+    Held(Arc<Semaphore>),
+}
+
+impl Say {
+    /// Waits until it may be answered.
+    async fn wait(&self) {
+        match self {
+            Self::Late(pause) => tokio::time::sleep(*pause).await,
+            Self::Held(gate) => drop(gate.acquire().await),
+            _ => {}
+        }
+    }
+}
+
+/// Holds up whoever comes until it is closed.
+pub(crate) fn gate() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(0))
 }
 
 /// A call as a branch saw it.
@@ -158,20 +176,17 @@ async fn over_http(State(memory): State<Memory>, request: HttpRequest) -> HttpRe
     let payload = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
     let payload = String::from_utf8(payload.to_vec()).unwrap();
     let seen = Seen { branch, method, payload, headers, at: Instant::now() };
-    match memory.say(seen.clone()) {
-        Say::Done => {
+    let say = memory.say(seen.clone());
+    match say {
+        Say::Done | Say::Late(_) | Say::Held(_) => {
             let answer = HttpAnswer::of(&seen.method, Some(&seen.branch), memory.work(&seen).await);
+            say.wait().await;
             (StatusCode::from_u16(answer.status).unwrap(), answer.body).into_response()
         }
         Say::Failure(text) => (StatusCode::CONFLICT, text).into_response(),
         Say::Ongoing => (StatusCode::TOO_EARLY, "").into_response(),
         Say::Oops => (StatusCode::INTERNAL_SERVER_ERROR, "oops").into_response(),
         Say::Text(text) => text.into_response(),
-        Say::Late(pause) => {
-            let answer = HttpAnswer::of(&seen.method, Some(&seen.branch), memory.work(&seen).await);
-            tokio::time::sleep(pause).await;
-            (StatusCode::from_u16(answer.status).unwrap(), answer.body).into_response()
-        }
     }
 }
 
@@ -187,17 +202,17 @@ async fn over_json_rpc(memory: Memory, request: HttpRequest) -> HttpResponse {
     let (method, branch) = (call.method().to_owned(), call.branch().unwrap().clone());
     let payload = call.params::<Named>().unwrap().name;
     let seen = Seen { branch, method, payload, headers, at: Instant::now() };
-    let outcome = match memory.say(seen.clone()) {
-        Say::Done => memory.work(&seen).await,
+    let say = memory.say(seen.clone());
+    let outcome = match say {
+        Say::Done | Say::Late(_) | Say::Held(_) => {
+            let done = memory.work(&seen).await;
+            say.wait().await;
+            done
+        }
         Say::Failure(text) => Err(BranchError::failed(text)),
         Say::Ongoing => Err(BranchError::Ongoing),
         Say::Oops => Err(Error::new(ErrorKind::Internal, "branch", "oops").into()),
         Say::Text(text) => return text.into_response(),
-        Say::Late(pause) => {
-            let done = memory.work(&seen).await;
-            tokio::time::sleep(pause).await;
-            done
-        }
     };
     let answer = call.answer(outcome);
     (StatusCode::from_u16(answer.status).unwrap(), answer.body).into_response()
@@ -247,17 +262,17 @@ impl UnaryService<String> for Method {
             let headers = text_headers(&request.metadata().clone().into_headers());
             let payload = request.into_inner();
             let seen = Seen { branch, method, payload, headers, at: Instant::now() };
-            match memory.say(seen.clone()) {
-                Say::Done => call.answer(memory.work(&seen).await),
+            let say = memory.say(seen.clone());
+            match say {
+                Say::Done | Say::Late(_) | Say::Held(_) => {
+                    let done = memory.work(&seen).await;
+                    say.wait().await;
+                    call.answer(done)
+                }
                 Say::Text(_) => Ok(Response::new(())),
                 Say::Failure(text) => Err(Status::aborted(text)),
                 Say::Ongoing => Err(Status::failed_precondition("")),
                 Say::Oops => Err(Status::internal("oops")),
-                Say::Late(pause) => {
-                    let done = memory.work(&seen).await;
-                    tokio::time::sleep(pause).await;
-                    call.answer(done)
-                }
             }
         })
     }

@@ -20,8 +20,8 @@ use micro_tx::dtm::{
 use tokio::net::TcpListener;
 
 use super::{
-    branches::Say,
-    stage::{PATIENCE, SECOND, Stage, Wire, blocking, on_all_wires, there},
+    branches::{Say, gate},
+    stage::{HELD_TIMEOUT, PATIENCE, SECOND, Stage, Wire, blocking, on_all_wires, options, there},
 };
 
 on_all_wires! {
@@ -44,9 +44,16 @@ on_all_wires! {
 
 /// Looked at before its timeout, a message would be looked at again after DTM's own ten seconds.
 fn impatient() -> TransactionOptions {
-    let mut options = TransactionOptions::default();
+    let mut options = options();
     options.retry_interval = Some(2 * SECOND);
     options.timeout_to_fail = Some(SECOND);
+    options
+}
+
+/// The same, with time for the test to see what the first look left.
+fn unhurried() -> TransactionOptions {
+    let mut options = impatient();
+    options.retry_interval = Some(4 * SECOND);
     options
 }
 
@@ -66,7 +73,7 @@ async fn case_54_msg_normal(stage: Stage) {
 }
 
 async fn case_55_msg_timeout_success(stage: Stage) {
-    let message = stage.message().options(impatient());
+    let message = stage.message().options(unhurried());
     stage.branches.script(&message.gid, "00/msg", [Say::Ongoing]);
     stage.branches.script(&message.gid, "01/action", [Say::Ongoing]);
     stage.dtm.prepare_message(&message).await.unwrap();
@@ -125,9 +132,8 @@ async fn case_59_msg_options_timeout() {
 
 /// Before its own timeout nobody is asked, and after it the answer decides.
 async fn case_59_msg_options_timeout_failed(stage: Stage) {
-    let mut options = impatient();
+    let mut options = unhurried();
     options.timeout_to_fail = Some(3 * SECOND);
-    options.retry_interval = Some(4 * SECOND);
     let message = stage.message().options(options);
     stage.branches.script(&message.gid, "00/msg", [Say::Failure("rolled back".to_owned())]);
     let begun = Instant::now();
@@ -153,26 +159,32 @@ async fn case_59_msg_options_timeout_custom(stage: Stage) {
 async fn case_60_msg_concurrent(stage: Stage) {
     let mut options = TransactionOptions::default();
     options.is_concurrent = true;
+    options.request_timeout = Some(HELD_TIMEOUT);
     let message = stage.message().options(options);
-    stage.branches.script(&message.gid, "01/action", [Say::Late(SECOND)]);
+    let gate = gate();
+    stage.branches.script(&message.gid, "01/action", [Say::Held(gate.clone())]);
     let outcome = stage.dtm.submit_message(&message).await;
     if stage.wire == Wire::Grpc {
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::InvalidArgument);
         return;
     }
+    // The second call is made before the first one ends.
+    stage.until_called(&message.gid, 2).await;
+    gate.close();
     stage.until(&message.gid, Succeeded).await;
-    let seen = stage.branches.seen(&message.gid);
-    assert!(seen[1].at - seen[0].at < SECOND / 2, "both began at the same time");
+    let mut calls = stage.branches.calls(&message.gid);
+    calls.sort();
+    assert_eq!(calls, ["01/action", "02/action"]);
 }
 
 async fn case_61_msg_delay_normal(stage: Stage) {
-    let message = stage.message().delay(2 * SECOND);
+    let message = stage.message().delay(4 * SECOND);
     let begun = std::time::Instant::now();
     stage.dtm.submit_message(&message).await.unwrap();
     assert_eq!(stage.status(&message.gid).await, Submitted);
     stage.until(&message.gid, Succeeded).await;
     // DTM rounds to whole seconds.
-    assert!(stage.branches.seen(&message.gid)[0].at - begun > SECOND, "nothing before the delay");
+    assert!(stage.branches.seen(&message.gid)[0].at - begun > 3 * SECOND, "nothing before the delay");
 }
 
 async fn case_63_msg_do_and_submit(stage: Stage) {
@@ -222,7 +234,7 @@ async fn a_local_part_that_will_never_be_is_given_up_without_asking(stage: Stage
 }
 
 async fn nobody_knows_and_dtm_asks_later(stage: Stage) {
-    let message = stage.message().options(impatient());
+    let message = stage.message().options(unhurried());
     // It is asked by the client, which is told nothing, and then by DTM.
     stage.branches.script(&message.gid, "00/msg", [Say::Oops]);
     let done = stage.dtm.do_and_submit(&message, async |_| Err::<Option<()>, _>(aborted())).await;

@@ -13,7 +13,7 @@ use micro_core::{
 use micro_testkit::eventually;
 use micro_tx::dtm::{DtmClient, DtmConfig, StoreLimits, TransactionStatus::Succeeded};
 
-use super::stage::{PATIENCE, Stage, Wire, impatient};
+use super::stage::{PATIENCE, Stage, Wire, impatient, patient};
 
 /// One more than a column of DTM's store has.
 const PAYLOAD_BYTES: usize = 65_536;
@@ -59,7 +59,7 @@ async fn a_saga_over_a_limit_of_dtm_is_refused_before_its_commit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_dtm_refuses_for_its_size_is_parked_and_the_others_are_handed_over() {
     let Some(stage) = Stage::on(Kind::DtmMysql, Wire::Grpc).await else { return };
-    let mut config = DtmConfig::from_url(&dev_servers::shared(Kind::DtmMysql).unwrap()).unwrap();
+    let mut config = patient(DtmConfig::from_url(&dev_servers::shared(Kind::DtmMysql).unwrap()).unwrap());
     config.store_limits = StoreLimits::None;
     let dtm = DtmClient::connect(config).await.unwrap();
     let database = MemoryDatabase::new();

@@ -10,14 +10,14 @@ use micro_tx::{
     SqlTxExt as _,
     dtm::{
         Tcc, TransactionOptions,
-        TransactionStatus::{Aborting, Failed, Prepared, Submitted, Succeeded},
+        TransactionStatus::{Aborting, Failed, Submitted, Succeeded},
         WorkflowOutcome, Xa,
     },
 };
 
 use super::{
-    branches::Say,
-    stage::{SECOND, Stage, Wire, blocking, impatient, own},
+    branches::{Say, gate},
+    stage::{HELD_TIMEOUT, SECOND, Stage, Wire, blocking, impatient, options, own},
     tellers::Counter,
     workflow::{Site, Store, execution, transfers},
     xa::banks,
@@ -46,11 +46,14 @@ async fn dtm_killed_in_the_middle_of_a_saga_goes_on_with_it() {
     let stage = Stage::at(server.url(), Wire::Grpc).await;
     let mut options = impatient();
     options.is_waited_for = true;
+    options.request_timeout = Some(HELD_TIMEOUT);
+    let gate = gate();
+    let held = || vec![Say::Held(gate.clone()); 100];
     let saga = stage.saga(options.clone());
-    stage.branches.script(&saga.gid, "02/action", [Say::Late(2 * SECOND)]);
+    stage.branches.script(&saga.gid, "02/action", held());
     let undone = stage.saga(options);
     stage.branches.script(&undone.gid, "02/action", [Say::Failure("no".to_owned())]);
-    stage.branches.script(&undone.gid, "02/compensate", [Say::Late(2 * SECOND)]);
+    stage.branches.script(&undone.gid, "02/compensate", held());
 
     // Each caller waits while its saga is in the middle.
     let submitted = [saga.clone(), undone.clone()].map(|saga| {
@@ -59,6 +62,8 @@ async fn dtm_killed_in_the_middle_of_a_saga_goes_on_with_it() {
     });
     stage.until_called(&saga.gid, 2).await;
     stage.until_called(&undone.gid, 3).await;
+    let server = killed(server).await;
+    gate.close();
     let _server = restarted(server).await;
     for submitted in submitted {
         // Sent again, or given up: it is not known which was quicker.
@@ -79,7 +84,7 @@ async fn dtm_killed_in_the_middle_of_a_saga_goes_on_with_it() {
 async fn dtm_killed_in_the_middle_of_a_message_sends_it() {
     let Some(server) = own().await else { return };
     let stage = Stage::at(server.url(), Wire::Grpc).await;
-    let mut options = TransactionOptions::default();
+    let mut options = options();
     options.retry_interval = Some(2 * SECOND);
     options.timeout_to_fail = Some(SECOND);
 
@@ -90,6 +95,7 @@ async fn dtm_killed_in_the_middle_of_a_message_sends_it() {
     stage.until_called(&calling.gid, 2).await;
 
     // Between its phases: the local part takes place while DTM is down, and nobody can submit.
+    options.retry_interval = Some(5 * SECOND);
     let begun = stage.message().options(options);
     let mut server = Some(server);
     let done = stage.dtm.do_and_submit(&begun, async |_| {
@@ -98,8 +104,6 @@ async fn dtm_killed_in_the_middle_of_a_message_sends_it() {
     });
     assert_eq!(done.await.unwrap(), Some("done"), "what took place took place");
     let _server = restarted(server.unwrap()).await;
-    assert_eq!(stage.status(&begun.gid).await, Prepared);
-
     stage.until(&calling.gid, Succeeded).await;
     stage.until(&begun.gid, Succeeded).await;
     assert_eq!(stage.branches.calls(&begun.gid), ["00/msg", "01/action", "02/action"], "DTM asked");
@@ -108,7 +112,7 @@ async fn dtm_killed_in_the_middle_of_a_message_sends_it() {
 }
 
 fn patient() -> TransactionOptions {
-    let mut options = TransactionOptions::default();
+    let mut options = options();
     options.retry_interval = Some(2 * SECOND);
     options.timeout_to_fail = Some(5 * SECOND);
     options
@@ -124,7 +128,7 @@ async fn dtm_killed_in_the_middle_of_a_tcc_confirms_or_cancels_all_of_it() {
     let transfer = [counter.reservation("TransOut"), counter.reservation("TransIn")]
         .map(|branch| branch.payload(counter.payload("30")));
 
-    counter.branches.script(&confirming.gid, "01/confirm", [Say::Oops]);
+    counter.branches.script(&confirming.gid, "01/confirm", vec![Say::Oops; 100]);
     let done = counter.dtm.tcc(&confirming, async |branches| {
         for branch in &transfer {
             branches.call(branch).await?;
@@ -132,7 +136,7 @@ async fn dtm_killed_in_the_middle_of_a_tcc_confirms_or_cancels_all_of_it() {
         Ok::<_, Error>(())
     });
     done.await.unwrap();
-    counter.branches.script(&cancelling.gid, "01/cancel", [Say::Oops]);
+    counter.branches.script(&cancelling.gid, "01/cancel", vec![Say::Oops; 100]);
     let done = counter.dtm.tcc(&cancelling, async |branches| {
         for branch in &transfer {
             branches.call(branch).await?;
@@ -155,6 +159,8 @@ async fn dtm_killed_in_the_middle_of_a_tcc_confirms_or_cancels_all_of_it() {
     let _server = restarted(server.unwrap()).await;
     assert_eq!(counter.status(&confirming.gid).await, Submitted);
     assert_eq!(counter.status(&cancelling.gid).await, Aborting);
+    counter.branches.script(&confirming.gid, "01/confirm", []);
+    counter.branches.script(&cancelling.gid, "01/cancel", []);
     counter.until(&confirming.gid, Succeeded).await;
     counter.until(&cancelling.gid, Failed).await;
     counter.until(&begun.gid, Failed).await;
@@ -172,14 +178,14 @@ async fn dtm_killed_in_the_middle_of_an_xa_leaves_nothing_prepared() {
     let urls = banks.each_ref().map(|bank| stage.url(&bank.method));
     let [committing, undoing, begun] = [(); 3].map(|()| Xa::new().options(patient()));
 
-    stage.branches.script(&committing.gid, "02/commit", [Say::Oops]);
+    stage.branches.script(&committing.gid, "02/commit", vec![Say::Oops; 100]);
     let done = stage.dtm.xa(&committing, async |branches| {
         branches.call(&urls[0], stage.payload("30")).await?;
         branches.call(&urls[1], stage.payload("30")).await
     });
     done.await.unwrap();
     for call in ["01/rollback", "02/rollback"] {
-        stage.branches.script(&undoing.gid, call, [Say::Oops]);
+        stage.branches.script(&undoing.gid, call, vec![Say::Oops; 100]);
     }
     let done = stage.dtm.xa(&undoing, async |branches| {
         branches.call(&urls[0], stage.payload("30")).await?;
@@ -207,6 +213,10 @@ async fn dtm_killed_in_the_middle_of_an_xa_leaves_nothing_prepared() {
     let _server = restarted(server.unwrap()).await;
     assert_eq!(stage.status(&committing.gid).await, Submitted);
     assert_eq!(stage.status(&undoing.gid).await, Aborting);
+    stage.branches.script(&committing.gid, "02/commit", []);
+    for call in ["01/rollback", "02/rollback"] {
+        stage.branches.script(&undoing.gid, call, []);
+    }
     for (xa, end, row_count) in [(&committing, Succeeded, 1), (&undoing, Failed, 0), (&begun, Failed, 0)] {
         stage.until(&xa.gid, end).await;
         assert_eq!(prepared(&xa.gid).await, [0, 0]);
@@ -215,7 +225,7 @@ async fn dtm_killed_in_the_middle_of_an_xa_leaves_nothing_prepared() {
         }
     }
     for bank in &banks {
-        assert!(bank.site.is_quiet().await, "{}", bank.method);
+        bank.site.until_quiet("nothing is open").await;
     }
 }
 
@@ -245,27 +255,30 @@ async fn dtm_killed_in_the_middle_of_a_workflow_has_it_go_on() {
                     work.await?;
                 }
                 for url in &urls {
-                    workflow.branch()?.call(url, payload.clone()).await?;
+                    workflow.branch()?.request_timeout(HELD_TIMEOUT).call(url, payload.clone()).await?;
                 }
                 Ok(Bytes::from_static(b"paid"))
             }
         })
     });
     let [paid, undone] = ["pay", "transfer"].map(|name| {
-        let mut options = TransactionOptions::default();
-        options.retry_interval = Some(5 * SECOND);
+        let mut options = options();
+        options.retry_interval = Some(10 * SECOND);
+        options.request_timeout = Some(HELD_TIMEOUT);
         execution(name).options(options)
     });
     counter.branches.script(&undone.gid, "02/action", [Say::Failure("no".to_owned())]);
     counter.branches.script(&undone.gid, "01/rollback", [Say::Oops]);
     workflows.execute(undone.clone()).await.unwrap_err();
-    counter.branches.script(&paid.gid, "04/action", [Say::Late(2 * SECOND)]);
+    let gate = gate();
+    counter.branches.script(&paid.gid, "04/action", [Say::Held(gate.clone())]);
     let running = {
         let (workflows, paid) = (workflows.clone(), paid.clone());
         tokio::spawn(async move { workflows.execute(paid).await })
     };
     counter.until_called(&paid.gid, 1).await;
     let server = killed(server).await;
+    gate.close();
     let error = running.await.unwrap().unwrap_err();
     assert!(!error.is_permanent(), "{error}");
     assert_eq!(counter.teller.accounts().await, ["40+0", "100+0"], "of both it was taken, of one to be given back");
@@ -282,7 +295,7 @@ async fn dtm_killed_in_the_middle_of_a_workflow_has_it_go_on() {
     assert_eq!(prepared(&paid.gid).await, [0, 0]);
     for bank in &banks {
         assert_eq!(bank.row_count(&paid.gid).await, 1, "{}", bank.method);
-        assert!(bank.site.is_quiet().await, "{}", bank.method);
+        bank.site.until_quiet("nothing is open").await;
     }
     let outcome = workflows.execute(paid).await.unwrap();
     assert_eq!(outcome, WorkflowOutcome::Succeeded(Bytes::from_static(b"paid")), "who asks again is answered");

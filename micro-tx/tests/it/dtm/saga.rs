@@ -1,6 +1,6 @@
 //! Cases of sagas: DTM's own tests of the names that stand there.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use micro_core::{
     ErrorKind,
@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::{
     base::no_tls,
-    branches::Say,
-    stage::{SECOND, Stage, Wire, impatient, on_all_wires, waiting},
+    branches::{Say, gate},
+    stage::{HELD_TIMEOUT, SECOND, Stage, Wire, impatient, on_all_wires, unhurried, waiting},
 };
 
 on_all_wires! {
@@ -73,7 +73,7 @@ async fn case_16_saga_normal(stage: Stage) {
 }
 
 async fn case_17_saga_rollback(stage: Stage) {
-    let saga = stage.saga(impatient());
+    let saga = stage.saga(unhurried());
     stage.branches.script(&saga.gid, "02/action", [says("Insufficient balance")]);
     stage.branches.script(&saga.gid, "02/compensate", [Say::Ongoing]);
     stage.submit(&saga).await;
@@ -87,7 +87,7 @@ async fn case_17_saga_rollback(stage: Stage) {
 }
 
 async fn case_18_saga_ongoing_succeed(stage: Stage) {
-    let saga = stage.saga(impatient());
+    let saga = stage.saga(unhurried());
     stage.branches.script(&saga.gid, "01/action", [Say::Ongoing]);
     stage.submit(&saga).await;
     stage.until_called(&saga.gid, 1).await;
@@ -97,7 +97,7 @@ async fn case_18_saga_ongoing_succeed(stage: Stage) {
 }
 
 async fn case_19_saga_failed(stage: Stage) {
-    let saga = stage.saga(impatient());
+    let saga = stage.saga(unhurried());
     stage.branches.script(&saga.gid, "02/action", [says("no")]);
     stage.branches.script(&saga.gid, "01/compensate", [Say::Oops]);
     stage.submit(&saga).await;
@@ -108,7 +108,7 @@ async fn case_19_saga_failed(stage: Stage) {
 
 /// DTM refuses to submit what is over; our outcome is that of the one saga.
 async fn case_20_saga_abnormal(stage: Stage) {
-    let saga = stage.saga(impatient());
+    let saga = stage.saga(unhurried());
     stage.branches.script(&saga.gid, "01/action", [Say::Ongoing, Say::Ongoing]);
     stage.submit(&saga).await;
     assert_eq!(stage.submit(&saga).await, Outcome::StillRunning);
@@ -126,25 +126,32 @@ async fn case_21_saga_empty_url(stage: Stage) {
 }
 
 fn concurrent(orders: &[(usize, &[usize])]) -> SagaOptions {
-    let mut options = impatient();
+    let mut options = SagaOptions::default();
     options.is_concurrent = true;
     options.orders = orders.iter().map(|(step, before)| (*step, before.to_vec())).collect();
     options
 }
 
 async fn case_23_saga_concurrent(stage: Stage) {
-    let saga = stage.saga(concurrent(&[]));
-    // A first step that took its time would come second if the other waited for it no longer.
-    stage.branches.script(&saga.gid, "01/action", [Say::Late(SECOND)]);
+    let mut options = concurrent(&[]);
+    options.request_timeout = Some(HELD_TIMEOUT);
+    let saga = stage.saga(options);
+    let gate = gate();
+    stage.branches.script(&saga.gid, "01/action", [Say::Held(gate.clone())]);
     stage.submit(&saga).await;
+    // The second step begins before the first one ends.
+    stage.until_called(&saga.gid, 2).await;
+    gate.close();
     stage.until(&saga.gid, Succeeded).await;
-    let seen = stage.branches.seen(&saga.gid);
-    assert_eq!(seen.len(), 2);
-    assert!(seen[1].at - seen[0].at < SECOND / 2, "both began at the same time");
+    let mut calls = stage.branches.calls(&saga.gid);
+    calls.sort();
+    assert_eq!(calls, ["01/action", "02/action"]);
 }
 
 async fn case_24_saga_concurrent_rollback(stage: Stage) {
-    let saga = stage.saga(concurrent(&[]));
+    let mut options = unhurried();
+    options.is_concurrent = true;
+    let saga = stage.saga(options);
     stage.branches.script(&saga.gid, "02/action", [says("no")]);
     stage.branches.script(&saga.gid, "02/compensate", [Say::Ongoing]);
     stage.submit(&saga).await;
@@ -171,7 +178,9 @@ async fn case_26_saga_concurrent_rollback_order_2(stage: Stage) {
 }
 
 async fn case_27_saga_concurrent_committed_ongoing(stage: Stage) {
-    let saga = stage.saga(concurrent(&[]));
+    let mut options = unhurried();
+    options.is_concurrent = true;
+    let saga = stage.saga(options);
     stage.branches.script(&saga.gid, "01/action", [Say::Ongoing]);
     stage.submit(&saga).await;
     stage.until_called(&saga.gid, 2).await;
@@ -203,12 +212,12 @@ async fn case_29_saga_options_retry_ongoing(stage: Stage) {
 }
 
 async fn case_30_saga_options_retry_error(stage: Stage) {
-    let saga = stage.saga(impatient());
+    let saga = stage.saga(unhurried());
     stage.branches.script(&saga.gid, "01/action", [Say::Oops]);
     stage.submit(&saga).await;
     stage.until_called(&saga.gid, 2).await;
     let seen = stage.branches.seen(&saga.gid);
-    assert!(seen[1].at - seen[0].at >= SECOND * 3 / 2, "the interval of a second was doubled");
+    assert!(seen[1].at - seen[0].at >= 6 * SECOND, "the interval of four seconds was doubled");
     stage.until(&saga.gid, Succeeded).await;
 }
 
@@ -229,10 +238,13 @@ async fn case_31_saga_options_timeout(stage: Stage) {
 /// DTM gives up a call after 3 s unless it is told otherwise.
 async fn case_32_saga_with_request_timeout(stage: Stage) {
     let mut options = waiting();
-    options.request_timeout = Some(6 * SECOND);
+    options.request_timeout = Some(20 * SECOND);
+    options.retry_interval = Some(60 * SECOND);
     let saga = Saga::new().step(stage.step("TransOut")).options(options);
-    stage.branches.script(&saga.gid, "01/action", [Say::Late(Duration::from_millis(3600))]);
-    assert_eq!(stage.submit(&saga).await, Outcome::Succeeded);
+    stage.branches.script(&saga.gid, "01/action", [Say::Late(SECOND * 18 / 5)]);
+    // DTM waits for it no longer than 5 to 8 s.
+    stage.submit(&saga).await;
+    stage.until(&saga.gid, Succeeded).await;
     assert_eq!(stage.branches.calls(&saga.gid), ["01/action"]);
 }
 
@@ -243,7 +255,7 @@ async fn case_33_saga_options_normal_wait(stage: Stage) {
 }
 
 async fn case_34_saga_options_committed_ongoing_wait(stage: Stage) {
-    let mut options = impatient();
+    let mut options = unhurried();
     options.is_waited_for = true;
     let saga = stage.saga(options);
     stage.branches.script(&saga.gid, "01/action", [Say::Ongoing]);

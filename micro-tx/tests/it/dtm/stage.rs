@@ -7,7 +7,7 @@ use dev_servers::{Kind, Server, shared};
 use futures_util::FutureExt as _;
 use micro_core::saga::{Outcome, Saga, SagaCoordinator as _, SagaOptions, Step};
 use micro_testkit::{Missing, eventually};
-use micro_tx::dtm::{DtmClient, DtmConfig, StoreLimits, TransactionStatus, TwoPhaseMessage};
+use micro_tx::dtm::{DtmClient, DtmConfig, StoreLimits, TransactionOptions, TransactionStatus, TwoPhaseMessage};
 use prost::Message as _;
 
 use super::branches::{Branches, JSON_RPC_PATH};
@@ -17,6 +17,13 @@ use super::branches::{Branches, JSON_RPC_PATH};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// How long a branch may take where its test is not about that: a machine, or a database, may stand still for
+/// longer than DTM's own three seconds.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a call may take that is held until its test has seen what it wants to see.
+pub(crate) const HELD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// By which of its APIs DTM is spoken to; the participants speak the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +118,14 @@ pub(crate) fn config(url: &str, wire: Wire) -> DtmConfig {
         config.grpc = None;
     }
     config.is_json_rpc = wire == Wire::JsonRpc;
+    patient(config)
+}
+
+/// Settings with which a DTM is waited for that stands still for a while.
+pub(crate) fn patient(mut config: DtmConfig) -> DtmConfig {
+    config.connect_timeout = 10 * SECOND;
+    config.request_timeout = 30 * SECOND;
+    config.wait_timeout = 60 * SECOND;
     config
 }
 
@@ -181,12 +196,14 @@ impl Stage {
     }
 
     /// TransOut, then TransIn.
-    pub(crate) fn saga(&self, options: SagaOptions) -> Saga {
+    pub(crate) fn saga(&self, mut options: SagaOptions) -> Saga {
+        options.request_timeout.get_or_insert(CALL_TIMEOUT);
         Saga::new().step(self.step("TransOut")).step(self.step("TransIn")).options(options)
     }
 
     pub(crate) fn message(&self) -> TwoPhaseMessage {
         TwoPhaseMessage::new()
+            .options(options())
             .call(self.url("TransOut"), self.payload("TransOut"))
             .call(self.url("TransIn"), self.payload("TransIn"))
             .query_prepared(self.query_url())
@@ -226,6 +243,15 @@ impl Stage {
         .await;
     }
 
+    /// Waits until the participants were called for this: `01/action`.
+    pub(crate) async fn until_seen(&self, gid: &str, name: &str) {
+        eventually(PATIENCE, name, async || {
+            let calls = self.branches.calls(gid);
+            calls.iter().any(|call| call == name).then_some(()).ok_or(format!("{calls:?}"))
+        })
+        .await;
+    }
+
     /// The states of the branches, in the order in which DTM keeps them.
     pub(crate) async fn states(&self, gid: &str) -> Vec<String> {
         let details = self.dtm.query(gid).await.unwrap().expect("DTM knows it");
@@ -247,5 +273,19 @@ pub(crate) fn waiting() -> SagaOptions {
 pub(crate) fn impatient() -> SagaOptions {
     let mut options = SagaOptions::default();
     options.retry_interval = Some(SECOND);
+    options
+}
+
+/// Looks again after four seconds: until then the test sees what the first look left.
+pub(crate) fn unhurried() -> SagaOptions {
+    let mut options = SagaOptions::default();
+    options.retry_interval = Some(4 * SECOND);
+    options
+}
+
+/// Those of a transaction whose branches have time.
+pub(crate) fn options() -> TransactionOptions {
+    let mut options = TransactionOptions::default();
+    options.request_timeout = Some(CALL_TIMEOUT);
     options
 }

@@ -74,8 +74,11 @@ async fn a_message_to_a_topic_calls_each_subscriber(stage: Stage) {
     // DTM looks at the topics every 3 s.
     let message = eventually(PATIENCE, "the topic", async || {
         let message = TwoPhaseMessage::new().topic(&topic, stage.payload("x"));
-        let outcome = stage.dtm.submit_message(&message).await;
-        outcome.map(|outcome| assert_eq!(outcome, Outcome::StillRunning)).map(|()| message).map_err(|e| e.to_string())
+        let outcome = stage.dtm.submit_message(&message).await.map_err(|error| error.to_string())?;
+        assert_eq!(outcome, Outcome::StillRunning);
+        // It may have looked between the two subscriptions.
+        let details = stage.dtm.query(&message.gid).await.unwrap().expect("DTM knows it");
+        if details.branches.len() == 2 { Ok(message) } else { Err(format!("{:?}", details.branches)) }
     })
     .await;
     stage.until(&message.gid, Succeeded).await;

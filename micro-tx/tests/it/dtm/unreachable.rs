@@ -36,7 +36,7 @@ async fn connecting_to_nobody_names_the_address_within_the_connect_timeout() {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.to_string().contains(&format!("address={named}")), "{error}");
         assert!(error.to_string().contains("start it there, or correct the address"), "{error}");
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < Duration::from_secs(20));
     }
 }
 

@@ -6,7 +6,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use axum::{
@@ -26,7 +25,7 @@ use micro_testkit::{Missing, eventually};
 use micro_tx::{
     SqlBarrier, SqlDatabase, SqlTxExt as _,
     dtm::{
-        BranchRegistration, DtmClient, DtmConfig, StoreLimits, TransactionOptions,
+        BranchRegistration, DtmClient, DtmConfig, StoreLimits,
         TransactionStatus::{Failed, Succeeded},
         Workflow, WorkflowExecution, WorkflowOutcome, Workflows, WorkflowsBuilder,
     },
@@ -34,8 +33,8 @@ use micro_tx::{
 use tokio::net::TcpListener;
 
 use super::{
-    branches::Say,
-    stage::{PATIENCE, SECOND, Stage, Wire, blocking, config, on_each_wire, there},
+    branches::{Say, gate},
+    stage::{HELD_TIMEOUT, PATIENCE, SECOND, Stage, Wire, blocking, config, on_each_wire, options, there},
 };
 use crate::on_servers::INSERT;
 
@@ -126,7 +125,7 @@ impl Site {
 }
 
 pub(crate) fn execution(name: &str) -> WorkflowExecution {
-    let mut options = TransactionOptions::default();
+    let mut options = options();
     options.retry_interval = Some(SECOND);
     WorkflowExecution::new(name, &b"30"[..]).options(options)
 }
@@ -148,9 +147,11 @@ impl Urls {
 
 /// Out, then in, each with what undoes it.
 async fn transfer(mut workflow: Workflow, urls: Urls, payload: Bytes) -> Result<Bytes, BranchError> {
-    let out = workflow.branch()?.on_rollback_call(urls.to("TransOutRevert"), payload.clone());
+    let out = workflow.branch()?.request_timeout(HELD_TIMEOUT);
+    let out = out.on_rollback_call(urls.to("TransOutRevert"), payload.clone());
     out.call(urls.to("TransOut"), payload.clone()).await?;
-    let into = workflow.branch()?.on_rollback_call(urls.to("TransInRevert"), payload.clone());
+    let into = workflow.branch()?.request_timeout(HELD_TIMEOUT);
+    let into = into.on_rollback_call(urls.to("TransInRevert"), payload.clone());
     into.call(urls.to("TransIn"), payload).await?;
     Ok(Bytes::from_static(b"moved"))
 }
@@ -263,22 +264,37 @@ async fn everything_that_ends_a_branch_is_run_until_all_of_it_succeeded(stage: S
 /// Both processes are called to run it, and goods came between their two calls of the second branch.
 async fn what_one_process_did_is_undone_though_another_ones_refusal_was_recorded(stage: Stage) {
     // The other process is still at its rollback, and is done with everything.
-    for late in [SECOND / 2, 2 * SECOND] {
-        done_here_and_refused_there(&stage, late).await;
+    for is_undoing in [true, false] {
+        done_here_and_refused_there(&stage, is_undoing).await;
     }
 }
 
-async fn done_here_and_refused_there(stage: &Stage, late: Duration) {
+async fn done_here_and_refused_there(stage: &Stage, is_undoing: bool) {
     let sites = [Site::serve(stage.wire).await, Site::serve(stage.wire).await];
     let [one, other] = sites.each_ref().map(|site| site.workflows(&stage.dtm, transfers(stage)));
     let mut execution = execution("transfer");
     execution.options.retry_interval = Some(60 * SECOND);
+    execution.options.request_timeout = Some(HELD_TIMEOUT);
     let refused = Say::Failure("no stock".to_owned());
-    stage.branches.script(&execution.gid, "02/action", [Say::Late(late), refused]);
-    stage.branches.script(&execution.gid, "01/rollback", [Say::Late(SECOND)]);
+    let [taking, undoing] = [gate(), gate()];
+    stage.branches.script(&execution.gid, "02/action", [Say::Held(taking.clone()), refused]);
+    if is_undoing {
+        stage.branches.script(&execution.gid, "01/rollback", [Say::Held(undoing.clone())]);
+    }
     let second = async {
         stage.until_called(&execution.gid, 2).await;
-        other.execute(execution.clone()).await
+        let second = other.execute(execution.clone());
+        let meanwhile = async {
+            if is_undoing {
+                stage.until_seen(&execution.gid, "01/rollback").await;
+                taking.close();
+                stage.until_seen(&execution.gid, "02/rollback").await;
+                undoing.close();
+            }
+        };
+        let (second, ()) = tokio::join!(second, meanwhile);
+        taking.close();
+        second
     };
     let (first, second) = tokio::join!(one.execute(execution.clone()), second);
     for outcome in [first, second] {
@@ -383,7 +399,8 @@ async fn case_89_workflow_ret(stage: Stage) {
 async fn case_92_workflow_branch_conflict(stage: Stage) {
     let site = Site::serve(stage.wire).await;
     let workflows = site.workflows(&stage.dtm, transfers(&stage));
-    let execution = execution("transfer");
+    let mut execution = execution("transfer");
+    execution.options.retry_interval = Some(4 * SECOND);
     stage.branches.script(&execution.gid, "02/action", [Say::Ongoing]);
     workflows.execute(execution.clone()).await.unwrap();
     let record = BranchRegistration::new(Mode::Workflow, &execution.gid, "01")
@@ -436,7 +453,8 @@ async fn a_workflow_that_panicked_is_run_again(stage: Stage) {
 async fn a_dropped_call_leaves_the_workflow_running(stage: Stage) {
     let site = Site::serve(stage.wire).await;
     let workflows = site.workflows(&stage.dtm, transfers(&stage));
-    let execution = execution("transfer");
+    let mut execution = execution("transfer");
+    execution.options.request_timeout = Some(HELD_TIMEOUT);
     stage.branches.script(&execution.gid, "01/action", [Say::Late(2 * SECOND)]);
     tokio::select! {
         _ = workflows.execute(execution.clone()) => unreachable!("it takes two seconds"),

@@ -186,7 +186,7 @@ async fn a_run_that_goes_on_calls_with_the_branchs_own_headers_and_limit(stage: 
         builder.register("pay", move |mut workflow, _data| {
             let [one, revert] = urls.clone();
             async move {
-                let branch = workflow.branch()?.header("of_branch", "own").request_timeout(SECOND);
+                let branch = workflow.branch()?.header("of_branch", "own").request_timeout(3 * SECOND);
                 branch.on_rollback_call(revert, "").call(&one, "").await?;
                 Err(BranchError::failed("enough"))
             }
@@ -194,7 +194,7 @@ async fn a_run_that_goes_on_calls_with_the_branchs_own_headers_and_limit(stage: 
     });
     let mut execution = execution("pay");
     execution.options.headers.insert("of_execution".to_owned(), "first".to_owned());
-    stage.branches.script(&execution.gid, "01/action", [Say::Late(2 * SECOND), Say::Ongoing]);
+    stage.branches.script(&execution.gid, "01/action", [Say::Late(10 * SECOND), Say::Ongoing]);
     let error = workflows.execute(execution.clone()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.report());
     stage.until(&execution.gid, Failed).await;

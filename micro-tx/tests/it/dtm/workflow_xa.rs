@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -22,8 +22,8 @@ use micro_tx::{
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection, PgConnection};
 
 use super::{
-    branches::Say,
-    stage::{SECOND, Stage, Wire, on_each_wire},
+    branches::{Say, gate},
+    stage::{HELD_TIMEOUT, SECOND, Stage, Wire, on_each_wire},
     workflow::{Site, Store, execution},
     xa::{Bank, banks},
 };
@@ -80,7 +80,7 @@ async fn assert_banks(banks: &[Bank; 2], gid: &str, row_count: i64, prepared_cou
     for bank in banks {
         let found = (bank.row_count(gid).await, bank.prepared_count(gid).await);
         assert_eq!(found, (row_count, prepared_count), "{}", bank.method);
-        assert!(bank.site.is_quiet().await, "{}", bank.method);
+        bank.site.until_quiet("nothing is open beside what is prepared").await;
     }
 }
 
@@ -99,14 +99,17 @@ async fn case_90_workflow_xa_action(stage: Stage) {
             }
         })
     });
-    let execution = execution("xa");
-    stage.branches.script(&execution.gid, "03/action", [Say::Late(SECOND)]);
+    let mut execution = execution("xa");
+    execution.options.request_timeout = Some(HELD_TIMEOUT);
+    let gate = gate();
+    stage.branches.script(&execution.gid, "03/action", [Say::Held(gate.clone())]);
     let running = tokio::spawn({
         let (workflows, execution) = (workflows.clone(), execution.clone());
         async move { workflows.execute(execution).await }
     });
     stage.until_called(&execution.gid, 1).await;
     assert_banks(&banks, &execution.gid, 0, 1).await;
+    gate.close();
     let outcome = running.await.unwrap().unwrap();
     assert!(matches!(outcome, WorkflowOutcome::Succeeded(_)), "{outcome:?}");
     assert_eq!(stage.status(&execution.gid).await, Succeeded);
@@ -159,13 +162,14 @@ async fn case_90_workflow_xa_resume(stage: Stage) {
             }
         })
     });
-    for (says, end) in [(vec![Say::Ongoing], Succeeded), (vec![Say::Ongoing, Say::Failure("no".to_owned())], Failed)] {
+    for (then, end) in [(None, Succeeded), (Some(Say::Failure("no".to_owned())), Failed)] {
         let mut execution = execution("xa");
-        execution.options.retry_interval = Some(3 * SECOND);
-        stage.branches.script(&execution.gid, "03/action", says);
+        execution.options.retry_interval = Some(2 * SECOND);
+        stage.branches.script(&execution.gid, "03/action", vec![Say::Ongoing; 100]);
         let before = setting.run_count();
         assert_eq!(workflows.execute(execution.clone()).await.unwrap(), WorkflowOutcome::StillRunning);
         assert_banks(&banks, &execution.gid, 0, 1).await;
+        stage.branches.script(&execution.gid, "03/action", then);
         stage.until(&execution.gid, end.clone()).await;
         assert_banks(&banks, &execution.gid, i64::from(end == Succeeded), 0).await;
         assert_eq!(setting.run_count() - before, 2, "each once");
@@ -177,15 +181,15 @@ async fn case_90_workflow_xa_resume(stage: Stage) {
 }
 
 /// A function with one branch in the database of this number, which gives what the branch gave. It is begun
-/// by a process that ends before its branch.
-async fn begun(stage: &Stage, banks: &[Bank; 2], number: usize) -> (Setting, String, Site) {
+/// by a process that ends before its branch, and goes no further until `is_ready` is set.
+async fn begun(stage: &Stage, banks: &[Bank; 2], number: usize, is_ready: &Arc<AtomicBool>) -> (Setting, String, Site) {
     let (site, setting) = (Site::serve(stage.wire).await, Setting::of(banks));
-    let (of_run, is_begun) = (setting.clone(), Arc::new(AtomicUsize::new(0)));
+    let (of_run, is_ready) = (setting.clone(), is_ready.clone());
     let workflows = site.workflows(&stage.dtm, move |builder| {
         builder.register("xa", move |mut workflow, _data| {
-            let (setting, is_begun) = (of_run.clone(), is_begun.clone());
+            let (setting, is_ready) = (of_run.clone(), is_ready.clone());
             async move {
-                if is_begun.fetch_add(1, Ordering::SeqCst) == 0 {
+                if !is_ready.load(Ordering::SeqCst) {
                     return Err(BranchError::Ongoing);
                 }
                 add(&mut workflow, &setting.barriers[number], &setting.run_count, None).await
@@ -193,8 +197,7 @@ async fn begun(stage: &Stage, banks: &[Bank; 2], number: usize) -> (Setting, Str
         })
     });
     let mut execution = execution("xa");
-    // Long enough for the database to be made ready meanwhile.
-    execution.options.retry_interval = Some(5 * SECOND);
+    execution.options.retry_interval = Some(2 * SECOND);
     assert_eq!(workflows.execute(execution.clone()).await.unwrap(), WorkflowOutcome::StillRunning);
     let record = BranchRegistration::new(Mode::Workflow, &execution.gid, "01")
         .data("op", "business")
@@ -235,8 +238,10 @@ async fn the_result(stage: &Stage, gid: &str) -> Vec<u8> {
 async fn an_xa_branch_that_was_interrupted_before_its_record_is_not_run_again(stage: Stage) {
     let Some(banks) = banks(&stage).await else { return };
     for (number, bank) in banks.iter().enumerate() {
-        let (setting, gid, _site) = begun(&stage, &banks, number).await;
+        let is_ready = Arc::default();
+        let (setting, gid, _site) = begun(&stage, &banks, number, &is_ready).await;
         prepare(bank, &gid).await;
+        is_ready.store(true, Ordering::SeqCst);
         stage.until(&gid, Succeeded).await;
         assert_eq!(setting.run_count(), 0, "{}", bank.method);
         assert_eq!((bank.row_count(&gid).await, bank.prepared_count(&gid).await), (1, 0), "{}", bank.method);
@@ -247,7 +252,9 @@ async fn an_xa_branch_that_was_interrupted_before_its_record_is_not_run_again(st
 async fn an_xa_branch_that_was_interrupted_before_it_was_prepared_is_run_again(stage: Stage) {
     let Some(banks) = banks(&stage).await else { return };
     for (number, bank) in banks.iter().enumerate() {
-        let (setting, gid, _site) = begun(&stage, &banks, number).await;
+        let is_ready = Arc::default();
+        let (setting, gid, _site) = begun(&stage, &banks, number, &is_ready).await;
+        is_ready.store(true, Ordering::SeqCst);
         stage.until(&gid, Succeeded).await;
         assert_eq!(setting.run_count(), 1, "{}", bank.method);
         assert_eq!((bank.row_count(&gid).await, bank.prepared_count(&gid).await), (1, 0), "{}", bank.method);
@@ -261,7 +268,8 @@ async fn an_xa_branch_that_was_interrupted_before_it_was_prepared_is_run_again(s
 async fn a_function_that_leaves_out_what_is_prepared_is_told(stage: Stage) {
     let Some(banks) = banks(&stage).await else { return };
     for (number, bank) in banks.iter().enumerate() {
-        let (setting, gid, _site) = begun(&stage, &banks, number).await;
+        let is_ready = Arc::default();
+        let (setting, gid, _site) = begun(&stage, &banks, number, &is_ready).await;
         prepare(bank, &gid).await;
         let callback = if stage.wire == Wire::Grpc { "127.0.0.1:1" } else { "http://127.0.0.1:1/workflows" };
         let changed = Workflows::builder(stage.dtm.clone(), callback)
@@ -278,6 +286,7 @@ async fn a_function_that_leaves_out_what_is_prepared_is_told(stage: Stage) {
         assert_eq!((bank.row_count(&gid).await, bank.prepared_count(&gid).await), (0, 1), "{}", bank.method);
         assert_eq!(stage.status(&gid).await, Prepared);
         // The function that was recorded goes on.
+        is_ready.store(true, Ordering::SeqCst);
         stage.until(&gid, Succeeded).await;
         assert_eq!(setting.run_count(), 0, "{}", bank.method);
         assert_eq!((bank.row_count(&gid).await, bank.prepared_count(&gid).await), (1, 0), "{}", bank.method);
@@ -288,18 +297,19 @@ async fn a_function_that_leaves_out_what_is_prepared_is_told(stage: Stage) {
 async fn a_workflow_that_passes_over_its_xa_branch_does_not_commit(stage: Stage) {
     let Some(banks) = banks(&stage).await else { return };
     let (site, barriers) = (Site::serve(stage.wire).await, Setting::of(&banks).barriers);
-    let run_count = Arc::new(AtomicUsize::new(0));
+    let is_ready = Arc::new(AtomicBool::new(false));
+    let of_run = is_ready.clone();
     let workflows = site.workflows(&stage.dtm, move |builder| {
         builder.register("xa", move |mut workflow, _data| {
-            let (barriers, run_count) = (barriers.clone(), run_count.clone());
+            let (barriers, is_ready) = (barriers.clone(), of_run.clone());
             async move {
-                let count = run_count.fetch_add(1, Ordering::SeqCst);
+                let is_ready = is_ready.load(Ordering::SeqCst);
                 for barrier in &barriers {
                     let (branch, code) = (workflow.branch()?, format!("{}-x", workflow.gid()));
                     let is_last = branch.id() == "02";
                     let passed_over = branch.run_in_xa(barrier, async |tx| {
                         tx.sql()?.execute(INSERT, &[code.as_str().into(), "worked".into()]).await?;
-                        if count == 0 && is_last { Err(BranchError::Ongoing) } else { Ok(Bytes::new()) }
+                        if is_last && !is_ready { Err(BranchError::Ongoing) } else { Ok(Bytes::new()) }
                     });
                     let _ = passed_over.await;
                 }
@@ -320,6 +330,7 @@ async fn a_workflow_that_passes_over_its_xa_branch_does_not_commit(stage: Stage)
         let found = (bank.row_count(&execution.gid).await, bank.prepared_count(&execution.gid).await);
         assert_eq!(found, (0, prepared_count), "{}", bank.method);
     }
+    is_ready.store(true, Ordering::SeqCst);
     stage.until(&execution.gid, Succeeded).await;
     assert_banks(&banks, &execution.gid, 1, 0).await;
 }

@@ -9,7 +9,7 @@ use micro_core::{
     Error, ErrorKind,
     branch::{Branch, BranchError, Mode, Op},
 };
-use micro_testkit::{Missing, eventually};
+use micro_testkit::Missing;
 use micro_tx::{
     SqlBarrier, SqlDatabase, SqlTxExt as _,
     dtm::{
@@ -22,7 +22,7 @@ use sqlx::{Connection as _, Executor as _, MySqlConnection, Row as _, mysql::MyS
 
 use super::{
     branches::{Business, Say, Seen},
-    stage::{PATIENCE, SECOND, Stage, blocking, on_each_wire, there},
+    stage::{SECOND, Stage, blocking, on_each_wire, options, there},
 };
 use crate::{
     on_servers::{INSERT, site},
@@ -119,8 +119,7 @@ pub(crate) async fn banks(stage: &Stage) -> Option<[Bank; 2]> {
 }
 
 fn xa(change: impl FnOnce(&mut TransactionOptions)) -> Xa {
-    let mut options = TransactionOptions::default();
-    options.retry_interval = Some(SECOND);
+    let mut options = options();
     change(&mut options);
     Xa::new().options(options)
 }
@@ -139,7 +138,7 @@ async fn case_71_xa_normal(stage: Stage) {
         assert_eq!(stage.status(&xa.gid).await, Prepared);
         for bank in &banks {
             assert_eq!(bank.row_count(&xa.gid).await, 0, "{}: seen by nobody", bank.method);
-            assert!(bank.site.is_quiet().await, "{}: nothing is open beside what is prepared", bank.method);
+            bank.site.until_quiet("nothing is open beside what is prepared").await;
         }
         Ok::<_, Error>(17)
     });
@@ -172,7 +171,7 @@ async fn case_72_xa_rollback(stage: Stage) {
         assert!(stage.reason(&xa.gid).await.contains("the account is closed"));
         for bank in &banks {
             assert_eq!(bank.row_count(&xa.gid).await, 0);
-            assert!(bank.site.is_quiet().await);
+            bank.site.until_quiet("nothing is open").await;
         }
     }
 }
@@ -216,7 +215,7 @@ async fn case_75_xa_timeout(stage: Stage) {
     let Some(banks) = banks(&stage).await else { return };
     let xa = xa(|options| {
         options.timeout_to_fail = Some(SECOND);
-        options.retry_interval = Some(2 * SECOND);
+        options.retry_interval = Some(4 * SECOND);
     });
     let done = stage.dtm.xa(&xa, async |branches| {
         branches.call(&stage.url(&banks[0].method), stage.payload("30")).await?;
@@ -230,14 +229,17 @@ async fn case_75_xa_timeout(stage: Stage) {
     assert_eq!(stage.branches.calls(&xa.gid), ["01/action", "01/rollback", "02/action"]);
     for bank in &banks {
         assert_eq!(bank.row_count(&xa.gid).await, 0);
-        assert!(bank.site.is_quiet().await);
+        bank.site.until_quiet("nothing is open").await;
     }
 }
 
 /// A commit that does not succeed at once is asked for again.
 async fn case_76_xa_not_timeout(stage: Stage) {
     let Some(banks) = banks(&stage).await else { return };
-    let xa = waiting();
+    let xa = xa(|options| {
+        options.is_waited_for = true;
+        options.retry_interval = Some(4 * SECOND);
+    });
     stage.branches.script(&xa.gid, "01/commit", [Say::Oops]);
     let done = stage.dtm.xa(&xa, async |branches| {
         for bank in &banks {
@@ -261,7 +263,7 @@ async fn case_77_xa_cover_db_error() {
         let own = there(blocking(move || OwnServer::start(server.kind())).await.map_err(Missing::new));
         let Some(mut own) = own else { return };
         let bank = Bank::at(&stage, Site::at(server, own.url().to_owned()).await).await;
-        let xa = xa(|_| {});
+        let xa = xa(|options| options.retry_interval = Some(SECOND));
         let done = stage.dtm.xa(&xa, async |branches| {
             branches.call(&stage.url(&bank.method), stage.payload("30")).await?;
             own.kill();
@@ -334,7 +336,7 @@ async fn case_79_xa_grpc_type() {
 
 async fn a_dropped_xa_is_rolled_back(stage: Stage) {
     let Some(banks) = banks(&stage).await else { return };
-    let xa = xa(|_| {});
+    let xa = xa(|options| options.retry_interval = Some(SECOND));
     let begun = stage.dtm.xa(&xa, async |branches| {
         for bank in &banks {
             branches.call(&stage.url(&bank.method), stage.payload("30")).await?;
@@ -348,10 +350,7 @@ async fn a_dropped_xa_is_rolled_back(stage: Stage) {
     stage.until(&xa.gid, Failed).await;
     assert_eq!(stage.reason(&xa.gid).await, "the caller panicked or gave up");
     for bank in &banks {
-        eventually(PATIENCE, "an action given up half-way to be undone", async || {
-            bank.site.is_quiet().await.then_some(()).ok_or("something is open")
-        })
-        .await;
+        bank.site.until_quiet("an action given up half-way is undone").await;
         assert_eq!(bank.row_count(&xa.gid).await, 0);
     }
 }
@@ -382,7 +381,7 @@ async fn an_action_that_comes_after_its_rollback_does_nothing(stage: Stage) {
         }
         assert_eq!(work(&bank.participant, &branch_of(&xa, Op::Action), "30").await.unwrap(), None, "not run");
         assert_eq!(bank.row_count(&xa.gid).await, 0);
-        assert!(bank.site.is_quiet().await);
+        bank.site.until_quiet("nothing is open").await;
         let rows = "SELECT op, barrier_id, reason FROM barrier WHERE gid = ?";
         let rows = bank.database.fetch_all(rows, &[xa.gid.as_str().into()]).await.unwrap();
         assert_eq!(rows.len(), 1);
@@ -441,7 +440,7 @@ async fn no_commit_that_comes_at_once_is_lost(stage: Stage) {
         let gids = futures_util::future::join_all((0..8).map(async |_| {
             let mut gids = Vec::new();
             for _ in 0..12 {
-                let xa = xa(|_| {});
+                let xa = xa(|options| options.request_timeout = Some(30 * SECOND));
                 let done = stage.dtm.xa(&xa, async |branches| {
                     branches.call(&stage.url(&bank.method), stage.payload("30")).await?;
                     // By somebody who is faster than DTM.
@@ -485,7 +484,7 @@ async fn a_postgres_that_prepares_nothing_says_what_to_set() {
     assert!(error.message().contains("set max_prepared_transactions above 0"), "{error}");
     stage.until(&xa.gid, Failed).await;
     assert_eq!(bank.row_count(&xa.gid).await, 0);
-    assert!(bank.site.is_quiet().await);
+    bank.site.until_quiet("nothing is open").await;
 }
 
 #[tokio::test]
