@@ -9,7 +9,9 @@ use micro_tx::{SqlDatabase, SqlTxExt as _, Value};
 
 use crate::{
     faults::{blocking, or_skip},
+    on_servers::connected,
     server::{Server, Site},
+    sqlite,
 };
 
 /// More transactions than find room in what is free in the pages of the tables, or in what the
@@ -45,12 +47,12 @@ async fn a_full_disk_of_postgres_refuses_what_it_cannot_keep_and_space_is_all_it
 async fn a_full_disk_of_sqlite_refuses_what_it_cannot_keep_and_space_is_all_it_needs() {
     let Some(disk) = or_skip("a small disk", blocking(|| SmallDisk::mount(4)).await) else { return };
     let url = format!("sqlite:{}", disk.folder().join("orders.db").display());
-    let database = SqlDatabase::connect_url(&url).await.unwrap();
+    let database = connected(sqlite::config(&url)).await;
     database.migrate().await.unwrap();
     database.execute_script("CREATE TABLE orders (code TEXT PRIMARY KEY, status TEXT NOT NULL)").await.unwrap();
     let books = refuses(&database, &disk).await;
     database.close().await;
-    books.check(&SqlDatabase::connect_url(&url).await.unwrap()).await;
+    books.check(&connected(sqlite::config(&url)).await).await;
 }
 
 /// The first large body of a table that finds no space half-way: MariaDB 10.11 aborts.
@@ -75,9 +77,10 @@ async fn a_commit_that_waits_for_space_in_the_binary_log_is_unknown_and_goes_on_
     let settings = &[("log-bin", "binlog"), ("sync-binlog", "1")];
     let Some(server) = on_small_disk(Server::Mariadb, settings).await else { return };
     let site = Site::at(Server::Mariadb, server.url().to_owned()).await;
+    site.database().await.close().await;
     let mut config = site.config();
-    config.statement_timeout = Duration::from_secs(2);
-    let database = site.database_with(config).await;
+    config.statement_timeout = Duration::from_secs(10);
+    let database = connected(config).await;
     let mut books = Books::default();
     let disk = server.disk().unwrap();
     disk.fill().unwrap();

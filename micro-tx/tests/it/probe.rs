@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use micro_core::{
     Health, HealthStatus,
-    app::{App, Component as _},
+    app::{App, Component as _, ProbeConfig},
 };
 use micro_testkit::eventually;
 
@@ -16,9 +16,15 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long it takes until it is seen: two questions, a second apart, an answer's second for each,
+/// How long it takes until it is seen: two questions, a second apart, an answer's five seconds for each,
 /// and what a busy machine needs.
-const SEEN: Duration = Duration::from_secs(10);
+const SEEN: Duration = Duration::from_secs(40);
+
+fn waiting(timeout: Duration) -> ProbeConfig {
+    let mut config = ProbeConfig::default();
+    config.timeout = timeout;
+    config
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_follows_a_mariadb_that_is_killed_and_frozen() {
@@ -37,7 +43,7 @@ async fn health_follows_a_postgres_that_is_killed_and_frozen() {
 async fn health_follows(kind: Server, mut server: dev_servers::Server) {
     let site = Site::at(kind, server.url().to_owned()).await;
     let database = site.database().await;
-    let app = App::builder("orders").component(database.probe()).build();
+    let app = App::builder("orders").component(database.probe().config(waiting(Duration::from_secs(5)))).build();
     let running = app.start().await.unwrap();
     let health = running.health().clone();
     assert!(health.is_serving());
@@ -85,7 +91,7 @@ async fn a_probe_needs_no_connection_of_a_pool_that_is_busy() {
     config.connection_count_max = Some(1);
     let database = site.0.database_with(config).await;
     let busy = database.begin().await.unwrap();
-    let probe = database.probe();
+    let probe = database.probe().config(waiting(Duration::from_secs(10)));
     probe.start(&Health::new()).await.unwrap();
     probe.close().await.unwrap();
     busy.rollback().await.unwrap();
@@ -109,7 +115,7 @@ async fn sqlite_answers() {
     let file = File::new();
     let database = file.database().await;
     let health = Health::new();
-    let probe = database.probe();
+    let probe = database.probe().config(waiting(Duration::from_secs(10)));
     probe.start(&health).await.unwrap();
     assert_eq!(health.parts()["database"], HealthStatus::Serving);
     probe.close().await.unwrap();

@@ -121,10 +121,14 @@ async fn relays_take_over_from_each_other(site: Site) {
     let taken = recorder.0.lock().unwrap();
     assert_eq!(taken.len(), usize::try_from(KEY_COUNT).unwrap());
     for (key, seqs) in taken.iter() {
-        let mut seen = std::collections::HashSet::new();
-        let first: Vec<u32> = seqs.iter().copied().filter(|seq| seen.insert(*seq)).collect();
-        assert_eq!(first, (0..ROUND_COUNT).collect::<Vec<_>>(), "{key}: {seqs:?}");
+        assert_eq!(first(seqs), (0..ROUND_COUNT).collect::<Vec<_>>(), "{key}: {seqs:?}");
     }
+}
+
+/// Without what was sent again, as it may be where a connection breaks or an answer takes too long.
+fn first(seqs: &[u32]) -> Vec<u32> {
+    let mut seen = std::collections::HashSet::new();
+    seqs.iter().copied().filter(|seq| seen.insert(*seq)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,7 +159,8 @@ async fn topics_that_are_stuck_stop_none(database: SqlDatabase) {
         outbox.counts().await.is_ok_and(|counts| counts == OutboxCounts { unsent: 15_000, parked: 0 })
     })
     .await;
-    assert!(recorder.0.lock().unwrap().values().all(|seqs| seqs.len() == 10 && seqs.is_sorted()));
+    let is_whole = |seqs: Vec<u32>| seqs.len() == 10 && seqs.is_sorted();
+    assert!(recorder.0.lock().unwrap().values().all(|seqs| is_whole(first(seqs))));
     relay.close().await.unwrap();
 }
 
@@ -193,9 +198,9 @@ async fn parked_rows_are_sent_after_their_release(database: SqlDatabase) {
     recorder.1.store(true, Ordering::Relaxed);
     assert_eq!(database.release_outbox().await.unwrap(), 1_004);
     eventually(PATIENCE, "they are sent", || counts_are(0)).await;
-    assert_eq!(recorder.0.lock().unwrap()["a"], [0, 1, 2, 3]);
+    assert_eq!(first(&recorder.0.lock().unwrap()["a"]), [0, 1, 2, 3]);
     for key in 0..100 {
-        assert_eq!(recorder.0.lock().unwrap()[&key.to_string()], (0..10).collect::<Vec<_>>(), "{key}");
+        assert_eq!(first(&recorder.0.lock().unwrap()[&key.to_string()]), (0..10).collect::<Vec<_>>(), "{key}");
     }
     assert_eq!(database.release_outbox().await.unwrap(), 0);
     relay.close().await.unwrap();

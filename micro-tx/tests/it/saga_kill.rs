@@ -19,12 +19,12 @@ use micro_core::{
         Step,
     },
 };
-use micro_tx::{SqlBarrier, SqlConfig, SqlDatabase, SqlTxExt as _, Synchronous};
+use micro_tx::{SqlBarrier, SqlDatabase, SqlTxExt as _, Synchronous};
 
 use crate::{
     on_servers::{INSERT, site},
     server::Server,
-    sqlite::File,
+    sqlite::{self, File},
 };
 
 const KILL_COUNT: usize = 20;
@@ -139,7 +139,8 @@ impl Drop for Process {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_process_that_is_killed() {
     let Ok(url) = std::env::var(URL) else { return };
-    let mut config = SqlConfig::new(url);
+    let mut config = sqlite::config(&url);
+    config.connect_timeout = Duration::from_secs(30);
     config.synchronous = Synchronous::Normal;
     let database = SqlDatabase::connect(config).await.unwrap();
     let mut config = EmbeddedCoordinatorConfig::default();

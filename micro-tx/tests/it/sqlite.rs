@@ -5,6 +5,15 @@ use std::time::Duration;
 use micro_tx::{SqlConfig, SqlDatabase};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
+/// The settings for a file, on a machine that may stand still for a while.
+pub(crate) fn config(url: &str) -> SqlConfig {
+    let mut config = SqlConfig::new(url);
+    config.acquire_timeout = Duration::from_secs(30);
+    config.write_acquire_timeout = Duration::from_secs(30);
+    config.busy_timeout = Duration::from_secs(30);
+    config
+}
+
 /// A file with our tables and a table `orders`; gone at the drop.
 pub(crate) struct File {
     folder: tempfile::TempDir,
@@ -20,7 +29,7 @@ impl File {
     }
 
     pub(crate) async fn database(&self) -> SqlDatabase {
-        let mut config = SqlConfig::new(self.url());
+        let mut config = config(&self.url());
         // A power loss is not part of a test, and waiting for the disk takes its time.
         config.synchronous = micro_tx::Synchronous::Normal;
         let database = SqlDatabase::connect(config).await.unwrap();
