@@ -7,19 +7,45 @@ use std::{
 };
 
 use micro_core::{ErrorKind, TransactionManager as _};
-use micro_tx::{SqlDatabase, SqlTxExt as _};
+use micro_tx::SqlTxExt as _;
 
-use crate::faults::{blocking, or_skip};
+use crate::{
+    faults::{blocking, or_skip},
+    on_servers::connected,
+    sqlite,
+};
 
 const INSERT: &str = "INSERT INTO orders (code, status) VALUES (?, '2')";
 
+/// The variable by which the process that is traced knows that it is one.
+const IS_TRACED: &str = "MICRO_TEST_SQLITE_IS_TRACED";
+
 /// SQLite undoes the transaction in its memory; in the file it is whole, and who opens the file has
 /// it: the next process after a crash, or a reader here when the writer's connection is closed.
+///
+/// In this test binary, which runs [`the_process_that_is_traced`] alone: the tests beside this one are not
+/// stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_of_sqlite_whose_fsync_fails_may_be_done() {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "sqlite_disk::the_process_that_is_traced", "--nocapture"]).env(IS_TRACED, "1");
+    let output = blocking(move || command.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let ran = String::from_utf8_lossy(&output.stdout);
+    assert!(ran.contains("1 passed"), "{ran}");
+    eprint!("{said}");
+}
+
+/// Does nothing where nobody started it to be traced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_process_that_is_traced() {
+    if std::env::var(IS_TRACED).is_err() {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("orders.db");
-    let database = SqlDatabase::connect_url(&format!("sqlite:{}", file.display())).await.unwrap();
+    let database = connected(sqlite::config(&format!("sqlite:{}", file.display()))).await;
     database.migrate().await.unwrap();
     database.execute_script("CREATE TABLE orders (code TEXT PRIMARY KEY, status TEXT NOT NULL)").await.unwrap();
     for is_single in [false, true] {
@@ -48,7 +74,7 @@ async fn a_commit_of_sqlite_whose_fsync_fails_may_be_done() {
 
         let select = "SELECT code FROM orders WHERE code = ?";
         let url = format!("sqlite:{}", crashed.path().join("orders.db").display());
-        let found = SqlDatabase::connect_url(&url).await.unwrap();
+        let found = connected(sqlite::config(&url)).await;
         assert_eq!(found.fetch_all(select, &[(&code).into()]).await.unwrap().len(), 1, "a crash brings it back");
         found.close().await;
         let next = format!("{code}, next");
