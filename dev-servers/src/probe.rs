@@ -7,7 +7,7 @@ use std::{
 };
 
 /// How long a connect, a question or an answer may take.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Connects, with a limit on everything that follows.
 pub(crate) fn connect(port: u16) -> io::Result<TcpStream> {

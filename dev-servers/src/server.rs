@@ -12,6 +12,7 @@ use crate::{
     disk::{SmallDisk, unmount},
     dtm::drop_store,
     install::make_folder,
+    kafka::SOON_TAKEN_BACK,
     kind::Kind,
     ports::free_port_for,
     process::{children, is_alive, is_running, kill, signal, wait_until, with_mark},
@@ -88,6 +89,10 @@ impl Server {
         site.settings = servers.settings(kind)?;
         if kind.needs().is_some() {
             site.settings.push(("Store.Db".to_owned(), format!("dtm_{}_{}", this::id(), site.port)));
+        }
+        if kind == Kind::Kafka {
+            let (name, value) = SOON_TAKEN_BACK;
+            site.settings.push((name.to_owned(), value.to_owned()));
         }
         site.settings.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let started = disk_size_mib.map(|size| SmallDisk::mount_at(site.data(), size)).transpose().and_then(|disk| {

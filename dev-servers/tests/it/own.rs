@@ -81,8 +81,11 @@ fn a_killed_kafka_comes_back_with_its_topics() {
     let mut server = Server::start_with(Kind::Kafka, &settings).unwrap();
     let partition = |number: u32| server.folder().join(format!("data/kept-{number}"));
     let (last, beyond) = (partition(2), partition(3));
-    ask_for_topic(server.port(), "kept");
-    assert!(eventually(|| last.is_dir()), "asking for it makes a topic of three partitions");
+    let is_made = eventually(|| {
+        ask_for_topic(server.port(), "kept");
+        last.is_dir()
+    });
+    assert!(is_made, "asking for it makes a topic of three partitions");
     server.kill();
     server.restart().unwrap();
     assert!(last.is_dir() && !beyond.exists());
