@@ -1,6 +1,8 @@
 //! A participant that DTM calls over gRPC: the call's branch, its barrier in the service's own database,
 //! and the status that DTM reads.
 
+use std::time::Duration;
+
 use micro_rs::{
     core::{
         barrier::{Barrier, BarrierExt as _, BarrierStore as _},
@@ -8,7 +10,7 @@ use micro_rs::{
     },
     grpc::{BranchCall, GrpcServer},
     prelude::{Component as _, Error, ErrorKind, Health, TransactionManagerExt as _},
-    tx::{SqlBarrier, SqlDatabase, SqlTxExt as _},
+    tx::{SqlBarrier, SqlConfig, SqlDatabase, SqlTxExt as _},
 };
 use micro_testkit::unique;
 use tonic::{Code, Request, Response, Status, transport::Channel};
@@ -19,6 +21,9 @@ mod proto {
 }
 
 use proto::{BusiReply, BusiRequest, busi_client::BusiClient, busi_server};
+
+/// How long a database may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// The product service of the chain in its second architecture: stock is deducted, and given back.
 #[derive(Clone)]
@@ -132,6 +137,7 @@ impl Coordinator {
 
     async fn call(&self, gid: &str, trans_type: &'static str, op: &'static str, what: &str) -> Code {
         let mut request = Request::new(BusiRequest { what: what.to_owned() });
+        request.set_timeout(2 * ANSWER_MAX);
         let id = if op == "msg" { "00" } else { "01" };
         for (name, value) in [("gid", gid), ("trans_type", trans_type), ("branch_id", id), ("op", op), ("dtm", "")] {
             let name: tonic::metadata::MetadataKey<_> = format!("dtm-{name}").parse().unwrap();
@@ -192,6 +198,13 @@ async fn a_branch_is_called(product: Product, table: &str) {
     assert_eq!(late.unwrap_err().kind(), ErrorKind::AlreadyExists);
 }
 
+async fn connected(url: String) -> SqlDatabase {
+    let mut config = SqlConfig::new(url);
+    (config.acquire_timeout, config.write_acquire_timeout) = (ANSWER_MAX, ANSWER_MAX);
+    (config.connect_timeout, config.lock_timeout, config.busy_timeout) = (ANSWER_MAX, ANSWER_MAX, ANSWER_MAX);
+    SqlDatabase::connect(config).await.unwrap()
+}
+
 /// A saga branch with DTM's metadata, on the Go product service's table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_branch_that_dtm_calls_works_on_the_table_products_barrier() {
@@ -203,10 +216,10 @@ async fn a_branch_that_dtm_calls_works_on_the_table_products_barrier() {
             return;
         }
     };
-    let server = SqlDatabase::connect_url(&format!("{base}/mysql")).await.unwrap();
+    let server = connected(format!("{base}/mysql")).await;
     let name = unique("product").replace('-', "_");
     server.execute_script(&format!("CREATE DATABASE {name}")).await.unwrap();
-    let database = SqlDatabase::connect_url(&format!("{base}/{name}")).await.unwrap();
+    let database = connected(format!("{base}/{name}")).await;
     let run = tokio::spawn({
         let database = database.clone();
         async move { a_branch_is_called(Product::new(database, "products.barrier").await, "products.barrier").await }
@@ -222,7 +235,7 @@ async fn a_branch_that_dtm_calls_works_on_the_table_products_barrier() {
 async fn a_branch_that_dtm_calls_works_on_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", folder.path().join("product.db").display());
-    let database = SqlDatabase::connect_url(&url).await.unwrap();
+    let database = connected(url).await;
     a_branch_is_called(Product::new(database.clone(), "barrier").await, "barrier").await;
     database.close().await;
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::{sync::mpsc, time::timeout};
 
 /// How long a line may take: the machine may be compiling beside it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A subcommand that runs; killed with its drop.
 pub(crate) struct Peer {
@@ -37,8 +37,12 @@ impl Peer {
 
     /// The next thing it tells.
     pub(crate) async fn told(&mut self) -> Value {
-        let told = timeout(PATIENCE, self.lines.recv()).await.expect("the program tells something in time");
-        told.expect("the program goes on")
+        self.told_if_it_goes_on().await.expect("the program goes on")
+    }
+
+    /// The next thing it tells, unless it ends.
+    pub(crate) async fn told_if_it_goes_on(&mut self) -> Option<Value> {
+        timeout(PATIENCE, self.lines.recv()).await.expect("the program tells something in time")
     }
 
     pub(crate) fn tell(&mut self, value: &Value) {

@@ -27,6 +27,8 @@ use micro_testkit::{eventually, unique};
 
 /// DTM makes the calls that are due one after the other, for all tests.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How long DTM, Redis and a branch may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Two integers of 100 and who moves them; DTM.
 struct Bank {
@@ -87,12 +89,16 @@ impl Bank {
         let redis = url(Kind::Redis).await?;
         let mut config = DtmConfig::from_url(&url(Kind::Dtm).await?).unwrap();
         config.grpc = None;
+        (config.connect_timeout, config.request_timeout) = (ANSWER_MAX, ANSWER_MAX);
+        config.wait_timeout = PATIENCE;
         let dtm = DtmClient::connect(config).await.unwrap();
         let [out, into] = ["out", "in"].map(unique);
         let address = redis.trim_start_matches("redis://").to_owned();
         let commands = format!("SET {out} 100\r\nSET {into} 100\r\n");
         std::net::TcpStream::connect(address).unwrap().write_all(commands.as_bytes()).unwrap();
-        let barrier = RedisBarrier::connect(RedisConfig::from_url(&redis).unwrap()).await.unwrap();
+        let mut config = RedisConfig::from_url(&redis).unwrap();
+        (config.connect_timeout, config.request_timeout) = (ANSWER_MAX, ANSWER_MAX);
+        let barrier = RedisBarrier::connect(config).await.unwrap();
         let teller = Arc::new(Teller { barrier, out, into });
         eventually(PATIENCE, "the accounts are there", || {
             let teller = teller.clone();
@@ -118,7 +124,17 @@ impl Bank {
         let [first, second] = steps;
         let mut options = SagaOptions::default();
         options.is_waited_for = true;
-        self.dtm.coordinator().submit(Saga::new().step(first).step(second).options(options)).await.unwrap()
+        let saga = Saga::new().step(first).step(second).options(options);
+        let (coordinator, gid) = (self.dtm.coordinator(), saga.gid.clone());
+        let outcome = coordinator.submit(saga).await.unwrap();
+        if outcome != Outcome::StillRunning {
+            return outcome;
+        }
+        eventually(PATIENCE, "the outcome", async || match coordinator.outcome(&gid).await {
+            Ok(Some(outcome)) if outcome != Outcome::StillRunning => Ok(outcome),
+            other => Err(other),
+        })
+        .await
     }
 
     /// A message that moves to the one account what its local part takes from the other one.
@@ -132,8 +148,9 @@ impl Bank {
 
     async fn until(&self, gid: &str, status: TransactionStatus) {
         eventually(PATIENCE, "the state", async || {
-            let current = self.dtm.query(gid).await.unwrap().expect("DTM knows it").transaction.status;
-            (current == status).then_some(()).ok_or(format!("{current}, not {status}"))
+            let found = self.dtm.query(gid).await.map_err(|error| error.report())?;
+            let current = found.expect("DTM knows it").transaction.status;
+            if current == status { Ok(()) } else { Err(format!("{current}, not {status}")) }
         })
         .await;
     }
@@ -165,7 +182,7 @@ async fn case_51_tcc_barrier_disorder_redis() {
     let [cancel, late] = [Op::Cancel, Op::Try].map(|op| Branch::new(Mode::Tcc, &tcc.gid, "01", op).unwrap());
     let (cancel_url, try_url) = (bank.url("TransOutCancel"), bank.url("TransOutTry"));
     let call = async |url: &str, branch: &Branch| {
-        let request = BranchRequest::new(url, branch).payload("30".into());
+        let request = BranchRequest::new(url, branch).payload("30".into()).timeout(ANSWER_MAX);
         bank.dtm.caller().call(request).await.unwrap()
     };
     let given_up = bank.dtm.tcc(&tcc, async |_| {

@@ -9,6 +9,7 @@ use micro_rs::{
 };
 use micro_testkit::{Fixture, Missing, eventually, unique};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use crate::peer::{PATIENCE, Peer};
 
@@ -76,13 +77,13 @@ on_each_registry! {
 
 async fn go_looks_up_what_rust_registered_with_version_metadata_and_endpoints(registry: &Arc<dyn Registry>, url: &str) {
     let instance = full(unique("rust"));
-    let registration = registry.register(instance.clone(), quick()).await.unwrap();
+    let registration = registry.register(instance.clone(), lasting()).await.unwrap();
     go_finds(url, &instance.service, &json!([service(&instance)])).await;
-    let names = once(url, "services", &[]).await;
+    let names = eventually(PATIENCE, "go-micro lists services", || once(url, "services", &[])).await;
     assert!(names["names"].as_array().unwrap().contains(&json!(instance.service)), "{names}");
 
     let changed = instance.clone().with_metadata("zone", "b").with_version("8.3.0");
-    let second = registry.register(changed.clone(), quick()).await.unwrap();
+    let second = registry.register(changed.clone(), lasting()).await.unwrap();
     go_finds(url, &instance.service, &json!([service(&changed)])).await;
     second.close().await.unwrap();
     go_finds(url, &instance.service, &Value::Null).await;
@@ -108,10 +109,10 @@ async fn go_is_told_of_what_rust_registers_changes_and_withdraws(registry: &Arc<
     let instance = full(unique("rust"));
     let mut go = start(&["watch", "--registry", url, "--service", &instance.service]).await;
     assert_eq!(go.told().await, json!({"watching": instance.service}));
-    let first = registry.register(instance.clone(), quick()).await.unwrap();
+    let first = registry.register(instance.clone(), lasting()).await.unwrap();
     assert_eq!(told_until(&mut go, "create").await, service(&instance));
     let changed = instance.clone().with_metadata("zone", "b");
-    let second = registry.register(changed.clone(), quick()).await.unwrap();
+    let second = registry.register(changed.clone(), lasting()).await.unwrap();
     assert_eq!(told_until(&mut go, "update").await, service(&changed));
     second.close().await.unwrap();
     assert_eq!(told_until(&mut go, "delete").await["nodes"][0]["id"], json!(instance.id));
@@ -136,6 +137,7 @@ async fn rust_is_told_of_what_go_registers_changes_and_withdraws(registry: &Arc<
                 InstanceChange::Snapshot(all) => known = all,
                 InstanceChange::Put(one) => known = vec![one],
                 InstanceChange::Removed(_) => known.clear(),
+                InstanceChange::Stale(_) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -145,24 +147,30 @@ async fn rust_is_told_of_what_go_registers_changes_and_withdraws(registry: &Arc<
 async fn a_rust_process_that_ends_without_a_word_is_gone_for_go_after_its_ttl(_: &Arc<dyn Registry>, url: &str) {
     let instance = full(unique("rust"));
     let (registered, address) = (instance.clone(), url.to_owned());
+    let (ending, end) = oneshot::channel::<()>();
     // The runtime's end takes the heartbeats along, and nobody can withdraw anything.
-    let registration = blocking(move || {
+    let process = tokio::spawn(blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let registry = backends::registry(&address).await.unwrap();
-            registry.register(registered, quick()).await.unwrap()
+            let registration = registry.register(registered, quick()).await.unwrap();
+            let _ = end.await;
+            registration
         })
-    })
-    .await;
+    }));
     go_finds(url, &instance.service, &json!([service(&instance)])).await;
+    drop(ending);
+    let registration = process.await.unwrap();
     let gone = |found: &Value| match found["services"].as_array() {
         None => true,
         // Consul keeps a critical instance for a minute, which go-micro shows as a service without nodes.
         Some(services) => services.iter().all(|service| service["nodes"].is_null()),
     };
     eventually(PATIENCE, "the instance is gone for go-micro", || async {
-        let found = once(url, "lookup", &["--service", &instance.service]).await;
-        if gone(&found) { Ok(()) } else { Err(found) }
+        match once(url, "lookup", &["--service", &instance.service]).await {
+            Some(found) if gone(&found) => Ok(()),
+            found => Err(found),
+        }
     })
     .await;
     blocking(move || drop(registration)).await;
@@ -170,14 +178,14 @@ async fn a_rust_process_that_ends_without_a_word_is_gone_for_go_after_its_ttl(_:
 
 async fn a_go_process_that_is_killed_is_gone_for_rust_after_its_ttl(registry: &Arc<dyn Registry>, url: &str) {
     let instance = full(unique("go"));
-    let mut go = registering(url).await;
+    let mut go = registering_for(url, "8s").await;
     go_registers(&mut go, &instance).await;
     becomes(registry, &instance.service, std::slice::from_ref(&instance)).await;
-    // Longer than its TTL it lives.
-    let lives_until = std::time::Instant::now() + 2 * quick().ttl;
+    let lives_until = std::time::Instant::now() + Duration::from_secs(16);
     eventually(PATIENCE, "it lives for two TTLs", || async {
-        assert_eq!(registry.instances(&instance.service).await.unwrap().len(), 1);
-        std::time::Instant::now() > lives_until
+        let found = registry.instances(&instance.service).await.map_err(|error| error.report())?;
+        assert_eq!(found.len(), 1);
+        if std::time::Instant::now() > lives_until { Ok(()) } else { Err("not yet".to_owned()) }
     })
     .await;
     go.kill();
@@ -188,7 +196,7 @@ async fn versions_of_one_service_are_kept_apart_by_both(registry: &Arc<dyn Regis
     let name = unique("versions");
     let ours = full(name.clone()).with_version("1");
     let theirs = full(name.clone()).with_version("2").with_endpoints([Endpoint::new("Greeter.New")]);
-    let _registration = registry.register(ours.clone(), quick()).await.unwrap();
+    let _registration = registry.register(ours.clone(), lasting()).await.unwrap();
     let mut go = registering(url).await;
     go_registers(&mut go, &theirs).await;
     let mut both = vec![ours.clone(), theirs.clone()];
@@ -206,8 +214,11 @@ async fn the_endpoints_of_a_go_service_are_those_that_rust_tells_of_the_same_pro
     let mut go = start(&["serve", "--registry", url, "--service", &service]).await;
     let ready = go.told().await;
     assert_eq!(ready["ready"]["service"], json!(service), "{ready}");
-    let found = registry.instances(&service).await.unwrap();
-    let [served] = &found[..] else { panic!("{found:?}") };
+    let served = eventually(PATIENCE, "it is the one instance", || async {
+        let found = registry.instances(&service).await.map_err(|error| error.report())?;
+        <[_; 1]>::try_from(found).map_err(|found| format!("{found:?}"))
+    });
+    let [served] = served.await;
     assert_eq!(served.metadata["protocol"], "grpc");
 
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/go-peer/pb");
@@ -245,6 +256,13 @@ fn service(instance: &Instance) -> Value {
     })
 }
 
+/// A TTL that nothing here outlasts.
+fn lasting() -> RegisterOptions {
+    let mut options = quick();
+    options.ttl = Duration::from_secs(30);
+    options
+}
+
 /// The shortest that both registries take.
 fn quick() -> RegisterOptions {
     let mut options = RegisterOptions::default();
@@ -271,14 +289,18 @@ async fn told_until(peer: &mut Peer, action: &str) -> Value {
     }
 }
 
-/// A subcommand that tells one thing.
-async fn once(url: &str, command: &str, arguments: &[&str]) -> Value {
-    start(&[&[command, "--registry", url], arguments].concat()).await.told().await
+/// What a subcommand tells that tells one thing; `None` where its registry did not answer it.
+async fn once(url: &str, command: &str, arguments: &[&str]) -> Option<Value> {
+    start(&[&[command, "--registry", url], arguments].concat()).await.told_if_it_goes_on().await
 }
 
 /// A process that registers what it is told.
 async fn registering(url: &str) -> Peer {
-    start(&["register", "--registry", url, "--ttl", "3s"]).await
+    registering_for(url, "30s").await
+}
+
+async fn registering_for(url: &str, ttl: &str) -> Peer {
+    start(&["register", "--registry", url, "--ttl", ttl]).await
 }
 
 async fn go_registers(go: &mut Peer, instance: &Instance) {
@@ -290,11 +312,11 @@ async fn go_registers(go: &mut Peer, instance: &Instance) {
 /// Waits until go-micro finds exactly this, its versions sorted.
 async fn go_finds(url: &str, name: &str, expected: &Value) {
     eventually(PATIENCE, &format!("go-micro finds {expected}"), || async {
-        let mut found = once(url, "lookup", &["--service", name]).await["services"].take();
+        let mut found = once(url, "lookup", &["--service", name]).await.ok_or("no answer")?["services"].take();
         if let Some(versions) = found.as_array_mut() {
             versions.sort_by_key(|service| service["version"].to_string());
         }
-        if found == *expected { Ok(()) } else { Err(found) }
+        if found == *expected { Ok(()) } else { Err(found.to_string()) }
     })
     .await;
 }

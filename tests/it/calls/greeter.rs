@@ -5,18 +5,19 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_util::{Stream, StreamExt as _};
 use micro_rs::{
     core::{
-        app::{App, RunningApp},
+        app::{App, AppConfig, RunningApp},
         registry::{RegisterOptions, Registry},
     },
     grpc::{GoMicroConfig, GoMicroError, GrpcServer, metadata_of},
 };
-use micro_testkit::unique;
+use micro_testkit::{eventually, unique};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::proto::{
     CountRequest, Everything, FailRequest, HelloReply, HelloRequest, InspectReply, InspectRequest, Number, WaitRequest,
     greeter_server,
 };
+use crate::peer::PATIENCE;
 
 struct Greeter;
 
@@ -96,7 +97,13 @@ pub(super) async fn serve(registry: &Arc<dyn Registry>, config: GoMicroConfig) -
         .go_micro(config)
         .build()
         .unwrap();
-    let app =
-        App::builder(name.as_str()).registry(registry.clone(), RegisterOptions::default()).component(server).build();
-    (app.start().await.unwrap(), name)
+    let mut config = AppConfig::default();
+    (config.flush_timeout, config.close_timeout) = (PATIENCE, PATIENCE);
+    let app = App::builder(name.as_str()).registry(registry.clone(), RegisterOptions::default()).config(config);
+    let running = app.component(server).build().start().await.unwrap();
+    eventually(PATIENCE, "the registry knows it", || async {
+        registry.instances(&name).await.is_ok_and(|instances| !instances.is_empty())
+    })
+    .await;
+    (running, name)
 }
