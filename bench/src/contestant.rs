@@ -19,7 +19,11 @@ use crate::{
 /// The same tables for all.
 const ORDER_TABLES: &str = include_str!("../../examples/order/src/infrastructure/schema/mysql.sql");
 const PRODUCT_TABLES: &str = include_str!("../../examples/product/src/infrastructure/schema/mysql.sql");
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often a service is started that ends while it starts.
+const START_COUNT_MAX: u32 = 5;
+const START_PAUSE: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const TOPIC: &str = "OrderEvent";
 const PRODUCT: &str = "go.micro.service.Product";
 const CONFIRM_TOPIC: &str = "ProductEvent";
@@ -166,26 +170,26 @@ impl Contestant {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
         let log = |service: &str| files.logs.join(format!("{}-{service}.log", self.name().replace([' ', ','], "-")));
-        let mut command = self.command(Service::Product, servers, files, &shop.products);
-        let mut product = Process::start("product", &mut command, &log("product"))?;
+        let told = |error| format!("{}: {error}, see {}", self.name(), files.logs.display());
+        let command = self.command(Service::Product, servers, files, &shop.products);
+        let mut product = Starting::begin("product", command, log("product"))?;
         if self.wire().is_some() {
-            announced(PRODUCT, &servers.registry).await?;
+            announced(PRODUCT, &servers.registry, &mut product).await.map_err(told)?;
         }
         let mut command = self.command(Service::Order, servers, files, &shop.orders);
-        let mut order = Process::start("order", command.args(["--listen", &address]), &log("order"))?;
+        command.args(["--listen", &address]);
+        let mut order = Starting::begin("order", command, log("order"))?;
         let began = Instant::now();
         while TcpStream::connect(&address).await.is_err() {
             for service in [&mut order, &mut product] {
-                service
-                    .expect_running()
-                    .map_err(|error| format!("{}: {error}, see {}", self.name(), files.logs.display()))?;
+                service.go_on().await.map_err(told)?;
             }
             if began.elapsed() > START_TIMEOUT {
                 return Err(format!("{}: order does not listen after {START_TIMEOUT:?}", self.name()).into());
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
-        Ok(Services { order, product, address })
+        Ok(Services { order: order.process, product: product.process, address })
     }
 
     fn command(self, service: Service, servers: &Servers, files: &Files, database: &str) -> Command {
@@ -231,17 +235,50 @@ impl Contestant {
     }
 }
 
+/// A service that does not serve yet. It ends where a server does not answer it in time, and is started again,
+/// as a supervisor does.
+struct Starting {
+    process: Process,
+    command: Command,
+    log: PathBuf,
+    start_count: u32,
+}
+
+impl Starting {
+    fn begin(name: &'static str, mut command: Command, log: PathBuf) -> Result<Self> {
+        let process = Process::start(name, &mut command, &log)?;
+        Ok(Self { process, command, log, start_count: 1 })
+    }
+
+    /// Starts it again where it ended.
+    async fn go_on(&mut self) -> Result<()> {
+        let Err(ended) = self.process.expect_running() else { return Ok(()) };
+        if self.start_count >= START_COUNT_MAX {
+            return Err(ended);
+        }
+        self.start_count += 1;
+        tokio::time::sleep(START_PAUSE).await;
+        self.process.start_again(&mut self.command, &self.log)
+    }
+}
+
 /// Waits until a service is found: what is called must be there, while events wait for who consumes them.
-async fn announced(service: &str, registry: &str) -> Result<()> {
+async fn announced(name: &str, registry: &str, service: &mut Starting) -> Result<()> {
     let registry = ConsulRegistry::connect(ConsulConfig::from_url(registry)?).await?;
     let began = Instant::now();
-    while registry.instances(service).await?.is_empty() {
+    loop {
+        // Where it does not answer in time, Consul is asked again.
+        let missing = match registry.instances(name).await {
+            Ok(instances) if !instances.is_empty() => return Ok(()),
+            Ok(_) => "is not announced".to_owned(),
+            Err(error) => format!("is not seen: {}", error.report()),
+        };
+        service.go_on().await?;
         if began.elapsed() > START_TIMEOUT {
-            return Err(format!("{service} is not announced after {START_TIMEOUT:?}").into());
+            return Err(format!("{name} {missing} after {START_TIMEOUT:?}").into());
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-    Ok(())
 }
 
 #[derive(Clone, Copy)]
@@ -269,4 +306,25 @@ impl Service {
 
 fn binary(folder: &Path, name: &str) -> Command {
     Command::new(folder.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_service_that_ends_while_it_starts_is_started_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let mut command = Command::new("sh");
+        // The first one finds no mark, leaves one and ends.
+        command.args(["-c", "echo started; mkdir mark && exit 1; sleep 60"]).current_dir(folder.path());
+        let mut service = Starting::begin("a service", command, log.clone()).unwrap();
+        while std::fs::read_to_string(&log).unwrap().lines().filter(|line| *line == "started").count() < 2 {
+            service.go_on().await.unwrap();
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        assert_eq!(service.start_count, 2);
+        service.process.expect_running().unwrap();
+    }
 }

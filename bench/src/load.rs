@@ -98,11 +98,13 @@ impl Generator {
 }
 
 async fn call(client: &mut OrderClient<Channel>, order: u32) -> Result<()> {
-    let request = PayNotifyRequest {
+    let mut request = tonic::Request::new(PayNotifyRequest {
         out_trade_no: order_code(order),
         trade_no: format!("T{order}"),
         status_code: "0000".to_owned(),
-    };
+    });
+    // The service gives a call up after seconds where its caller does not say how long it waits.
+    request.set_timeout(CALL_TIMEOUT);
     let reply = tokio::time::timeout(CALL_TIMEOUT, client.pay_notify(request))
         .await
         .map_err(|_| format!("order {order}: no answer within {CALL_TIMEOUT:?}"))?

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::Path,
     process::Stdio,
     time::Duration,
@@ -13,7 +14,7 @@ use crate::Result;
 
 /// Linux counts processor time for user space in hundredths of a second, whatever the machine.
 const TICKS_PER_SECOND: u64 = 100;
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A process that this one started; dropped, it is killed.
 pub struct Process {
@@ -26,7 +27,17 @@ pub struct Process {
 impl Process {
     /// Starts it, its output in `log`.
     pub fn start(name: &'static str, command: &mut Command, log: &Path) -> Result<Self> {
-        let output = File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
+        Self::spawn(name, command, File::create(log), log)
+    }
+
+    /// Starts it again once it ended, its output behind what is in `log`.
+    pub fn start_again(&mut self, command: &mut Command, log: &Path) -> Result<()> {
+        *self = Self::spawn(self.name, command, File::options().append(true).open(log), log)?;
+        Ok(())
+    }
+
+    fn spawn(name: &'static str, command: &mut Command, output: io::Result<File>, log: &Path) -> Result<Self> {
+        let output = output.map_err(|error| format!("{}: {error}", log.display()))?;
         let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

@@ -9,7 +9,7 @@ use crate::Result;
 /// How many rows one statement of the seed writes.
 const ROWS_PER_STATEMENT: u32 = 500;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// What a round works on: each order takes one unit of one SKU.
 #[derive(Clone, Copy, Debug)]
