@@ -11,10 +11,12 @@ use std::{
 use micro_core::{
     Health,
     app::Component as _,
-    registry::{MemoryRegistry, RegisterOptions, Registration, Registry as _},
+    registry::{MemoryRegistry, RegisterOptions, Registration, Registry},
 };
-use micro_grpc::{GrpcClient, GrpcServer, GrpcServerBuilder, GrpcServerConfig};
+use micro_grpc::{GrpcClient, GrpcClientBuilder, GrpcClientConfig, GrpcServer, GrpcServerBuilder, GrpcServerConfig};
+use micro_middleware::{ClientDeadlineLayer, MetricsLayer, RetryLayer, TraceLayer};
 use tonic::{Request, Response, Status};
+use tower::ServiceBuilder;
 
 pub mod proto {
     include!("generated.rs");
@@ -24,7 +26,11 @@ use proto::{HelloReply, HelloRequest, greeter_client::GreeterClient, greeter_ser
 
 pub const SERVICE: &str = "test.Greeter";
 
-/// Answers with its own name; `sleep`, `panic`, `big` and `hold` do what they say.
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Answers with its own name; `sleep`, `panic`, `big` and `hold` do what they say, and `deadline` is told
+/// the microseconds that are left.
 #[derive(Clone, Default)]
 pub struct Greeter {
     pub own_name: String,
@@ -52,7 +58,7 @@ impl greeter_server::Greeter for Greeter {
                 self.release.notified().await;
                 "released".to_owned()
             }
-            "deadline" => format!("{:?}", micro_grpc::metadata_of(&request).remaining()),
+            "deadline" => micro_grpc::metadata_of(&request).remaining().expect("a deadline").as_micros().to_string(),
             _ => self.own_name.clone(),
         };
         Ok(Response::new(HelloReply { message }))
@@ -83,9 +89,25 @@ pub async fn serve(own_name: &str, registry: &MemoryRegistry) -> Running {
     run(builder(greeter).build().unwrap(), registry).await
 }
 
+/// A client with the usual layers and more time than they give.
+pub fn client_of(registry: impl Registry, service: &str) -> GrpcClientBuilder {
+    let stack = ServiceBuilder::new()
+        .layer(TraceLayer::outgoing())
+        .layer(MetricsLayer::outgoing())
+        .layer(ClientDeadlineLayer::new(PATIENCE))
+        .layer(RetryLayer::default());
+    GrpcClient::builder(Arc::new(registry)).service(service).config(client_config()).stack(stack)
+}
+
+pub fn client_config() -> GrpcClientConfig {
+    let mut config = GrpcClientConfig::default();
+    config.connect_timeout = PATIENCE;
+    config
+}
+
 pub async fn client(registry: &MemoryRegistry) -> GreeterClient<GrpcClient> {
-    let builder = GrpcClient::builder(Arc::new(registry.clone())).service(SERVICE);
-    GreeterClient::new(builder.connect().await.unwrap()).max_decoding_message_size(64 << 20)
+    let client = client_of(registry.clone(), SERVICE).connect().await.unwrap();
+    GreeterClient::new(client).max_decoding_message_size(64 << 20)
 }
 
 pub async fn hello(client: &GreeterClient<GrpcClient>, name: &str) -> Result<String, Status> {
@@ -97,12 +119,12 @@ pub fn config() -> GrpcServerConfig {
     GrpcServerConfig::default()
 }
 
-/// Polls until it holds, at most for 10 s.
+/// Polls until it holds, as long as there is patience.
 pub async fn eventually<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
     let holds = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), holds).await.expect("it never held");
+    tokio::time::timeout(PATIENCE, holds).await.expect("it never held");
 }

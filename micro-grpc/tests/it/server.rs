@@ -1,9 +1,9 @@
 //! What a server does at its edges: health, reflection, silent clients, the end.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use micro_core::{HealthStatus, app::Component as _, registry::MemoryRegistry};
-use micro_grpc::{GrpcClient, GrpcClientConfig, GrpcServer};
+use micro_grpc::{GrpcClient, GrpcServer};
 use prost::Message as _;
 use prost_types::{
     DescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto,
@@ -16,13 +16,13 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::fixture::{
-    Greeter, SERVICE, builder, client, config, eventually, hello,
+    Greeter, PATIENCE, SERVICE, builder, client, client_config, client_of, config, eventually, hello,
     proto::{HelloRequest, greeter_client::GreeterClient},
     run, serve,
 };
 
 async fn channel(registry: &MemoryRegistry) -> GrpcClient {
-    GrpcClient::builder(Arc::new(registry.clone())).service(SERVICE).connect().await.unwrap()
+    client_of(registry.clone(), SERVICE).connect().await.unwrap()
 }
 
 #[tokio::test]
@@ -54,8 +54,8 @@ async fn a_watch_of_health_that_was_told_of_the_stop_does_not_hold_up_the_drain(
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
 
     let began = Instant::now();
-    running.server.drain(Duration::from_secs(20)).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    running.server.drain(PATIENCE).await.unwrap();
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
     assert_eq!(watch.message().await.unwrap(), None);
 }
 
@@ -106,9 +106,9 @@ async fn connections_over_the_limit_wait_until_one_ends() {
     let registry = MemoryRegistry::new();
     let running = run(builder(Greeter::default()).config(config).build().unwrap(), &registry).await;
     let first = TcpStream::connect(running.server.local_addr().unwrap()).await.unwrap();
-    let mut one = GrpcClientConfig::default();
+    let mut one = client_config();
     one.connection_count = 1;
-    let client = GrpcClient::builder(Arc::new(registry)).service(SERVICE).config(one).connect().await.unwrap();
+    let client = client_of(registry, SERVICE).config(one).connect().await.unwrap();
     let client = GreeterClient::new(client);
 
     let mut request = tonic::Request::new(HelloRequest { name: "John".into() });
@@ -130,7 +130,7 @@ async fn silent_connections_are_closed_at_the_handshake_timeout() {
         silent.push(TcpStream::connect(address).await.unwrap());
     }
     for mut stream in silent {
-        let closed = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 1])).await;
+        let closed = tokio::time::timeout(PATIENCE, stream.read(&mut [0; 1])).await;
         assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
     }
 }
@@ -146,12 +146,12 @@ async fn drain_lets_calls_in_hand_end_and_does_not_wait_for_idle_clients() {
     eventually(|| async { running.server.in_flight_count() == 1 }).await;
 
     let began = Instant::now();
-    let (drained, ()) = tokio::join!(running.server.drain(Duration::from_secs(20)), async {
+    let (drained, ()) = tokio::join!(running.server.drain(PATIENCE), async {
         greeter.release.notify_one();
     });
     drained.unwrap();
     assert_eq!(held.await.unwrap().unwrap(), "released");
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -75,12 +75,12 @@ async fn metadata_and_deadline_reach_gos_handler() {
     let mut client = GreeterClient::new(server.client().go_micro().connect().await.unwrap());
     let mut request = Request::new(InspectRequest {});
     request.metadata_mut().insert("x-peer_trace", "abc".parse().unwrap());
-    request.set_timeout(Duration::from_secs(7));
+    request.set_timeout(Duration::from_secs(50));
     let reply = client.inspect(request).await.unwrap().into_inner();
     // By Go's rule: a letter after anything but a letter, a digit or `_` is raised.
     assert_eq!(reply.metadata["X-Peer_trace"], "abc");
     assert_eq!(reply.metadata["Content-Type"], "application/grpc+proto");
-    assert!((2_000..=7_000).contains(&reply.timeout_ms), "{}", reply.timeout_ms);
+    assert!((1_000..=50_000).contains(&reply.timeout_ms), "{}", reply.timeout_ms);
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn a_go_server_is_given_up_at_the_deadline() {
     let mut metadata = Metadata::new();
     metadata.limit_deadline(std::time::Instant::now() + Duration::from_millis(300));
     let status: Status =
-        client.wait(micro_grpc::request(WaitRequest { wait_ms: 20_000 }, &metadata)).await.unwrap_err();
+        client.wait(micro_grpc::request(WaitRequest { wait_ms: 120_000 }, &metadata)).await.unwrap_err();
     assert_eq!(from_status("greet", status).kind(), ErrorKind::DeadlineExceeded);
 }
 

@@ -1,11 +1,12 @@
 //! The Go peer's handler in Rust, and a server with it.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _};
 use micro_core::registry::MemoryRegistry;
 use micro_grpc::{GoMicroConfig, GoMicroError, GrpcServer, GrpcServerBuilder, StatusCompat, metadata_of};
 use prost::Message as _;
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::protos::{
@@ -20,7 +21,11 @@ use crate::fixture::{Running, run};
 /// The name in the registry, which is not the proto package.
 pub(super) const SERVICE: &str = "go.micro.service.greeter";
 
-pub(super) struct Greeter;
+#[derive(Default)]
+pub(super) struct Greeter {
+    /// What holds `wait` until it is closed.
+    pub(super) gate: Option<Arc<Semaphore>>,
+}
 
 #[tonic::async_trait]
 impl greeter_server::Greeter for Greeter {
@@ -52,6 +57,9 @@ impl greeter_server::Greeter for Greeter {
     }
 
     async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<HelloReply>, Status> {
+        if let Some(gate) = &self.gate {
+            gate.acquire().await.expect_err("it has no permits, and is closed in the end");
+        }
         tokio::time::sleep(Duration::from_millis(request.into_inner().wait_ms.unsigned_abs())).await;
         Ok(Response::new(HelloReply { greeting: "waited".to_owned() }))
     }
@@ -114,7 +122,11 @@ pub(super) fn detail_types(details: &[u8]) -> Vec<String> {
 }
 
 pub(super) fn builder() -> GrpcServerBuilder {
-    GrpcServer::builder(SERVICE).add_service(greeter_server::GreeterServer::new(Greeter))
+    builder_of(Greeter::default())
+}
+
+pub(super) fn builder_of(greeter: Greeter) -> GrpcServerBuilder {
+    GrpcServer::builder(SERVICE).add_service(greeter_server::GreeterServer::new(greeter))
 }
 
 /// A server that answers go-micro's clients, and where it is.

@@ -1,6 +1,6 @@
 //! HTTP/1.1 byte for byte: a client that says just what a test wants it to.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::fixture::PATIENCE;
 
 /// One message as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,14 +4,14 @@ use std::{
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::Arc,
 };
 
 use micro_core::registry::StaticRegistry;
-use micro_grpc::{GrpcClient, GrpcClientBuilder};
+use micro_grpc::GrpcClientBuilder;
 use serde_json::Value;
 
 use super::greeter::SERVICE;
+use crate::fixture;
 
 /// The program; without it the reason is printed and the test passes or, under
 /// `MICRO_TEST_REQUIRE=1`, fails.
@@ -81,5 +81,5 @@ impl Drop for GoServer {
 /// A client of the one instance at this address.
 pub(super) fn client_of(address: &str) -> GrpcClientBuilder {
     let registry: StaticRegistry = format!("{SERVICE}={address}").parse().unwrap();
-    GrpcClient::builder(Arc::new(registry)).service(SERVICE)
+    fixture::client_of(registry, SERVICE)
 }

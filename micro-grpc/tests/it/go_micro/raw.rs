@@ -1,7 +1,5 @@
 //! A client of HTTP/2 alone, which says just what a test wants it to.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, request};
 use tokio::{
@@ -15,8 +13,7 @@ use super::{
     peer::client_of,
     protos::peer::{HelloRequest, greeter_client::GreeterClient},
 };
-
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::fixture::PATIENCE;
 
 /// What a server answered.
 #[derive(Debug)]

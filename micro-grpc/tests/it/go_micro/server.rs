@@ -87,7 +87,7 @@ async fn other_paths_are_refused_with_gos_texts() {
 
 #[tokio::test]
 async fn a_name_that_two_services_have_is_reached_by_their_own_paths_alone() {
-    let other = Other(greeter_server::GreeterServer::new(Greeter));
+    let other = Other(greeter_server::GreeterServer::new(Greeter::default()));
     let server = builder().add_service(other).descriptors(DESCRIPTORS.clone()).descriptors(descriptors_of_other());
     let (_running, address) = started(server.go_micro(GoMicroConfig::default())).await;
     for path in ["/peer.Greeter/Hello", "/other.Greeter/Hello"] {
@@ -250,9 +250,9 @@ async fn metadata_and_deadline_arrive() {
         assert_eq!(reply["metadata"].get(name), None, "{name}");
     }
     let left = |reply: &Value| reply["timeoutMs"].as_str().unwrap().parse::<i64>().unwrap();
-    assert!((25_000..=30_000).contains(&left(&reply)), "{reply}");
-    let reply = call(&address, &[&asked[..], &["--timeout", "3s"]].concat()).await.remove(0)["reply"].clone();
-    assert!((1_000..=3_000).contains(&left(&reply)), "{reply}");
+    assert!((20_001..=30_000).contains(&left(&reply)), "{reply}");
+    let reply = call(&address, &[&asked[..], &["--timeout", "20s"]].concat()).await.remove(0)["reply"].clone();
+    assert!((1_000..=20_000).contains(&left(&reply)), "{reply}");
 }
 
 #[tokio::test]
@@ -260,13 +260,13 @@ async fn a_call_ends_at_the_time_limit_in_nanoseconds() {
     let (_running, address) = serve(StatusCompat::Real).await;
     let hour = [0x08, 0x80, 0xdd, 0xdb, 0x01];
     // The smaller of the two counts.
-    for headers in [&[("timeout", "50000000")][..], &[("timeout", "50000000"), ("grpc-timeout", "20S")]] {
+    for headers in [&[("timeout", "50000000")][..], &[("timeout", "50000000"), ("grpc-timeout", "3000S")]] {
         let began = std::time::Instant::now();
         let status = unary(&address, "/Greeter/Wait", headers, &hour).await.status();
         assert_eq!(status.code(), Code::DeadlineExceeded);
-        assert!(began.elapsed() < std::time::Duration::from_secs(5));
+        assert!(began.elapsed() < std::time::Duration::from_secs(30));
     }
-    let headers = [("timeout", "20000000000"), ("grpc-timeout", "50m")];
+    let headers = [("timeout", "3000000000000"), ("grpc-timeout", "50m")];
     assert_eq!(unary(&address, "/Greeter/Wait", &headers, &hour).await.status().code(), Code::DeadlineExceeded);
     let status = unary(&address, "/Greeter/Wait", &[("timeout", "0")], &hour).await.status();
     assert_eq!(status.code(), Code::DeadlineExceeded);
@@ -281,11 +281,11 @@ async fn gos_client_is_told_of_its_deadline() {
         return;
     }
     let (_running, address) = serve(StatusCompat::Real).await;
-    let wait = ["--endpoint", "Greeter.Wait", "--message", r#"{"wait_ms":20000}"#];
+    let wait = ["--endpoint", "Greeter.Wait", "--message", r#"{"wait_ms":120000}"#];
     for limit in ["--timeout", "--request-timeout"] {
         let said = call(&address, &[&wait[..], &[limit, "200ms"]].concat()).await;
         assert_eq!(said[0]["error"]["code"], 408, "{limit}");
-        assert!(said[0]["after_ms"].as_u64().unwrap() < 5_000);
+        assert!(said[0]["after_ms"].as_u64().unwrap() < 30_000);
     }
 }
 
