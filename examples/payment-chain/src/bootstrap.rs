@@ -4,15 +4,15 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use micro_rs::{
     backends,
-    core::app::RunningApp,
     core::{
+        app::{AppConfig, RunningApp},
         broker::{Broker, MemoryBroker},
         consume::{ConsumerConfig, InboxService},
         registry::Registry,
         saga::{REGISTRY_SCHEME, SagaOptions},
         selector::RoundRobinSelector,
     },
-    grpc::GrpcClient,
+    grpc::{GrpcClient, GrpcClientConfig},
     prelude::*,
     tx::SqlDatabase,
 };
@@ -30,7 +30,7 @@ use crate::{
     operations::{OperationLog, Seed},
     options::{Options, WireName},
     seed,
-    site::Site,
+    site::{Site, patient},
 };
 
 /// SQLite has one writer: more lanes or partitions would only cut its transactions into smaller
@@ -43,6 +43,8 @@ const PARTITION_COUNT: u32 = 8;
 /// How long Kafka keeps the records of a run.
 #[cfg(feature = "broker-kafka")]
 const RETENTION_MS: &str = "3600000";
+/// How long a step of the services may take. Generous: a slow machine is no failed run.
+const LIMIT: Duration = Duration::from_secs(30);
 /// No more dead letters than this are read back.
 const DEAD_LETTER_COUNT_MAX: usize = 1_000_000;
 
@@ -99,8 +101,8 @@ impl Chain {
         let registry = backends::registry(&options.registry).await?;
         let (plain_broker, backlog) = carrier(&options.broker, &site, &order_config, &product_config).await?;
         let broker = Arc::new(MischievousBroker::new(plain_broker.clone(), clock.clone(), options.duplicate_percent));
-        let orders = backends::database(&site.database_url("orders")).await?;
-        let products = backends::database(&site.database_url("products")).await?;
+        let orders = backends::database_with(patient(&site.database_url("orders"))).await?;
+        let products = backends::database_with(patient(&site.database_url("products"))).await?;
 
         let order_plugs =
             order_service::Plugged { registry: registry.clone(), broker: broker.clone(), database: orders.clone() };
@@ -138,6 +140,11 @@ impl Chain {
         self.products.close().await;
         let cleaned_up = self.site.clean_up().await;
         outcome.and(cleaned_up)
+    }
+
+    /// What keeps this run apart from others on the same servers.
+    pub fn name(&self) -> &str {
+        self.site.name()
     }
 
     /// What is still under way: orders in status 3, outbox rows, parked deliveries, records that no
@@ -180,10 +187,28 @@ impl Chain {
 
 fn order_config(options: &Options, site: &Site) -> OrderConfig {
     let mut config = OrderConfig::default();
-    // Nobody outside this process has seen the instances: no wait for callers to notice.
-    config.app.withdraw_wait = Duration::ZERO;
+    config.product_client = connection();
+    config.deduction_timeout = LIMIT;
+    config.probe.timeout = LIMIT;
+    config.app = app_config();
     of_this_run(&mut config.service, options, site);
     set_lanes(&mut config.consumer, site);
+    config
+}
+
+fn app_config() -> AppConfig {
+    let mut config = AppConfig::default();
+    // Nobody outside this process has seen the instances: no wait for callers to notice.
+    config.withdraw_wait = Duration::ZERO;
+    config.drain_timeout = 2 * LIMIT;
+    config.flush_timeout = LIMIT;
+    config.close_timeout = LIMIT;
+    config
+}
+
+fn connection() -> GrpcClientConfig {
+    let mut config = GrpcClientConfig::default();
+    config.connect_timeout = LIMIT;
     config
 }
 
@@ -215,7 +240,8 @@ fn free_address() -> Result<String> {
 
 fn product_config(options: &Options, site: &Site) -> ProductConfig {
     let mut config = ProductConfig::default();
-    config.app.withdraw_wait = Duration::ZERO;
+    config.probe.timeout = LIMIT;
+    config.app = app_config();
     of_this_run(&mut config.service, options, site);
     set_lanes(&mut config.consumer, site);
     config
@@ -293,6 +319,7 @@ async fn order_channel(registry: Arc<dyn Registry>, order: &OrderConfig) -> Resu
     GrpcClient::builder(registry)
         .service(order.service.as_str())
         .selector(RoundRobinSelector::default())
+        .config(connection())
         .connect()
         .await
 }

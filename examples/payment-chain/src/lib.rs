@@ -30,8 +30,9 @@ use crate::{
     report::{Report, cpu_seconds, peak_rss_mib},
 };
 
-/// How long nothing may move before what is left counts as left over.
-const STALL_MAX: Duration = Duration::from_secs(30);
+/// How long nothing may move before what is left counts as left over: a delivery that fails again after its
+/// first pause waits for a minute.
+const STALL_MAX: Duration = Duration::from_secs(90);
 /// How often the databases are asked whether everything settled.
 const SETTLE_POLL: Duration = Duration::from_millis(20);
 
@@ -67,7 +68,8 @@ async fn drive_and_judge(chain: &Chain, options: &Options, wire: WireName, stop:
     let seconds = began.elapsed().as_secs_f64();
 
     let cpu = cpu_seconds() - cpu_before;
-    let mut report = Report { wire, left_over, resumed: resumed.is_some(), seconds, ..Report::default() };
+    let run = chain.name().to_owned();
+    let mut report = Report { wire, run, left_over, resumed: resumed.is_some(), seconds, ..Report::default() };
     let accepted: BTreeSet<i64> = chain.log.acknowledged_orders()?;
     verdict::judge(&chain.orders, &chain.products, chain.log.seed(), &accepted, &mut report).await?;
     verdict::judge_dead_letters(&chain.dead_letter_ids().await?, &poison, &mut report);
@@ -97,20 +99,24 @@ async fn poison(
 }
 
 /// Waits until nothing is under way, or until nothing has moved for [`STALL_MAX`]; answers how much
-/// was left over.
+/// was left over. A database or broker that does not answer is asked again for as long.
 async fn settle(chain: &Chain, poison: &HashSet<String>) -> Result<u64> {
     let mut least_left = u64::MAX;
-    let mut last_moved = Instant::now();
+    let (mut last_moved, mut last_answered) = (Instant::now(), Instant::now());
     loop {
-        let left = chain.unsettled(poison).await?;
-        if left == 0 {
-            return Ok(0);
-        }
-        if left < least_left {
-            (least_left, last_moved) = (left, Instant::now());
-        }
-        if last_moved.elapsed() > STALL_MAX {
-            return Ok(left);
+        match chain.unsettled(poison).await {
+            Ok(0) => return Ok(0),
+            Ok(left) => {
+                last_answered = Instant::now();
+                if left < least_left {
+                    (least_left, last_moved) = (left, Instant::now());
+                }
+                if last_moved.elapsed() > STALL_MAX {
+                    return Ok(left);
+                }
+            }
+            Err(error) if last_answered.elapsed() > STALL_MAX => return Err(error),
+            Err(error) => tracing::debug!(error = %error.report(), "what is left cannot be counted"),
         }
         tokio::time::sleep(SETTLE_POLL).await;
     }

@@ -11,6 +11,8 @@ use crate::options::WireName;
 pub struct Report {
     /// How the order service had goods deducted.
     pub wire: WireName,
+    /// The name of the run: on servers what its databases' and topics' names begin with.
+    pub run: String,
     /// Orders seeded.
     pub orders: u64,
     /// Orders whose callback was answered OK, in this run or an earlier one on the same files.

@@ -1,8 +1,15 @@
 //! Where a run keeps its rows and its operation log: made ready before it, cleaned up after it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use micro_rs::{backends, prelude::*, tx::SqlDatabase};
+use micro_rs::{
+    backends,
+    prelude::*,
+    tx::{SqlConfig, SqlDatabase},
+};
 
 use crate::options::Options;
 
@@ -145,8 +152,18 @@ impl Server {
     async fn connect(&self) -> Result<SqlDatabase> {
         // The database that every PostgreSQL has; MySQL needs none.
         let name = if self.is_postgres() { "/postgres" } else { "" };
-        SqlDatabase::connect_url(&format!("{}{name}{}", self.address, self.query)).await
+        SqlDatabase::connect(patient(&format!("{}{name}{}", self.address, self.query))).await
     }
+}
+
+/// The settings of a database of a run, with limits that are generous: a slow machine is no failed run.
+pub fn patient(url: &str) -> SqlConfig {
+    const LIMIT: Duration = Duration::from_secs(30);
+    let mut config = SqlConfig::new(url);
+    config.connect_timeout = LIMIT;
+    config.acquire_timeout = LIMIT;
+    config.write_acquire_timeout = LIMIT;
+    config
 }
 
 impl Folder {

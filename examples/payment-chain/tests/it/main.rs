@@ -230,7 +230,7 @@ fn sigterm_under_load_completes_every_accepted_request() {
     let signalled = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(signalled.success());
     let status = child.wait().unwrap();
-    assert!(told.elapsed() < Duration::from_secs(30), "took {:?} to stop", told.elapsed());
+    assert!(told.elapsed() < Duration::from_secs(120), "took {:?} to stop", told.elapsed());
     let report: Value = serde_json::from_str(&reader.join().unwrap().unwrap()).unwrap();
     assert_clean(&report, status.success());
     let accepted = report["accepted"].as_u64().unwrap();
