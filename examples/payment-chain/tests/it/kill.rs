@@ -25,7 +25,7 @@ fn a_killed_order_service_loses_nothing() {
 #[test]
 fn a_killed_product_service_loses_nothing() {
     let Some(mut stage) = Stage::start(Kind::Mariadb) else { return };
-    kill_often(&mut stage, KILL_COUNT, |stage| stage.product.kill_and_restart());
+    kill_often(&mut stage, KILL_COUNT, kill_product);
     stage.judge();
 }
 
@@ -89,6 +89,16 @@ pub(crate) fn kill_often(stage: &mut Stage, usually: usize, kill: impl Fn(&mut S
         kill(stage);
     }
     stage.await_acknowledged(ACKNOWLEDGED_BETWEEN_KILLS, "after the last kill");
+}
+
+/// Kills the product service where callbacks are answered without it.
+pub(crate) fn kill_product(stage: &mut Stage) {
+    stage.product.kill();
+    stage.await_acknowledged(ACKNOWLEDGED_BETWEEN_KILLS / 2, "without the product service");
+    // It may take seconds to come back, in which the callers would use up the orders.
+    stage.rest(true);
+    stage.product.restart();
+    stage.rest(false);
 }
 
 fn kill_and_restart(server: &mut Server) {

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use dev_servers::Kind;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::stage::{Stage, await_true};
+use crate::stage::{PATIENCE, Stage, await_true};
 
 /// How long everything is away while log and processor are watched.
 const OUTAGE: Duration = Duration::from_secs(10);
-/// In that time, of each service. A report a second of each of its components would be too much.
-const LOG_LINE_COUNT_MAX: usize = 60;
-const PROCESSOR_TIME_MAX: Duration = Duration::from_secs(2);
+/// Of each service. A report a second of each of its components would be too much.
+const LOG_LINES_PER_SECOND_MAX: f64 = 6.0;
+/// Of each service, of the time that passed. On a machine that nobody else uses it is a fiftieth.
+const PROCESSOR_SHARE_MAX: f64 = 0.2;
 
 #[test]
 fn an_outage_of_every_server_is_survived_and_told() {
@@ -33,11 +34,16 @@ fn an_outage_of_every_server_is_survived_and_told() {
     stage.rest(true);
     let before = usage(&stage);
     let began = Instant::now();
-    await_true(OUTAGE * 2, || if began.elapsed() < OUTAGE { Err("waiting".to_owned()) } else { Ok(()) });
-    for ((name, lines, time), (_, lines_before, time_before)) in usage(&stage).into_iter().zip(before) {
+    await_true(PATIENCE, || if began.elapsed() < OUTAGE { Err("waiting".to_owned()) } else { Ok(()) });
+    let after = usage(&stage);
+    // The machine may have stood still meanwhile.
+    let elapsed = began.elapsed();
+    for ((name, lines, time), (_, lines_before, time_before)) in after.into_iter().zip(before) {
         let (lines, time) = (lines - lines_before, time - time_before);
-        assert!(lines <= LOG_LINE_COUNT_MAX, "{name} logged {lines} lines in {OUTAGE:?}");
-        assert!(time <= PROCESSOR_TIME_MAX, "{name} was busy for {time:?} of {OUTAGE:?}");
+        println!("{name} logged {lines} lines and was busy for {time:?} of {elapsed:?}");
+        let lines_max = LOG_LINES_PER_SECOND_MAX * elapsed.as_secs_f64();
+        assert!(lines as f64 <= lines_max, "{name} logged {lines} lines in {elapsed:?}");
+        assert!(time <= elapsed.mul_f64(PROCESSOR_SHARE_MAX), "{name} was busy for {time:?} of {elapsed:?}");
     }
 
     stage.database.restart().unwrap();
@@ -57,7 +63,7 @@ fn usage(stage: &Stage) -> [(&'static str, usize, Duration); 2] {
 /// Waits until the order service's health is `wanted`.
 fn await_health(stage: &Stage, wanted: ServingStatus) {
     let address = format!("http://127.0.0.1:{}", stage.order.port);
-    await_true(Duration::from_secs(60), || {
+    await_true(PATIENCE, || {
         let status = stage.runtime.block_on(async {
             let channel = tonic::transport::Endpoint::from_shared(address.clone()).unwrap().connect().await;
             let mut client = HealthClient::new(channel.map_err(|error| error.to_string())?);

@@ -21,6 +21,7 @@ use payment_chain::{
     operations::Seed,
     report::Report,
     seed::{self, order_code},
+    site::patient,
     verdict,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,8 +30,12 @@ const CALLER_COUNT: usize = 8;
 /// How long the answer to a callback is waited for.
 const CALLBACK_DEADLINE: Duration = Duration::from_secs(5);
 const ORDER_COUNT: u32 = 20_000;
+/// How long servers and services may take for what the stage waits for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// How long everything may take to settle: leases end, and DTM goes on with one saga after the other.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(240);
+/// After that, how long what is left may stay as much as it is.
+const STALL_MAX: Duration = Duration::from_secs(90);
 
 /// How the order service of a stage has goods deducted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,8 +123,8 @@ impl Stage {
 
         let seed = wire.seed();
         let (orders, products) = runtime.block_on(async {
-            let orders = SqlDatabase::connect_url(&orders_url).await.unwrap();
-            let products = SqlDatabase::connect_url(&products_url).await.unwrap();
+            let orders = SqlDatabase::connect(patient(&orders_url)).await.unwrap();
+            let products = SqlDatabase::connect(patient(&products_url)).await.unwrap();
             seed::products(&products, seed).await.unwrap();
             seed::orders(&orders, seed).await.unwrap();
             (orders, products)
@@ -159,11 +164,17 @@ impl Stage {
     /// Waits for so many more acknowledged callbacks.
     pub(crate) fn await_acknowledged(&self, more: usize, when: &str) {
         let wanted = self.acknowledged_count() + more;
-        await_true(Duration::from_secs(60), || {
+        await_true(PATIENCE, || {
             let count = self.acknowledged_count();
             assert!(count < ORDER_COUNT as usize, "the orders ran out {when}");
             (count >= wanted).then_some(()).ok_or_else(|| format!("{when}: {count} of {wanted} acknowledged"))
         });
+    }
+
+    /// Waits until more orders were paid than there is stock for, however few kills there were.
+    pub(crate) fn await_short_stock(&self) {
+        let wanted = self.seed.skus as usize * self.seed.stock as usize * 3 / 2;
+        self.await_acknowledged(wanted.saturating_sub(self.acknowledged_count()), "until the stock is short");
     }
 
     /// The DTM of [`Wire::Dtm`].
@@ -189,7 +200,7 @@ impl Stage {
         for order_id in 1..sent {
             if !self.calls.acknowledged.lock().unwrap().contains(&order_id) {
                 let paid = self.calls.clone().pay(order_id);
-                self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), paid).await.unwrap() });
+                self.runtime.block_on(async { tokio::time::timeout(PATIENCE, paid).await.unwrap() });
             }
         }
     }
@@ -211,15 +222,32 @@ impl Stage {
         self.stop.cancel();
         self.runtime.block_on(self.callers.wait());
         let accepted = self.calls.acknowledged.lock().unwrap().clone();
-        await_true(SETTLE_PATIENCE, || {
-            let left = self.runtime.block_on(self.unsettled(&accepted))?;
-            if left.is_empty() { Ok(()) } else { Err(left) }
-        });
+        self.settle(&accepted);
         let mut report = Report::default();
         let judged = verdict::judge(&self.orders, &self.products, self.seed, &accepted, &mut report);
         self.runtime.block_on(judged).unwrap();
         assert_eq!(report.accepted, accepted.len() as u64);
         report
+    }
+
+    /// Waits until nothing is under way, for as long as there is less and less of it.
+    fn settle(&self, accepted: &BTreeSet<i64>) {
+        let mut deadline = Instant::now() + SETTLE_PATIENCE;
+        let mut least = u64::MAX;
+        loop {
+            let left = self.runtime.block_on(self.unsettled(accepted));
+            let left = match left {
+                Ok(left) if left.count == 0 => return,
+                Ok(left) => left,
+                Err(error) => Left { count: u64::MAX, what: vec![error] },
+            };
+            if left.count < least {
+                least = left.count;
+                deadline = deadline.max(Instant::now() + STALL_MAX);
+            }
+            assert!(Instant::now() < deadline, "not settled: {}", left.what.join(", "));
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
     }
 
     /// The orders whose goods were taken, and that nobody has paid.
@@ -234,34 +262,26 @@ impl Stage {
         })
     }
 
-    /// What is still under way, in words.
-    async fn unsettled(&self, accepted: &BTreeSet<i64>) -> Result<String, String> {
-        let mut left = Vec::new();
+    /// What is still under way.
+    async fn unsettled(&self, accepted: &BTreeSet<i64>) -> Result<Left, String> {
+        let mut left = Left::default();
         let rows = self.orders.fetch_all("SELECT id FROM orders WHERE pay_status IN (4, 5)", &[]).await;
         let settled: BTreeSet<i64> =
             rows.map_err(|error| error.report())?.iter().map(|row| row.get(0).unwrap()).collect();
-        let missing = accepted.difference(&settled).count();
-        if missing > 0 {
-            left.push(format!("{missing} orders, the first {:?}", accepted.difference(&settled).next()));
-        }
+        let missing = accepted.difference(&settled).count() as u64;
+        left.add(missing, || format!("{missing} orders, the first {:?}", accepted.difference(&settled).next()));
         for (name, database) in [("order", &self.orders), ("product", &self.products)] {
             let counts = database.outbox().counts().await.map_err(|error| error.report())?;
-            if counts.unsent + counts.parked > 0 {
-                left.push(format!("{name}'s outbox: {counts:?}"));
-            }
+            left.add(counts.unsent + counts.parked, || format!("{name}'s outbox: {counts:?}"));
         }
         let sagas = self.orders.saga_log().counts().await.map_err(|error| error.report())?;
-        if sagas.unfinished > 0 {
-            left.push(format!("sagas: {sagas:?}"));
-        }
+        left.add(sagas.unfinished, || format!("sagas: {sagas:?}"));
         for (group, database) in
             [("order-consumer", &self.orders), ("order-audit", &self.orders), ("product-consumer", &self.products)]
         {
             let parked = database.parked().count(group).await.map_err(|error| error.report())?;
             let letters = database.dead_letters().list(group, 5).await.map_err(|error| error.report())?;
-            if parked > 0 {
-                left.push(format!("{parked} parked of {group}"));
-            }
+            left.add(parked, || format!("{parked} parked of {group}"));
             assert!(letters.is_empty(), "dead letters of {group}: {letters:?}");
         }
         // The audit may be the last group to be back: of an order it may not have seen anything yet.
@@ -269,10 +289,25 @@ impl Stage {
                       WHERE o.pay_status IN (4, 5) AND (a.order_id IS NULL OR a.applied_seq < 2)";
         let behind = self.orders.fetch_all(unseen, &[]).await;
         let behind: i64 = behind.map_err(|error| error.report())?[0].get(0).unwrap();
-        if behind > 0 {
-            left.push(format!("{behind} audit trails"));
+        left.add(behind.unsigned_abs(), || format!("{behind} audit trails"));
+        Ok(left)
+    }
+}
+
+/// What is still under way.
+#[derive(Default)]
+struct Left {
+    count: u64,
+    /// In words.
+    what: Vec<String>,
+}
+
+impl Left {
+    fn add(&mut self, count: u64, what: impl FnOnce() -> String) {
+        if count > 0 {
+            self.count += count;
+            self.what.push(what());
         }
-        Ok(left.join(", "))
     }
 }
 
@@ -401,11 +436,15 @@ impl Service {
         Duration::from_millis(ticks * 10)
     }
 
+    /// A service ends where a server does not answer its start in time, and is started again, as a supervisor does.
     fn await_ready(&mut self) {
-        await_true(Duration::from_secs(60), || {
+        await_true(PATIENCE, || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-                panic!("the {} service ended by itself: {status}\n{log}", self.name);
+                let ended = format!("the {} service ended by itself: {status}\n{log}", self.name);
+                assert!(status.code().is_some_and(|code| code != 0), "{ended}");
+                self.child = spawn(self.name, &self.arguments, &self.log);
+                return Err(ended);
             }
             TcpStream::connect(("127.0.0.1", self.port)).map(drop).map_err(|error| error.to_string())
         });
@@ -459,7 +498,7 @@ fn server(kind: Kind) -> Option<Server> {
 
 async fn create_databases(kind: Kind, url: &str) -> (String, String) {
     let administration = if matches!(kind, Kind::Postgres) { "postgres" } else { "mysql" };
-    let server = SqlDatabase::connect_url(&format!("{url}/{administration}")).await.unwrap();
+    let server = SqlDatabase::connect(patient(&format!("{url}/{administration}"))).await.unwrap();
     for name in ["orders", "products"] {
         server.execute(&format!("CREATE DATABASE {name}"), &[]).await.unwrap();
     }
