@@ -7,13 +7,11 @@ use micro_core::{
     barrier::{Barrier, BarrierCall, Passage, Prepared},
     branch::{Branch, BranchError, Mode, Op},
 };
-use redis::{
-    FromRedisValue, Script, ScriptInvocation,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use redis::{FromRedisValue, Script, ScriptInvocation};
 
 use crate::{
     config::RedisConfig,
+    connection::SharedConnection,
     error::{CONNECT, from_redis, late},
 };
 
@@ -21,7 +19,8 @@ use crate::{
 const AMOUNT_MAX: u64 = 1 << 53;
 
 /// The barrier of global transactions' branches whose work is to adjust an integer of Redis: stock, a
-/// balance, a quota. Clones share one connection, which is made anew when it breaks.
+/// balance, a quota. Clones share one connection: a call that finds it broken, or that it cannot be made,
+/// fails, and the next one makes it anew.
 ///
 /// The check, the barrier and the adjusting are one script, so that nothing comes between them. The keys
 /// `gid-branch-operation-01` and their values are those of DTM's Go client (1.17), which may work on the
@@ -51,7 +50,7 @@ const AMOUNT_MAX: u64 = 1 << 53;
 /// - An integer has 64 bits, an amount at most 2^53.
 #[derive(Clone)]
 pub struct RedisBarrier {
-    connection: ConnectionManager,
+    connection: SharedConnection,
     address: Arc<str>,
     request_timeout: Duration,
     ttl_seconds: u64,
@@ -69,12 +68,7 @@ impl RedisBarrier {
     pub async fn connect(config: RedisConfig) -> Result<Self> {
         const OPERATION: &str = CONNECT;
         let (client, address) = config.client()?;
-        // A request that finds no connection fails, and the next one tries anew: its caller decides.
-        let settings = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(config.connect_timeout))
-            .set_response_timeout(Some(config.request_timeout));
-        let connecting = ConnectionManager::new_with_config(client, settings);
+        let connecting = SharedConnection::connect(client, config.connect_timeout);
         let connection = tokio::time::timeout(config.connect_timeout, connecting)
             .await
             .map_err(|_| late(OPERATION, &address))?
@@ -161,8 +155,7 @@ impl RedisBarrier {
     }
 
     async fn ask<T: FromRedisValue>(&self, operation: &'static str, invocation: &ScriptInvocation<'_>) -> Result<T> {
-        let mut connection = self.connection.clone();
-        tokio::time::timeout(self.request_timeout, invocation.invoke_async(&mut connection))
+        tokio::time::timeout(self.request_timeout, self.connection.run(invocation))
             .await
             .map_err(|_| late(operation, &self.address))?
             .map_err(|error| from_redis(operation, &self.address, error))

@@ -23,6 +23,7 @@
 
 mod barrier;
 mod config;
+mod connection;
 #[cfg(feature = "tls")]
 mod tls;
 

@@ -6,5 +6,6 @@ mod barrier;
 mod cluster;
 mod connect;
 mod go_client;
+mod reconnect;
 #[cfg(feature = "tls")]
 mod tls;
