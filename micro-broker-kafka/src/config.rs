@@ -423,6 +423,11 @@ impl KafkaConfig {
         if !self.properties.contains_key("fetch.error.backoff.ms") {
             consumer.set("fetch.error.backoff.ms", "100");
         }
+        // A topic that the member's broker did not know yet when it joined is looked for as often, not
+        // every five minutes.
+        if !self.properties.contains_key("topic.metadata.refresh.interval.ms") {
+            consumer.set("topic.metadata.refresh.interval.ms", "30000");
+        }
         consumer
             .set("group.id", group)
             // In the background, of what is acked: nothing else is ever stored.
@@ -614,6 +619,7 @@ mod tests {
             (&consumer, "auto.offset.reset", "error"),
             (&consumer, "partition.assignment.strategy", "cooperative-sticky"),
             (&consumer, "fetch.queue.backoff.ms", "20"),
+            (&consumer, "topic.metadata.refresh.interval.ms", "30000"),
         ] {
             assert_eq!(client.get(name), Some(value), "{name}");
         }

@@ -28,6 +28,26 @@ pub(crate) struct Holdings {
     ready: Amount,
 }
 
+/// Where a partition begins, or goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// At this offset.
+    At(i64),
+    /// At the earliest message that is there.
+    Beginning,
+    /// At the committed position, which could not be read yet.
+    Unknown,
+}
+
+impl Start {
+    fn offset(self) -> Option<i64> {
+        match self {
+            Self::At(offset) => Some(offset),
+            Self::Beginning | Self::Unknown => None,
+        }
+    }
+}
+
 /// One partition while this member owns it. A later ownership is another value: what was acked of
 /// an earlier one has no meaning for it.
 struct Holding {
@@ -47,6 +67,8 @@ struct Holding {
     /// throws away what it fetched.
     is_paused_in_client: bool,
     is_revoked: bool,
+    /// Whether the committed position, at which it begins, could not be read yet.
+    is_unread: bool,
 }
 
 /// What the client is to be told.
@@ -71,17 +93,16 @@ pub(crate) struct Revocation {
 }
 
 impl Holdings {
-    /// Takes partitions over, each from its start position or, where that is not known, from what
-    /// the client begins with.
-    pub(crate) fn assign(&mut self, starts: impl IntoIterator<Item = (TopicPartition, Option<i64>)>) {
+    /// Takes partitions over, each from where it begins.
+    pub(crate) fn assign(&mut self, starts: impl IntoIterator<Item = (TopicPartition, Start)>) {
         for (partition, start) in starts {
             self.release(&partition);
             self.turns.push_back(partition.clone());
-            let position = start.unwrap_or(0);
+            let position = start.offset().unwrap_or(0);
             let holding = Holding {
                 received: VecDeque::new(),
                 amount: Amount::default(),
-                next_offset: start,
+                next_offset: start.offset(),
                 handed_out_up_to: position,
                 start: position,
                 acked: position,
@@ -89,6 +110,7 @@ impl Holdings {
                 is_paused: false,
                 is_paused_in_client: false,
                 is_revoked: false,
+                is_unread: start == Start::Unknown,
             };
             self.partitions.insert(partition, holding);
             self.has_new_pauses = true;
@@ -275,14 +297,20 @@ impl Holdings {
         paused
     }
 
-    /// Every partition, and the offset that comes next from the broker.
-    pub(crate) fn partitions(&self) -> impl Iterator<Item = (&TopicPartition, Option<i64>)> {
-        self.partitions.iter().map(|(partition, holding)| (partition, holding.next_offset))
+    /// Every partition, and where it goes on.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = (&TopicPartition, Start)> {
+        self.partitions.iter().map(|(partition, holding)| (partition, holding.next()))
     }
 
-    /// The offset that comes next of a partition, where that is known; `None` when it is not held.
-    pub(crate) fn next_offset(&self, partition: &TopicPartition) -> Option<Option<i64>> {
-        self.partitions.get(partition).map(|holding| holding.next_offset)
+    /// Where a partition goes on; `None` when it is not held.
+    pub(crate) fn next(&self, partition: &TopicPartition) -> Option<Start> {
+        self.partitions.get(partition).map(Holding::next)
+    }
+
+    /// The partitions whose committed position could not be read yet and of which nothing came.
+    pub(crate) fn unread(&self) -> Vec<TopicPartition> {
+        let unread = self.partitions().filter(|(_, next)| *next == Start::Unknown);
+        unread.map(|(partition, _)| partition.clone()).collect()
     }
 
     fn release(&mut self, partition: &TopicPartition) {
@@ -303,6 +331,14 @@ impl Holdings {
 }
 
 impl Holding {
+    fn next(&self) -> Start {
+        match self.next_offset {
+            Some(offset) => Start::At(offset),
+            None if self.is_unread => Start::Unknown,
+            None => Start::Beginning,
+        }
+    }
+
     fn receive(&mut self, deliveries: impl Iterator<Item = Delivery>) -> Amount {
         let mut amount = Amount::default();
         for delivery in deliveries {
@@ -352,7 +388,7 @@ mod tests {
 
     fn owning(numbers: &[i32]) -> Holdings {
         let mut holdings = Holdings::default();
-        holdings.assign(numbers.iter().map(|number| (partition(*number), Some(0))));
+        holdings.assign(numbers.iter().map(|number| (partition(*number), Start::At(0))));
         holdings
     }
 
@@ -388,7 +424,7 @@ mod tests {
         // It goes and comes back further behind: what was handed out before says nothing now.
         holdings.lose(&[partition(0)]);
         holdings.ack(&position(0, 6));
-        holdings.assign([(partition(0), Some(2))]);
+        holdings.assign([(partition(0), Start::At(2))]);
         holdings.receive(deliveries(0, 2..10));
         holdings.take(2);
         holdings.ack(&position(0, 6));

@@ -251,6 +251,7 @@ impl Poller {
     fn run(mut self) {
         while !self.shared.is_closing() {
             self.shared.store(&self.client);
+            self.recovery.open(self.shared.holdings().unread());
             self.recovery.look_if_due(&self.shared, &self.client);
             self.regulate();
             if let Err(error) = self.receive() {

@@ -21,7 +21,7 @@ use rdkafka::{
 };
 use tokio::sync::oneshot;
 
-use crate::member::Shared;
+use crate::{holdings::Start, member::Shared};
 
 /// What librdkafka calls on behalf of a member.
 pub(crate) struct MemberContext {
@@ -76,12 +76,12 @@ impl Shared {
             let offset = match start {
                 Start::At(offset) => Offset::Offset(*offset),
                 Start::Beginning => Offset::Beginning,
-                // The client asks again by itself, as long as it takes.
+                // The client asks once; after a failure the recovery asks again.
                 Start::Unknown => Offset::Stored,
             };
             list.add_partition_offset(&id.topic, id.partition, offset)?;
         }
-        self.holdings().assign(starts.iter().map(|(id, start)| (id.clone(), start.offset())));
+        self.holdings().assign(starts.iter().cloned());
         tracing::info!(group = %self.group, partitions = ?names(&starts), "partitions assigned");
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(&list),
@@ -97,7 +97,7 @@ impl Shared {
     ) -> Vec<(TopicPartition, Start)> {
         let committed = consumer.committed_offsets(partitions.clone(), self.settings.connect_timeout);
         if let Err(error) = &committed {
-            tracing::warn!(group = %self.group, %error, "committed positions not read, the client tries again");
+            tracing::warn!(group = %self.group, %error, "committed positions not read, which is tried again");
         }
         let ids = |list: &TopicPartitionList| self.partitions_of(list);
         let Ok(committed) = committed else {
@@ -195,23 +195,6 @@ impl Shared {
     fn partitions_of(&self, list: &TopicPartitionList) -> Vec<TopicPartition> {
         let id = |topic: &str, partition| TopicPartition { topic: known(topic, &self.topics), partition };
         list.elements().iter().map(|element| id(element.topic(), element.partition())).collect()
-    }
-}
-
-/// Where a partition begins.
-#[derive(Clone, Copy, Debug)]
-enum Start {
-    At(i64),
-    Beginning,
-    Unknown,
-}
-
-impl Start {
-    fn offset(self) -> Option<i64> {
-        match self {
-            Self::At(offset) => Some(offset),
-            Self::Beginning | Self::Unknown => None,
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use rdkafka::{
 };
 
 use crate::{
+    holdings::Start,
     member::Shared,
     rebalance::{MemberContext, list_of},
 };
@@ -70,20 +71,28 @@ impl Recovery {
 }
 
 /// Begins a partition again at its earliest message where the log does not hold its position: what
-/// is missing is an alarm, and nothing that is there is skipped.
+/// is missing is an alarm, and nothing that is there is skipped. One whose committed position could not
+/// be read begins there.
 fn look_into(shared: &Shared, client: &Client, id: &TopicPartition) -> KafkaResult<()> {
-    let Some(next_offset) = shared.holdings().next_offset(id) else {
+    let Some(next) = shared.holdings().next(id) else {
         // Taken away meanwhile.
         return Ok(());
     };
     let wait = shared.settings.connect_timeout.min(LOOK_WAIT);
+    let position = match next {
+        Start::At(offset) => Some(offset),
+        Start::Beginning => None,
+        Start::Unknown => committed(client, id, wait)?,
+    };
     let (earliest, end) = client.fetch_watermarks(&id.topic, id.partition, wait)?;
-    match next_offset {
-        Some(next) if (earliest..=end).contains(&next) => return Ok(()),
-        Some(next) => {
+    match position {
+        Some(position) if (earliest..=end).contains(&position) => {
+            return if next == Start::Unknown { begin_again(shared, client, id, position) } else { Ok(()) };
+        }
+        Some(position) => {
             tracing::error!(
                 group = %shared.group, topic = %id.topic, partition = id.partition,
-                position = next, earliest, end, missing_count = (earliest - next).max(0),
+                position, earliest, end, missing_count = (earliest - position).max(0),
                 "the log no longer holds the group's position: messages were deleted before they were \
                  handled, or the topic was made anew; going on at the earliest message"
             );
@@ -94,13 +103,24 @@ fn look_into(shared: &Shared, client: &Client, id: &TopicPartition) -> KafkaResu
             holdings.lose(std::slice::from_ref(id));
             // Without a position until the client has taken one: so it is begun again, and told
             // once, however often that takes.
-            holdings.assign([(id.clone(), None)]);
+            holdings.assign([(id.clone(), Start::Beginning)]);
             drop(holdings);
             shared.received.notify_one();
         }
         None => {}
     }
     begin_again(shared, client, id, earliest)
+}
+
+/// The group's position; `None` before its first commit.
+fn committed(client: &Client, id: &TopicPartition, wait: Duration) -> KafkaResult<Option<i64>> {
+    let committed = client.committed_offsets(list_of(std::slice::from_ref(id)), wait)?;
+    let Some(element) = committed.find_partition(&id.topic, id.partition) else { return Ok(None) };
+    element.error()?;
+    Ok(match element.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    })
 }
 
 /// Gives a partition back to the client with a position; it takes no seek of one that it gave up.
@@ -116,14 +136,18 @@ fn begin_again(shared: &Shared, client: &Client, id: &TopicPartition, start: i64
             client.incremental_assign(&list)?;
         }
         _ => {
-            for (other, next_offset) in shared.holdings().partitions().filter(|(other, _)| *other != id) {
-                let offset = next_offset.map_or(Offset::Stored, Offset::Offset);
+            for (other, next) in shared.holdings().partitions().filter(|(other, _)| *other != id) {
+                let offset = match next {
+                    Start::At(offset) => Offset::Offset(offset),
+                    Start::Beginning => Offset::Beginning,
+                    Start::Unknown => Offset::Stored,
+                };
                 list.add_partition_offset(&other.topic, other.partition, offset)?;
             }
             client.assign(&list)?;
         }
     }
-    shared.holdings().assign([(id.clone(), Some(start))]);
+    shared.holdings().assign([(id.clone(), Start::At(start))]);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
     mocking::MockCluster,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -201,6 +202,41 @@ async fn a_partition_without_a_leader_holds_up_no_other_ones_recovery() {
         reader.close().await;
         let alarms = heard::lines_of(&group, "no longer holds the group's position");
         assert_eq!(alarms.len(), 2, "one a partition: {alarms:?}");
+    }
+}
+
+/// With answers that a real coordinator gives while it moves, or while rights are changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_committed_position_that_was_not_read_is_asked_for_until_it_is() {
+    const MOVES: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
+    const FORBIDS: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    heard::listen();
+    // The first answer is to this crate, the next one to the client, the others to those who ask again.
+    for answers in [&[MOVES][..], &[MOVES; 2], &[FORBIDS; 4]] {
+        let cluster = MockCluster::new(1).unwrap();
+        ["done", "moved"].iter().for_each(|topic| cluster.create_topic(topic, 1, 1).unwrap());
+        let mut config = KafkaConfig::new(cluster.bootstrap_servers());
+        // The mock cluster has no cooperative rebalance.
+        config.assignment = Assignment::Range;
+        let broker = KafkaBroker::connect(config).await.unwrap();
+        let group = unique("group");
+        for (topic, position) in [("done", 5), ("moved", 100)] {
+            publish(&broker, topic, "a", &numbers(0..5)).await;
+            let (servers, group) = (cluster.bootstrap_servers(), group.clone());
+            tokio::task::spawn_blocking(move || commit(&servers, &group, topic, position)).await.unwrap();
+        }
+        cluster.request_errors(RDKafkaApiKey::OffsetFetch, answers);
+        let request = SubscribeRequest::new(&*group, ["done", "moved"]);
+        let reader = Reader(broker.subscribe(request).await.unwrap());
+        // What the log never reached begins again at its earliest message, and that alone.
+        let mut came = reader.take(5).await;
+        heard::line_of(&group, "no longer holds the group's position").await;
+        publish(&broker, "done", "a", &numbers(5..6)).await;
+        came.extend(reader.take(1).await);
+        let came: Vec<_> = came.iter().map(|delivery| (&*delivery.message.topic, delivery.offset)).collect();
+        let expected: Vec<_> = (0..5).map(|offset| ("moved", offset)).chain([("done", 5)]).collect();
+        assert_eq!(came, expected, "{answers:?}");
+        reader.close().await;
     }
 }
 
