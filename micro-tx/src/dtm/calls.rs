@@ -8,7 +8,7 @@ use micro_core::{
     saga::{BranchCaller, BranchRequest},
 };
 use micro_grpc::GrpcBranchCaller;
-use reqwest::{Method, RequestBuilder, StatusCode, Url, header::HeaderName};
+use reqwest::{Method, RequestBuilder, StatusCode, Url, header::HeaderName, redirect::Policy};
 
 use super::{json_rpc::is_json_rpc, json_rpc_calls, tls};
 
@@ -17,7 +17,9 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Calls branches at `http://…` and `https://…`, and reads what they answer as DTM does: a body with
 /// the word ONGOING or the status 425 is "ongoing", one with the word FAILURE or the status 409 refuses
-/// for good, 200 is success, in this order; anything else is none of them.
+/// for good, 200 is success, in this order; anything else is none of them. So is a redirect, which is
+/// not followed: DTM follows it, with a GET that has no body after a 301, 302 or 303, and whatever
+/// answers there passes for the branch.
 ///
 /// The payload is sent by POST as `application/json`; none is a GET, but for the second phase of XA.
 /// Which call it is stands in the query beside what the URL has there.
@@ -36,7 +38,7 @@ impl HttpBranchCaller {
     ///
     /// `InvalidArgument` where the system lets no client be made.
     pub fn new() -> Result<Self> {
-        let http = tls::builder().no_proxy().build().map_err(|cause| {
+        let http = tls::builder().no_proxy().redirect(Policy::none()).build().map_err(|cause| {
             Error::new(ErrorKind::InvalidArgument, "branch.call", "no HTTP client can be made").with_source(cause)
         })?;
         Ok(Self { http, calls_json_rpc: false })
@@ -209,7 +211,42 @@ fn is_http(url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use axum::{Router, http::header::LOCATION, routing::any};
+    use micro_core::branch::{Branch, Op};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// What stands elsewhere has done nothing of the branch.
+    #[tokio::test]
+    async fn a_redirect_is_not_followed_and_is_no_success() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut router = Router::new().route("/ok", any(async || ""));
+        for status in [301_u16, 302, 303, 307, 308] {
+            let redirect = async move || (StatusCode::from_u16(status).unwrap(), [(LOCATION, "/ok")]);
+            router = router.route(&format!("/{status}"), any(redirect));
+        }
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let caller = HttpBranchCaller::new().unwrap();
+        let branch = Branch::new(Mode::Saga, "gid", "01", Op::Action).unwrap();
+        for payload in [Bytes::new(), Bytes::from_static(b"{}")] {
+            let call = async |path: &str| {
+                let url = format!("http://{address}/{path}");
+                let request =
+                    BranchRequest::new(&url, &branch).payload(payload.clone()).timeout(Duration::from_secs(30));
+                caller.call(request).await
+            };
+            assert_eq!(call("ok").await.unwrap(), BranchAnswer::Succeeded);
+            for status in ["301", "302", "303", "307", "308"] {
+                let error = call(status).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
+                assert!(error.to_string().contains(&format!("status={status}")), "{error}");
+            }
+        }
+    }
 
     /// DTM 1.19, as captured: branches that answered each of these (`e02-http-result-table`).
     #[test]
