@@ -15,7 +15,10 @@ use micro_core::{
     selector::RandomSelector,
 };
 use micro_grpc::{GrpcBranchCaller, GrpcClient, GrpcServer};
-use micro_rs::middleware::stack::{consume_stack, publish_stack};
+use micro_rs::middleware::{
+    ClientDeadlineLayer,
+    stack::{consume_stack, publish_stack, rpc_client_stack},
+};
 use micro_tx::SqlDatabase;
 #[cfg(feature = "tx-dtm")]
 use micro_tx::dtm::{DtmClient, DtmConfig};
@@ -162,8 +165,13 @@ fn consumer(config: &OrderConfig, plugged: &Plugged, inbox: &InboxService) -> im
 
 /// What calls the product service of this name.
 async fn calls(config: &OrderConfig, plugged: &Plugged, product: &str) -> Result<DirectDeduction> {
-    let client = GrpcClient::builder(plugged.registry.clone()).service(product).config(config.product_client.clone());
-    Ok(DirectDeduction::new(client.connect().await?, config.deduction_timeout))
+    let client = GrpcClient::builder(plugged.registry.clone())
+        .service(product)
+        .config(config.product_client.clone())
+        // Outside of the limit that calls usually have.
+        .stack(ClientDeadlineLayer::new(config.deduction_timeout))
+        .layer(rpc_client_stack());
+    Ok(DirectDeduction::new(client.connect().await?))
 }
 
 /// What carries sagas out, or hands them on to who does, and what begins them.

@@ -4,8 +4,6 @@
 //! that is unpaid. The deduction is idempotent, so the payment provider's next callback mends that; if
 //! it sends none, nothing does.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use micro_core::{ErrorKind, Result, Tx};
 use micro_grpc::{GrpcClient, from_status};
@@ -22,19 +20,22 @@ const OPERATION: &str = "order.deduct";
 #[derive(Clone)]
 pub struct DirectDeduction {
     product: ProductClient<GrpcClient>,
-    timeout: Duration,
 }
 
 impl DirectDeduction {
-    /// Calls through this client of the product service; a call may take so long.
-    pub fn new(product: GrpcClient, timeout: Duration) -> Self {
-        Self { product: ProductClient::new(product), timeout }
+    /// Calls through this client of the product service.
+    pub fn new(product: GrpcClient) -> Self {
+        Self { product: ProductClient::new(product) }
     }
 
     async fn call(&self, order: &Order) -> Result<GoodsAnswer> {
-        let mut request = tonic::Request::new(request_of(order));
-        request.set_timeout(self.timeout);
-        match self.product.clone().deduct_invetory(request).await.map_err(|status| from_status(OPERATION, status)) {
+        match self
+            .product
+            .clone()
+            .deduct_invetory(request_of(order))
+            .await
+            .map_err(|status| from_status(OPERATION, status))
+        {
             Ok(_) => Ok(GoodsAnswer::Deducted),
             Err(error) if error.kind() == ErrorKind::FailedPrecondition => Ok(GoodsAnswer::Refused(error.to_string())),
             Err(error) => Err(error),
