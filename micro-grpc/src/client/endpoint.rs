@@ -21,6 +21,7 @@ use tonic::{Status, body::Body};
 
 use super::{
     GrpcClientConfig,
+    keepalive::Keepalive,
     mucp::{MucpEndpoint, is_mucp},
 };
 use crate::{
@@ -85,6 +86,7 @@ struct Target {
     address: String,
     authority: std::result::Result<Authority, http::uri::InvalidUri>,
     protocol: http2::Builder<TokioExecutor>,
+    keepalive: Keepalive,
     connect_timeout: Duration,
     backoff: Backoff,
 }
@@ -99,10 +101,12 @@ struct Connection {
 
 impl GrpcEndpoint {
     pub(crate) fn new(address: &str, config: &GrpcClientConfig) -> Self {
+        let keepalive = Keepalive::new(config);
         let target = Target {
             address: address.to_owned(),
             authority: Authority::try_from(address),
-            protocol: protocol(config),
+            protocol: protocol(config, keepalive),
+            keepalive,
             connect_timeout: config.connect_timeout,
             backoff: Backoff::new(config),
         };
@@ -207,6 +211,9 @@ impl Target {
         let connecting = async {
             let stream = TcpStream::connect(&self.address).await?;
             stream.set_nodelay(true)?;
+            if let Err(error) = self.keepalive.set_stream(&stream) {
+                tracing::warn!(address = self.address, %error, "a dead peer is found late: no probes can be set");
+            }
             self.protocol.handshake(TokioIo::new(Gathered::new(stream, calls_in_hand))).await.map_err(io::Error::other)
         };
         let (sender, connection) = match timeout(self.connect_timeout, connecting).await {
@@ -256,14 +263,10 @@ fn is_refused(error: &hyper::Error) -> bool {
     h2.and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM)
 }
 
-fn protocol(config: &GrpcClientConfig) -> http2::Builder<TokioExecutor> {
+fn protocol(config: &GrpcClientConfig, keepalive: Keepalive) -> http2::Builder<TokioExecutor> {
     let mut protocol = http2::Builder::new(TokioExecutor::new());
-    protocol
-        .timer(TokioTimer::new())
-        .max_header_list_size(config.header_bytes_max)
-        .keep_alive_interval(config.keepalive_interval)
-        .keep_alive_timeout(config.keepalive_timeout)
-        .keep_alive_while_idle(true);
+    protocol.timer(TokioTimer::new()).max_header_list_size(config.header_bytes_max);
+    keepalive.set_protocol(&mut protocol);
     protocol
 }
 

@@ -3,6 +3,7 @@
 
 mod config;
 pub(crate) mod endpoint;
+mod keepalive;
 mod mucp;
 mod snapshot;
 mod transport;
@@ -122,6 +123,9 @@ impl<L> GrpcClientBuilder<L> {
     /// read the time limit in `grpc-timeout` too. It is for callees that look at the path: a gateway's
     /// rules, a log. Failures of go-micro's servers are understood either way, by
     /// [`from_status`](crate::from_status).
+    ///
+    /// It also sends no HTTP/2 pings, of which Go's servers permit few: see
+    /// [`sends_pings`](GrpcClientConfig::sends_pings), which a client without it sets to the same end.
     pub fn go_micro(mut self) -> Self {
         self.is_go_micro = true;
         self
@@ -158,7 +162,7 @@ impl<L> GrpcClientBuilder<L> {
     /// # Errors
     ///
     /// `InvalidArgument` without a service name.
-    pub async fn connect<B>(self) -> Result<GrpcClient>
+    pub async fn connect<B>(mut self) -> Result<GrpcClient>
     where
         L: Layer<Transport>,
         L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -170,6 +174,7 @@ impl<L> GrpcClientBuilder<L> {
         if self.service.is_empty() {
             return Err(Error::new(ErrorKind::InvalidArgument, "grpc.connect", "the service name is empty"));
         }
+        self.config.sends_pings.get_or_insert(!self.is_go_micro);
         let service: Arc<str> = self.service.into();
         let snapshots = Snapshots::watch(self.registry, &service, self.config.clone());
         snapshots.wait_for_first(self.config.connect_timeout).await;

@@ -45,7 +45,8 @@ const ADDRESS_COUNT_MAX: usize = 1000;
 /// A gRPC client without a registry and without types: whom a call goes to is said by the call.
 ///
 /// Connections are plain text, made when they are needed and kept for each address, at most a
-/// thousand of them. Clones share them.
+/// thousand of them. Clones share them. No HTTP/2 pings are sent on them unless
+/// [`sends_pings`](GrpcClientConfig::sends_pings) says so: who is called may be Go, as DTM is.
 ///
 /// # Examples
 ///
@@ -121,7 +122,8 @@ impl std::error::Error for RawFailure {}
 
 impl RawGrpcClient {
     /// A client with these settings; nothing is connected before the first call.
-    pub fn new(config: GrpcClientConfig) -> Self {
+    pub fn new(mut config: GrpcClientConfig) -> Self {
+        config.sends_pings.get_or_insert(false);
         let shared = Arc::new(Shared { config, ..Shared::default() });
         Self { shared, answer_bytes_max: ANSWER_BYTES_MAX }
     }

@@ -4,6 +4,7 @@ mod client;
 mod content_types;
 mod greeter;
 mod http1;
+mod keepalive;
 mod mucp;
 mod mucp_client;
 mod mucp_vectors;
