@@ -48,7 +48,8 @@ impl Program for Mariadb {
             // Relative to the data folder: a whole path may be longer than a socket's may be.
             .arg("--socket=server.sock")
             .args(["--bind-address=127.0.0.1", &format!("--port={}", site.port), "--skip-name-resolve"])
-            .args(["--character-set-server=utf8mb4", "--innodb-buffer-pool-size=64M", "--max-connections=500"])
+            // DTM with its data here keeps up to 500 connections.
+            .args(["--character-set-server=utf8mb4", "--innodb-buffer-pool-size=64M", "--max-connections=2000"])
             .arg(format!("--innodb-flush-log-at-trx-commit={}", u8::from(site.is_durable)))
             .args(site.settings(0).map(|(name, value)| format!("--{name}={value}")));
         Ok(command)
