@@ -3,10 +3,11 @@
 use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use micro_core::{Error, ErrorKind, Result};
 
 use sqlx::{
-    Arguments as _, AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, Row as _,
+    Arguments as _, AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Either, Executor as _, Row as _,
     SqlSafeStr as _, Sqlite, SqliteConnection, SqlitePool, TypeInfo as _, ValueRef as _,
     pool::PoolConnection,
     sqlite::{
@@ -95,7 +96,9 @@ impl SqliteConnections {
     /// Runs one statement on the writer's connection, outside a transaction.
     pub(crate) async fn execute(&self, operation: &'static str, statement: &str, values: &[Value]) -> Result<u64> {
         let mut writer = self.writer(operation).await?;
-        execute(writer.connection(), operation, statement, values).await
+        let done = execute(writer.connection(), operation, statement, values).await;
+        writer.is_clean = !done.as_ref().is_err_and(is_crashed);
+        done
     }
 
     /// As [`execute`](Self::execute), of what is not as good when it is done twice.
@@ -116,7 +119,11 @@ impl SqliteConnections {
         values: &[Value],
     ) -> Result<Vec<Row>> {
         let mut reader = self.readers.acquire().await.map_err(|error| from_sqlx(operation, error))?;
-        fetch_all(&mut reader, operation, statement, values).await
+        let rows = fetch_all(&mut reader, operation, statement, values).await;
+        if rows.as_ref().is_err_and(is_crashed) {
+            reader.close_on_drop();
+        }
+        rows
     }
 
     /// Closes the connections after the transaction that is open; a user's own pool stays open.
@@ -186,7 +193,8 @@ fn is_in_memory(url: &str) -> bool {
 /// The writer's connection for as long as it is one's turn.
 struct Writer {
     turn: OwnedMutexGuard<Option<WriterConnection>>,
-    /// Whether nothing is open on it. A connection of which that is not known does not go back.
+    /// Whether nothing is open on it and its thread is there. A connection of which that is not known does
+    /// not go back.
     is_clean: bool,
 }
 
@@ -347,9 +355,14 @@ fn may_be_written(error: &Error) -> bool {
             let code = error.code().and_then(|code| code.parse().ok()).unwrap_or_default();
             matches!(code & 0xff, NOMEM | IOERR) && !matches!(code, IOERR_READ | IOERR_SHORT_READ)
         }
-        Some(sqlx::Error::WorkerCrashed) => true,
-        _ => false,
+        _ => is_crashed(error),
     }
+}
+
+/// Whether the connection's thread is gone, and with it what could answer the next statement.
+fn is_crashed(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    matches!(source, Some(sqlx::Error::WorkerCrashed))
 }
 
 async fn execute(
@@ -358,10 +371,7 @@ async fn execute(
     statement: &str,
     values: &[Value],
 ) -> Result<u64> {
-    let arguments = arguments(operation, statement, values)?;
-    let query = sqlx::query_with(AssertSqlSafe(statement), arguments);
-    let done = connection.execute(query).await.map_err(|error| from_sqlx(operation, error))?;
-    Ok(done.rows_affected())
+    run(connection, operation, statement, values, drop).await
 }
 
 async fn fetch_all(
@@ -370,12 +380,35 @@ async fn fetch_all(
     statement: &str,
     values: &[Value],
 ) -> Result<Vec<Row>> {
-    let arguments = arguments(operation, statement, values)?;
-    let query = sqlx::query_with(AssertSqlSafe(statement), arguments);
-    let rows = connection.fetch_all(query).await.map_err(|error| from_sqlx(operation, error))?;
+    let mut rows = Vec::new();
+    run(connection, operation, statement, values, |row| rows.push(row)).await?;
     let Some(first) = rows.first() else { return Ok(Vec::new()) };
     let columns: Arc<[String]> = first.columns().iter().map(|column| column.name().to_owned()).collect();
     rows.iter().map(|row| read(row, columns.clone()).map_err(|error| from_sqlx(operation, error))).collect()
+}
+
+/// Runs a statement to its end and answers how many rows it changed.
+async fn run(
+    connection: &mut SqliteConnection,
+    operation: &'static str,
+    statement: &str,
+    values: &[Value],
+    mut each: impl FnMut(SqliteRow) + Send,
+) -> Result<u64> {
+    let arguments = arguments(operation, statement, values)?;
+    let mut steps = connection.fetch_many(sqlx::query_with(AssertSqlSafe(statement), arguments));
+    let mut changed_count = None;
+    while let Some(step) = steps.try_next().await.map_err(|error| from_sqlx(operation, error))? {
+        match step {
+            Either::Left(done) => changed_count = Some(changed_count.unwrap_or(0) + done.rows_affected()),
+            Either::Right(row) => each(row),
+        }
+    }
+    // Where the connection's thread panics, the steps end as if there were no more, but without the last
+    // one. That lacks else only where there is no statement in the text.
+    let is_blank = || statement.trim_matches(|c: char| c == ';' || c.is_whitespace()).is_empty();
+    let changed_count = changed_count.or_else(|| is_blank().then_some(0));
+    changed_count.ok_or_else(|| from_sqlx(operation, sqlx::Error::WorkerCrashed))
 }
 
 fn arguments(operation: &'static str, statement: &str, values: &[Value]) -> Result<SqliteArguments> {

@@ -24,6 +24,7 @@ mod server;
 mod spoiled;
 mod sqlite;
 mod sqlite_disk;
+mod sqlite_worker;
 mod statements;
 mod stores;
 mod values;
