@@ -43,7 +43,8 @@ pub struct EtcdConfig {
     /// default 30 s.
     #[serde(rename = "relist_interval_ms", with = "millis")]
     pub relist_interval: Duration,
-    /// A connection is asked whether it lives this often; default 10 s.
+    /// A connection on which a watch or a request is open is asked whether it lives this often; default
+    /// 10 s, not below etcd's own `--grpc-keepalive-min-time` of 5 s.
     #[serde(rename = "keepalive_interval_ms", with = "millis")]
     pub keepalive_interval: Duration,
     /// A connection that does not answer that is given up after this long; default 5 s.

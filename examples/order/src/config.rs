@@ -45,7 +45,8 @@ pub struct OrderConfig {
     pub callback_batches: BatcherConfig,
     /// How the goods of paid orders are asked for; default by events.
     pub wire: Wire,
-    /// How the product service is connected where it is called.
+    /// How the product service is connected where it is called; by default without pings, for it may be
+    /// the Go one, which closes a connection that has many.
     pub product_client: GrpcClientConfig,
     /// How long such a call may take; default 2 s.
     pub deduction_timeout: Duration,
@@ -76,7 +77,7 @@ impl Default for OrderConfig {
             callback_retry: RetryPolicy::default(),
             callback_batches: gathered(),
             wire: Wire::Events,
-            product_client: GrpcClientConfig::default(),
+            product_client: without_pings(),
             deduction_timeout: Duration::from_secs(2),
             barrier_table: "barrier".to_owned(),
             register: RegisterOptions::default(),
@@ -110,6 +111,12 @@ pub struct SagaWire {
     pub addresses: BranchAddresses,
     /// How patient the coordinator is.
     pub options: SagaOptions,
+}
+
+fn without_pings() -> GrpcClientConfig {
+    let mut client = GrpcClientConfig::default();
+    client.sends_pings = Some(false);
+    client
 }
 
 /// A millisecond gathers most of the callers that come back after the batch before.
