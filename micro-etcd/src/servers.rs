@@ -96,6 +96,7 @@ async fn authenticated(config: &EtcdConfig, server: &str, user: Option<&str>) ->
         // Only while something is open on it: etcd closes a connection that is idle and sends pings.
         // Source: etcd 3.5, `embed/etcd.go`, `PermitWithoutStream`.
         .with_keep_alive(config.keepalive_interval, config.keepalive_timeout)
+        .with_keep_alive_while_idle(false)
         // A member that lost the others would let a watch be silent for ever.
         .with_require_leader(true)
         // A restarted server knows no tokens.

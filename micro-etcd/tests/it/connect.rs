@@ -1,6 +1,12 @@
 //! Connecting: what is not there, and what is something else.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use micro_core::{
     ErrorKind,
@@ -8,7 +14,10 @@ use micro_core::{
 };
 use micro_etcd::{EtcdConfig, EtcdRegistry};
 use micro_testkit::ready;
-use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+use tokio::{
+    io::{AsyncWriteExt as _, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::server::{Own, PATIENCE, Shared, becomes, lasting};
 
@@ -51,6 +60,33 @@ async fn a_server_that_is_no_etcd_is_an_error_within_the_timeout() {
     });
     let error = tokio::time::timeout(PATIENCE, EtcdRegistry::connect(config)).await.unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Unknown), "{error:?}");
+}
+
+/// etcd closes connections that are asked more often than it permits while nothing is open on them.
+#[tokio::test]
+async fn an_idle_connection_is_left_alone() {
+    let Some(shared) = ready::<Shared>().await else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = EtcdConfig::from_url(&format!("etcd://{}", listener.local_addr().unwrap())).unwrap();
+    config.keepalive_interval = Duration::from_secs(1);
+    let (connection_count, server) = (Arc::<AtomicUsize>::default(), shared.url.replace("etcd://", ""));
+    let count = connection_count.clone();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let server = server.clone();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(server).await.unwrap();
+                let _ = copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    let registry = EtcdRegistry::connect(config).await.unwrap();
+    let before = connection_count.load(Ordering::SeqCst);
+    // Pings each second would have ended it at the third.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(registry.instances("nothing of this name").await.unwrap(), []);
+    assert_eq!(connection_count.load(Ordering::SeqCst), before);
 }
 
 #[tokio::test]
