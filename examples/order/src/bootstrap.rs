@@ -16,8 +16,8 @@ use micro_core::{
 };
 use micro_grpc::{GrpcBranchCaller, GrpcClient, GrpcServer};
 use micro_rs::middleware::{
-    ClientDeadlineLayer,
-    stack::{consume_stack, publish_stack, rpc_client_stack},
+    ClientDeadlineLayer, MetricsLayer, RetryLayer, TraceLayer,
+    stack::{consume_stack, publish_stack},
 };
 use micro_tx::SqlDatabase;
 #[cfg(feature = "tx-dtm")]
@@ -168,9 +168,12 @@ async fn calls(config: &OrderConfig, plugged: &Plugged, product: &str) -> Result
     let client = GrpcClient::builder(plugged.registry.clone())
         .service(product)
         .config(config.product_client.clone())
-        // Outside of the limit that calls usually have.
-        .stack(ClientDeadlineLayer::new(config.deduction_timeout))
-        .layer(rpc_client_stack());
+        // The layers that calls usually have, with a limit of its own; outside of it, trace and
+        // metrics see a call that ends there for what it is.
+        .stack(TraceLayer::outgoing())
+        .layer(MetricsLayer::outgoing())
+        .layer(ClientDeadlineLayer::new(config.deduction_timeout))
+        .layer(RetryLayer::default());
     Ok(DirectDeduction::new(client.connect().await?))
 }
 
