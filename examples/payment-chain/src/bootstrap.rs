@@ -30,7 +30,7 @@ use crate::{
     operations::{OperationLog, Seed},
     options::{Options, WireName},
     seed,
-    site::{Site, patient},
+    site::{STEP_TIMEOUT, Site, patient},
 };
 
 /// SQLite has one writer: more lanes or partitions would only cut its transactions into smaller
@@ -43,8 +43,6 @@ const PARTITION_COUNT: u32 = 8;
 /// How long Kafka keeps the records of a run.
 #[cfg(feature = "broker-kafka")]
 const RETENTION_MS: &str = "3600000";
-/// How long a step of the services may take. Generous: a slow machine is no failed run.
-const LIMIT: Duration = Duration::from_secs(30);
 /// No more dead letters than this are read back.
 const DEAD_LETTER_COUNT_MAX: usize = 1_000_000;
 
@@ -187,9 +185,9 @@ impl Chain {
 
 fn order_config(options: &Options, site: &Site) -> OrderConfig {
     let mut config = OrderConfig::default();
-    config.product_client = connection();
-    config.deduction_timeout = LIMIT;
-    config.probe.timeout = LIMIT;
+    config.product_client = client_config();
+    config.deduction_timeout = STEP_TIMEOUT;
+    config.probe.timeout = STEP_TIMEOUT;
     config.app = app_config();
     of_this_run(&mut config.service, options, site);
     set_lanes(&mut config.consumer, site);
@@ -200,15 +198,15 @@ fn app_config() -> AppConfig {
     let mut config = AppConfig::default();
     // Nobody outside this process has seen the instances: no wait for callers to notice.
     config.withdraw_wait = Duration::ZERO;
-    config.drain_timeout = 2 * LIMIT;
-    config.flush_timeout = LIMIT;
-    config.close_timeout = LIMIT;
+    config.drain_timeout = 2 * STEP_TIMEOUT;
+    config.flush_timeout = STEP_TIMEOUT;
+    config.close_timeout = STEP_TIMEOUT;
     config
 }
 
-fn connection() -> GrpcClientConfig {
+fn client_config() -> GrpcClientConfig {
     let mut config = GrpcClientConfig::default();
-    config.connect_timeout = LIMIT;
+    config.connect_timeout = STEP_TIMEOUT;
     config
 }
 
@@ -240,7 +238,7 @@ fn free_address() -> Result<String> {
 
 fn product_config(options: &Options, site: &Site) -> ProductConfig {
     let mut config = ProductConfig::default();
-    config.probe.timeout = LIMIT;
+    config.probe.timeout = STEP_TIMEOUT;
     config.app = app_config();
     of_this_run(&mut config.service, options, site);
     set_lanes(&mut config.consumer, site);
@@ -319,7 +317,7 @@ async fn order_channel(registry: Arc<dyn Registry>, order: &OrderConfig) -> Resu
     GrpcClient::builder(registry)
         .service(order.service.as_str())
         .selector(RoundRobinSelector::default())
-        .config(connection())
+        .config(client_config())
         .connect()
         .await
 }

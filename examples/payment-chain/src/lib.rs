@@ -11,6 +11,7 @@ pub mod options;
 pub mod prefix;
 pub mod report;
 pub mod seed;
+mod settle;
 pub mod site;
 pub mod verdict;
 
@@ -29,12 +30,6 @@ use crate::{
     options::{Options, WireName},
     report::{Report, cpu_seconds, peak_rss_mib},
 };
-
-/// How long nothing may move before what is left counts as left over: a delivery that fails again after its
-/// first pause waits for a minute.
-const STALL_MAX: Duration = Duration::from_secs(90);
-/// How often the databases are asked whether everything settled.
-const SETTLE_POLL: Duration = Duration::from_millis(20);
 
 /// Runs the chain as `options` say on this wire, until done or until `stop` ends the driving early; what
 /// was accepted by then still settles and is judged.
@@ -60,11 +55,11 @@ async fn drive_and_judge(chain: &Chain, options: &Options, wire: WireName, stop:
     let poison = poisoner.await.map_err(|error| {
         Error::new(ErrorKind::Internal, "payment_chain.poison", "the poisoner panicked").with_source(error)
     })??;
-    settle(chain, &poison).await?;
+    settle::settle(|| chain.unsettled(&poison)).await?;
     // The last records were published again while their orders settled: what these duplicates do
     // must be done before it is judged.
     chain.broker.settle().await;
-    let left_over = settle(chain, &poison).await?;
+    let left_over = settle::settle(|| chain.unsettled(&poison)).await?;
     let seconds = began.elapsed().as_secs_f64();
 
     let cpu = cpu_seconds() - cpu_before;
@@ -96,30 +91,6 @@ async fn poison(
         poisoner.inject(number, i64::from(fastrand::u32(1..=order_count))).await?;
     }
     Ok(poisoner.into_event_ids())
-}
-
-/// Waits until nothing is under way, or until nothing has moved for [`STALL_MAX`]; answers how much
-/// was left over. A database or broker that does not answer is asked again for as long.
-async fn settle(chain: &Chain, poison: &HashSet<String>) -> Result<u64> {
-    let mut least_left = u64::MAX;
-    let (mut last_moved, mut last_answered) = (Instant::now(), Instant::now());
-    loop {
-        match chain.unsettled(poison).await {
-            Ok(0) => return Ok(0),
-            Ok(left) => {
-                last_answered = Instant::now();
-                if left < least_left {
-                    (least_left, last_moved) = (left, Instant::now());
-                }
-                if last_moved.elapsed() > STALL_MAX {
-                    return Ok(left);
-                }
-            }
-            Err(error) if last_answered.elapsed() > STALL_MAX => return Err(error),
-            Err(error) => tracing::debug!(error = %error.report(), "what is left cannot be counted"),
-        }
-        tokio::time::sleep(SETTLE_POLL).await;
-    }
 }
 
 fn add_times(chain: &Chain, answers: &Answers, report: &mut Report) {

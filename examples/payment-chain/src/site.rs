@@ -14,6 +14,8 @@ use micro_rs::{
 use crate::options::Options;
 
 const OPERATION: &str = "payment_chain.database";
+/// How long one step of a run may take: a connection, a call, a stop. Generous: a slow machine is no failed run.
+pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The databases of a run, and the folder of its operation log.
 pub struct Site {
@@ -158,11 +160,10 @@ impl Server {
 
 /// The settings of a database of a run, with limits that are generous: a slow machine is no failed run.
 pub fn patient(url: &str) -> SqlConfig {
-    const LIMIT: Duration = Duration::from_secs(30);
     let mut config = SqlConfig::new(url);
-    config.connect_timeout = LIMIT;
-    config.acquire_timeout = LIMIT;
-    config.write_acquire_timeout = LIMIT;
+    config.connect_timeout = STEP_TIMEOUT;
+    config.acquire_timeout = STEP_TIMEOUT;
+    config.write_acquire_timeout = STEP_TIMEOUT;
     config
 }
 
