@@ -250,13 +250,14 @@ impl Starting {
         Ok(Self { process, command, log, start_count: 1 })
     }
 
-    /// Starts it again where it ended.
+    /// Starts it again where it ended, and says so: what is measured then had a start that others had not.
     async fn go_on(&mut self) -> Result<()> {
         let Err(ended) = self.process.expect_running() else { return Ok(()) };
         if self.start_count >= START_COUNT_MAX {
             return Err(ended);
         }
         self.start_count += 1;
+        eprintln!("bench: {ended}, see {}: start {} of {START_COUNT_MAX}", self.log.display(), self.start_count);
         tokio::time::sleep(START_PAUSE).await;
         self.process.start_again(&mut self.command, &self.log)
     }
