@@ -18,8 +18,8 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 1)]
     pub(crate) count: u32,
     /// How many seconds a call may take; where nothing is said, 2
-    #[arg(long)]
-    pub(crate) timeout: Option<u64>,
+    #[arg(long = "timeout", value_name = "SECONDS")]
+    pub(crate) timeout_seconds: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, ValueEnum)]

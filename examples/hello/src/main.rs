@@ -48,7 +48,7 @@ async fn call(arguments: Arguments) -> Result<ExitCode> {
     let mut failure_count = 0;
     for _ in 0..arguments.count {
         let mut request = Request::new(proto::HelloRequest { name: "John".to_owned() });
-        if let Some(seconds) = arguments.timeout {
+        if let Some(seconds) = arguments.timeout_seconds {
             request.set_timeout(Duration::from_secs(seconds));
         }
         match greeter.hello(request).await {
