@@ -26,6 +26,10 @@ use crate::{
     value::Value,
 };
 
+/// How long a connection's thread may take to answer what is quickly done, before that counts as lost: what is
+/// sent to a thread that crashes just then is neither refused nor answered.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// The connections to one SQLite file.
 pub(crate) struct SqliteConnections {
     readers: SqlitePool,
@@ -85,12 +89,13 @@ impl SqliteConnections {
     pub(crate) async fn begin(&self) -> Result<SqliteTx> {
         let mut writer = self.writer("tx.begin").await?;
         writer.is_clean = false;
-        let mut tx = SqliteTx { writer: Some(writer), is_broken: false };
+        let mut tx = SqliteTx { writer: Some(writer), is_broken: false, is_last: false };
         // By sqlx's own command, which is one message to its worker; a statement is several. Where
         // it fails, the drop of `tx` makes sure that nothing is open.
         let begun = SqliteTransactionManager::begin(tx.connection(), Some("BEGIN IMMEDIATE".into_sql_str()));
-        begun.await.map_err(|error| from_sqlx("tx.begin", error))?;
-        Ok(tx)
+        let begun = begun.await.map_err(|error| from_sqlx("tx.begin", error));
+        tx.is_last = begun.as_ref().is_err_and(is_crashed);
+        begun.map(|()| tx)
     }
 
     /// Runs one statement on the writer's connection, outside a transaction.
@@ -209,10 +214,16 @@ impl Writer {
     /// Undoes what is open, savepoints included, or closes the connection if that fails.
     async fn reset(mut self) {
         loop {
-            if let Err(error) = SqliteTransactionManager::rollback(self.connection()).await {
-                // SQLite undoes some transactions by itself; then there is nothing to roll back.
-                tracing::debug!(%error, "rollback failed, closing the connection");
-                return self.close().await;
+            let rollback = SqliteTransactionManager::rollback(self.connection());
+            match tokio::time::timeout(ANSWER_WAIT_MAX, rollback).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    // SQLite undoes some transactions by itself; then there is nothing to roll back.
+                    tracing::debug!(%error, "rollback failed, closing the connection");
+                    return self.close().await;
+                }
+                // Of a thread that is still at work, closing waits for the end too.
+                Err(_) => return self.close().await,
             }
             // Read after the answer: a BEGIN that nobody waited for is counted by then.
             if SqliteTransactionManager::get_transaction_depth(self.connection()) == 0 {
@@ -224,6 +235,9 @@ impl Writer {
 
     /// Closes the connection and waits for the statement it may still run; the next turn opens
     /// another.
+    ///
+    /// It does not wait for a thread that is gone: with the connection goes what was sent to it, and with
+    /// that the wait for an answer.
     async fn close(mut self) {
         let closed = match self.turn.take() {
             Some(WriterConnection::Own(connection)) => connection.close().await,
@@ -258,6 +272,9 @@ pub struct SqliteTx {
     /// Set while a statement runs and after one that may have ended the transaction: SQLite would
     /// run what follows outside of it.
     is_broken: bool,
+    /// Whether the connection is closed after this transaction, as its thread crashed or its commit was not
+    /// waited for: after that, sqlx leaves out the next rollback of a transaction that is dropped.
+    is_last: bool,
 }
 
 impl SqliteTx {
@@ -275,8 +292,12 @@ impl SqliteTx {
 
     pub(crate) async fn execute_script(&mut self, operation: &'static str, script: &str) -> Result<()> {
         self.enter(operation)?;
-        let run = self.connection().execute(sqlx::raw_sql(AssertSqlSafe(script))).await;
-        self.leave(run.map(drop).map_err(|error| from_sqlx(operation, error)))
+        let connection = self.connection();
+        let run = match connection.execute(sqlx::raw_sql(AssertSqlSafe(script))).await {
+            Ok(_) if !is_alive(connection).await => Err(sqlx::Error::WorkerCrashed),
+            run => run.map(drop),
+        };
+        self.leave(run.map_err(|error| from_sqlx(operation, error)))
     }
 
     pub(crate) async fn fetch_all(
@@ -292,8 +313,11 @@ impl SqliteTx {
 
     pub(crate) async fn commit(mut self) -> Result<()> {
         self.enter("tx.commit")?;
+        self.is_last = true;
         let committed = SqliteTransactionManager::commit(self.connection()).await;
-        committed.map_err(|error| of_commit(from_sqlx("tx.commit", error)))?;
+        let committed = committed.map_err(|error| from_sqlx("tx.commit", error));
+        self.is_last = committed.as_ref().is_err_and(is_crashed);
+        committed.map_err(of_commit)?;
         // The writer goes back clean; every other way out leaves it to the drop.
         if let Some(mut writer) = self.writer.take() {
             writer.is_clean = true;
@@ -303,7 +327,7 @@ impl SqliteTx {
 
     pub(crate) async fn rollback(mut self) {
         if let Some(writer) = self.writer.take() {
-            writer.reset().await;
+            undo(writer, self.is_last).await;
         }
     }
 
@@ -319,6 +343,7 @@ impl SqliteTx {
 
     fn leave<T>(&mut self, outcome: Result<T>) -> Result<T> {
         self.is_broken = outcome.as_ref().is_err_and(|error| Dialect::Sqlite.is_ended_by(error));
+        self.is_last |= outcome.as_ref().is_err_and(is_crashed);
         outcome
     }
 }
@@ -327,10 +352,14 @@ impl Drop for SqliteTx {
     fn drop(&mut self) {
         let Some(writer) = self.writer.take() else { return };
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(writer.reset())),
+            Ok(runtime) => drop(runtime.spawn(undo(writer, self.is_last))),
             Err(_) => drop(writer),
         }
     }
+}
+
+async fn undo(writer: Writer, is_last: bool) {
+    if is_last { writer.close().await } else { writer.reset().await }
 }
 
 /// What a failure to commit is to the caller.
@@ -404,11 +433,25 @@ async fn run(
             Either::Right(row) => each(row),
         }
     }
-    // Where the connection's thread panics, the steps end as if there were no more, but without the last
-    // one. That lacks else only where there is no statement in the text.
-    let is_blank = || statement.trim_matches(|c: char| c == ';' || c.is_whitespace()).is_empty();
-    let changed_count = changed_count.or_else(|| is_blank().then_some(0));
-    changed_count.ok_or_else(|| from_sqlx(operation, sqlx::Error::WorkerCrashed))
+    drop(steps);
+    // Where the connection's thread panics, the steps end as if all were done. One statement has ended when
+    // its count is there. That is not known of several, nor of a text with none, which has no count.
+    let is_one = !statement.trim_end_matches(|c: char| c == ';' || c.is_whitespace()).contains(';');
+    let is_done = changed_count.is_some() && is_one;
+    if !is_done && !is_alive(connection).await {
+        return Err(from_sqlx(operation, sqlx::Error::WorkerCrashed));
+    }
+    Ok(changed_count.unwrap_or(0))
+}
+
+/// Whether the connection's thread still answers, and so has not crashed at what it was sent before.
+async fn is_alive(connection: &mut SqliteConnection) -> bool {
+    loop {
+        // Asked again, a thread that is slow answers later, and one that is gone refuses.
+        if let Ok(answer) = tokio::time::timeout(ANSWER_WAIT_MAX, connection.ping()).await {
+            return answer.is_ok();
+        }
+    }
 }
 
 fn arguments(operation: &'static str, statement: &str, values: &[Value]) -> Result<SqliteArguments> {
