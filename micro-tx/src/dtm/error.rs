@@ -115,6 +115,9 @@ fn classify(code: Code, text: &str) -> (ErrorKind, &'static str) {
     if has("unknow trans type") || has("runtime error:") || has("invalid character") {
         return (InvalidArgument, "DTM makes nothing of this request");
     }
+    if code == Code::Grpc(8) && has("message larger than max") {
+        return (InvalidArgument, "more than a request to DTM may be");
+    }
     match code {
         code if code.is_failure() => (FailedPrecondition, "DTM refuses this in the state in which the transaction is"),
         Code::Http(425) | Code::JsonRpc(JSON_RPC_ONGOING) => (ErrorKind::Unavailable, "DTM is not done yet: ask again"),
@@ -193,6 +196,8 @@ mod tests {
             (Code::Grpc(2), "dtm panic: dial tcp 127.0.0.1:3306: connect: connection refused", Internal),
             (Code::Grpc(13), "invalid connection", Internal),
             (Code::Grpc(14), "upstream connect error", Unavailable),
+            (Code::Grpc(8), "grpc: received message larger than max (4194340 vs. 4194304)", InvalidArgument),
+            (Code::Grpc(8), "upstream: too many calls", ErrorKind::ResourceExhausted),
             // Who answers so is not DTM: a saga is not parked for it.
             (Code::Grpc(3), "upstream: malformed request", Unknown),
             (Code::Grpc(11), "upstream: out of range", Unknown),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use micro_core::Metadata;
+use micro_core::{Error, ErrorKind, Metadata};
 use micro_grpc::{RawFailure, RawGrpcClient};
 use prost::Message;
 
@@ -14,6 +14,7 @@ use super::{
     api::{Answer, Api, BranchRegistration, TopicVerb, Verb, WorkflowProgress, WorkflowStep},
     error::{Code, Failed, Refusal, unanswered, unreadable},
     global::GlobalTransaction,
+    limits::REQUEST_BYTES_MAX,
     messages::{DtmBranchRequest, DtmGidReply, DtmProgressesReply, DtmTopicRequest},
 };
 
@@ -29,6 +30,7 @@ impl GrpcApi {
     }
 
     async fn call(&self, method: &'static str, message: &impl Message, timeout: Duration) -> Answer<Bytes> {
+        check_length(message).map_err(Failed::Unanswered)?;
         let path = format!("/dtmgimp.Dtm/{method}");
         let message = message.encode_to_vec().into();
         let answer = self.client.call(&self.address, &path, message, &Metadata::new(), timeout).await;
@@ -47,6 +49,19 @@ impl GrpcApi {
     }
 }
 
+/// # Errors
+///
+/// `InvalidArgument` for a request that DTM's server refuses each time.
+fn check_length(message: &impl Message) -> micro_core::Result<()> {
+    let length = message.encoded_len();
+    if length <= REQUEST_BYTES_MAX {
+        return Ok(());
+    }
+    let text = "with its names and URLs this is more than a request to DTM may be";
+    let error = Error::new(ErrorKind::InvalidArgument, "dtm.call", text);
+    Err(error.with_context("request_bytes", length).with_context("request_bytes_max", REQUEST_BYTES_MAX))
+}
+
 #[async_trait]
 impl Api for GrpcApi {
     fn address(&self) -> &str {
@@ -54,7 +69,7 @@ impl Api for GrpcApi {
     }
 
     fn check(&self, transaction: &GlobalTransaction) -> micro_core::Result<()> {
-        transaction.to_request().map(drop)
+        check_length(&transaction.to_request()?).map_err(|error| error.with_context("gid", &transaction.gid))
     }
 
     async fn new_gid(&self) -> Answer<String> {
@@ -105,5 +120,41 @@ impl Api for GrpcApi {
         };
         let request = DtmTopicRequest { topic: topic.to_owned(), url: url.to_owned(), remark: remark.to_owned() };
         self.call(method, &request, self.request_timeout).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use micro_core::{branch::Mode, saga::Step};
+
+    use super::*;
+
+    fn saga(payload_bytes: usize) -> GlobalTransaction {
+        let mut saga = GlobalTransaction::new(Mode::Saga, "g");
+        saga.steps.push(Step::new("h:1/a.B/C").payload(vec![0; payload_bytes]));
+        saga
+    }
+
+    /// grpc-go measures the whole message.
+    #[tokio::test]
+    async fn a_request_is_at_most_as_long_as_dtms_server_takes_it_and_a_longer_one_is_not_sent() {
+        // Nobody listens there: what is sent is Unavailable.
+        let config = DtmConfig::default();
+        let api = GrpcApi::new(RawGrpcClient::default(), "127.0.0.1:1".to_owned(), &config);
+        let frame = saga(REQUEST_BYTES_MAX).to_request().unwrap().encoded_len() - REQUEST_BYTES_MAX;
+        let (fits, over) = (saga(REQUEST_BYTES_MAX - frame), saga(REQUEST_BYTES_MAX - frame + 1));
+        api.check(&fits).unwrap();
+        let timeout = config.request_timeout;
+        let kind = |answer: Answer<()>| answer.unwrap_err().into_error("dtm.submit").kind();
+        assert_eq!(kind(api.send(Verb::Submit, &fits, timeout).await), ErrorKind::Unavailable);
+        for over in [over, saga(REQUEST_BYTES_MAX)] {
+            let error = api.check(&over).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            assert!(error.to_string().contains("gid=g") && error.to_string().contains("4194304"), "{error}");
+            assert_eq!(kind(api.send(Verb::Submit, &over, timeout).await), ErrorKind::InvalidArgument);
+            assert_eq!(kind(api.prepare_workflow(&over).await.map(drop)), ErrorKind::InvalidArgument);
+        }
+        let branch = BranchRegistration::new(Mode::Tcc, "g", "01").payload(vec![0; REQUEST_BYTES_MAX]);
+        assert_eq!(kind(api.register(&branch).await), ErrorKind::InvalidArgument);
     }
 }

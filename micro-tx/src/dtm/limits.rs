@@ -11,8 +11,9 @@ use super::{BranchRegistration, StoreLimits, callable, global::GlobalTransaction
 const TEXT_CHARS_MAX: usize = 1024;
 /// A column of `BLOB`.
 const PAYLOAD_BYTES_MAX: usize = 65_535;
-/// What grpc-go takes by default, less what is not payload.
-const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// What grpc-go takes of one message by default, and so DTM of one request; over gRPC the whole request is
+/// measured.
+pub(crate) const REQUEST_BYTES_MAX: usize = 4 << 20;
 
 /// # Errors
 ///
