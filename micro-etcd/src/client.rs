@@ -171,12 +171,8 @@ impl Client {
         let mut tries = self.servers.count();
         loop {
             let index = self.servers.current();
-            let outcome = match self.servers.connection(&self.config, index).await {
-                Ok(connection) => ask(connection).await.map_err(|cause| error::from_etcd(operation, cause)),
-                Err(error) => Err(error),
-            };
             tries -= 1;
-            match outcome {
+            match self.of_server(index, operation, &ask).await {
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     self.servers.leave(index);
                     if tries == 0 {
@@ -186,5 +182,22 @@ impl Client {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Asks a server, and once more as who the configured user is now, where etcd's users changed or
+    /// authentication was switched on or off: it has done nothing of a request that it refuses so.
+    /// etcd's own client gets another token only where it has one, and not for every such answer.
+    async fn of_server<T, F>(&self, index: usize, operation: &'static str, ask: impl Fn(Connection) -> F) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, EtcdError>>,
+    {
+        let connection = self.servers.connection(&self.config, index).await?;
+        let mut outcome = ask(connection.clone()).await;
+        if self.config.user.is_some() && outcome.as_ref().is_err_and(error::is_of_other_users) {
+            self.servers.forget(index, &connection);
+            let connection = self.servers.connection(&self.config, index).await?;
+            outcome = ask(connection).await;
+        }
+        outcome.map_err(|cause| error::from_etcd(operation, cause))
     }
 }

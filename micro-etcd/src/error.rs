@@ -18,6 +18,20 @@ pub(crate) fn from_etcd(operation: &'static str, error: EtcdError) -> Error {
     Error::new(kind, operation, message).with_source(error)
 }
 
+/// What etcd answers whom it knew, or let in without a name, before its users or roles changed or
+/// authentication was switched on or off. Source: etcd's `rpctypes`, and `auth` for those that 3.4 hands
+/// out as they are.
+const OF_OTHER_USERS: [&str; 5] =
+    ["user name is empty", "invalid auth token", OLD_REVISION, OLD_HEADER, "authentication is not enabled"];
+const OLD_REVISION: &str = "revision of auth store is old";
+const OLD_HEADER: &str = "revision in header is old";
+
+/// Whether a user of etcd's may be let in who authenticates anew.
+pub(crate) fn is_of_other_users(error: &EtcdError) -> bool {
+    matches!(error, EtcdError::GRpcStatus(status)
+        if OF_OTHER_USERS.iter().any(|text| status.message().contains(text)))
+}
+
 const NO_CONNECTION: (ErrorKind, &str) =
     (ErrorKind::Unavailable, "no etcd server answers: start one there, or correct the address");
 const WRONG_USER: (ErrorKind, &str) =
@@ -33,6 +47,9 @@ fn classify(code: u32, text: &str) -> (ErrorKind, &'static str) {
     match code {
         _ if text.contains("user name is empty") => NO_USER,
         _ if text.contains("authentication failed") || text.contains("invalid auth token") => WRONG_USER,
+        _ if text.contains(OLD_REVISION) || text.contains(OLD_HEADER) => {
+            (ErrorKind::Aborted, "etcd's users or roles changed meanwhile")
+        }
         _ if text.contains("requested lease not found") => (ErrorKind::NotFound, "etcd knows nothing of this lease"),
         _ if text.contains("required revision has been compacted") => {
             (ErrorKind::OutOfRange, "etcd has forgotten the revision")
@@ -69,6 +86,8 @@ mod tests {
             (3, "etcdserver: key is not provided", ErrorKind::InvalidArgument),
             (3, "etcdserver: user name is empty", ErrorKind::Unauthenticated),
             (3, "etcdserver: authentication failed, invalid user ID or password", ErrorKind::Unauthenticated),
+            (3, "etcdserver: revision of auth store is old", ErrorKind::Aborted),
+            (2, "auth: revision in header is old", ErrorKind::Aborted),
             (4, "etcdserver: request timed out", ErrorKind::DeadlineExceeded),
             (5, "etcdserver: requested lease not found", ErrorKind::NotFound),
             (5, "", ErrorKind::NotFound),

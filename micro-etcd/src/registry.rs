@@ -31,6 +31,8 @@ use crate::{
 /// - A lease has the TTL in whole seconds, at least the two that etcd gives where less is asked for.
 /// - What etcd lost, the lease, the key, or everything, is registered again with the next heartbeat.
 ///   What stands there already with the same contents is taken over with its lease.
+/// - Whoever has a user stays with etcd when authentication is switched on or off, and when a change of
+///   users makes all tokens old: the user authenticates anew and what was refused is asked once more.
 /// - A registration that was replaced by another one of its id withdraws nothing.
 /// - A value that cannot be read, or called, is left out; the log says once why.
 /// - A watch goes on through failures and compactions: it tells

@@ -5,7 +5,10 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use etcd_client::{ConnectOptions, KvClient, LeaseClient, WatchClient};
@@ -17,14 +20,19 @@ use crate::{EtcdConfig, error, limits::ANSWER_BYTES_MAX};
 const CONNECT: &str = "registry.connect";
 
 pub(crate) struct Servers {
-    connections: Vec<OnceCell<Connection>>,
+    connections: Vec<Slot>,
     /// The one that answered last.
     current: AtomicUsize,
 }
 
-/// What one server can be asked. Cheap to clone.
+/// Of one server: empty until it is needed, and another one once etcd's users changed.
+type Slot = Mutex<Arc<OnceCell<Connection>>>;
+
+/// What one server can be asked, as who one was when it was made. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Connection {
+    /// The same for its clones alone.
+    mark: Arc<()>,
     pub(crate) kv: KvClient,
     pub(crate) lease: LeaseClient,
     pub(crate) watch: WatchClient,
@@ -41,7 +49,7 @@ impl Servers {
         for (index, server) in config.servers.iter().enumerate() {
             match TcpStream::connect(server).await {
                 Ok(_) => {
-                    let connections = config.servers.iter().map(|_| OnceCell::new()).collect();
+                    let connections = config.servers.iter().map(|_| Slot::default()).collect();
                     return Ok(Self { connections, current: AtomicUsize::new(index) });
                 }
                 Err(cause) => last = Some(cause),
@@ -71,18 +79,33 @@ impl Servers {
     }
 
     pub(crate) async fn connection(&self, config: &EtcdConfig, index: usize) -> Result<Connection> {
-        self.connections[index].get_or_try_init(|| Connection::new(config, &config.servers[index])).await.cloned()
+        let slot = self.slot(index).clone();
+        slot.get_or_try_init(|| Connection::new(config, &config.servers[index])).await.cloned()
+    }
+
+    /// Whoever needs a connection next makes another one, unless somebody saw to it already. Watches
+    /// that are open on this one go on.
+    pub(crate) fn forget(&self, index: usize, outdated: &Connection) {
+        let mut slot = self.slot(index);
+        if slot.get().is_some_and(|connection| Arc::ptr_eq(&connection.mark, &outdated.mark)) {
+            *slot = Arc::default();
+        }
+    }
+
+    fn slot(&self, index: usize) -> std::sync::MutexGuard<'_, Arc<OnceCell<Connection>>> {
+        self.connections[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Connection {
     async fn new(config: &EtcdConfig, server: &str) -> Result<Self> {
         let client = match authenticated(config, server, config.user.as_deref()).await {
-            // A server without authentication takes no user, and needs none.
+            // A server without authentication takes no user, and needs none until it is switched on.
             Err(error) if error.kind() == ErrorKind::FailedPrecondition => authenticated(config, server, None).await?,
             outcome => outcome?,
         };
         Ok(Self {
+            mark: Arc::default(),
             kv: client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX),
             lease: client.lease_client(),
             watch: client.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX),
