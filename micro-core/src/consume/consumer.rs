@@ -27,7 +27,8 @@ use crate::{
     registry::Instance,
 };
 
-/// How long a revoked partition may take to finish the batches in hand.
+/// How long a revoked partition may take to finish the batches in hand and, in the first half of it, what
+/// is queued before the last of them.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The first and the longest wait before a subscription that ended by itself is opened again.

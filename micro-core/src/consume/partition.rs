@@ -69,7 +69,8 @@ struct State {
     tracker: OffsetTracker,
     first_offset: Option<i64>,
     queues: Vec<VecDeque<Delivery>>,
-    /// The highest offset that a lane has taken, which is how far all lanes get at a hand-over.
+    /// The highest offset that a lane has taken, which is how far all lanes get at a hand-over, unless one
+    /// stops before.
     taken: Option<i64>,
     /// Of the deliveries in hand and queued.
     unfinished_bytes: usize,
@@ -227,6 +228,7 @@ impl Partition {
     {
         while let Some(deliveries) = self.next_batch(lane).await {
             if !self.settle(&mut service, &deliveries).await {
+                self.stop_at(deliveries[0].offset);
                 return;
             }
             self.done(&deliveries);
@@ -271,6 +273,12 @@ impl Partition {
         let deliveries: Arc<[Delivery]> = queue.drain(..count).collect();
         *taken = (*taken).max(deliveries.last().map(|delivery| delivery.offset));
         deliveries
+    }
+
+    /// A lane ends here: what others do behind this offset is not acked, so they need not get further.
+    fn stop_at(&self, offset: i64) {
+        let mut state = self.state();
+        state.taken = state.taken.map(|taken| taken.min(offset));
     }
 
     /// Hands a batch to the stack until that settles it; `false` when the lane is to end before.

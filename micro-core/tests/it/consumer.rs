@@ -353,6 +353,47 @@ async fn the_lanes_of_a_revoked_partition_catch_up_with_the_one_that_is_ahead() 
     consumer.close().await.unwrap();
 }
 
+/// Behind a batch that fails nothing is acked.
+#[tokio::test(start_paused = true)]
+async fn the_lanes_of_a_revoked_partition_get_no_further_than_one_that_fails() {
+    let broker = ScriptedBroker::new();
+    let [fails, succeeds] = [(); 2].map(|()| Arc::new(Semaphore::new(0)));
+    let finished = Arc::new(AtomicUsize::new(0));
+    let service = {
+        let (fails, succeeds, finished) = (fails.clone(), succeeds.clone(), finished.clone());
+        service_fn(move |batch: DeliveryBatch| {
+            let (fails, succeeds, finished) = (fails.clone(), succeeds.clone(), finished.clone());
+            async move {
+                let is_slow = batch.deliveries[0].message.key.as_deref() == Some(b"slow");
+                let gate = if is_slow { fails } else { succeeds };
+                gate.acquire().await.expect("never closed").forget();
+                if is_slow {
+                    return Err(Error::new(ErrorKind::Unavailable, "test", "it fails"));
+                }
+                finished.fetch_add(batch.deliveries.len(), Ordering::Relaxed);
+                Ok(())
+            }
+        })
+    };
+    let builder = Consumer::with_service(Arc::new(broker.clone()), "stock", [ORDERS], service);
+    let consumer = builder.lane_count(2).running_count_max(2).build();
+    consumer.start(&Health::new()).await.unwrap();
+    let other = ahead_of("slow");
+    broker.deliver([delivery(&Paid::new(&other, 0), 0)]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let rest = [("slow", 0), (&*other, 1), (&*other, 2), ("slow", 1)];
+    broker.deliver((1..).zip(rest).map(|(offset, (order, seq))| delivery(&Paid::new(order, seq), offset))).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (guard, released) = RevokeGuard::new();
+    broker.feed.send(SubscriptionEvent::Revoked(partition_0(), guard)).await.unwrap();
+    fails.add_permits(9);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    succeeds.add_permits(9);
+    released.await.unwrap_err();
+    assert_eq!((broker.acked(), finished.load(Ordering::Relaxed)), (Some(1), 1));
+    consumer.close().await.unwrap();
+}
+
 /// Others wait for the partition: half of the time is for catching up, the rest for what is in hand.
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_is_far_behind_does_not_catch_up_with_others_for_ever() {
