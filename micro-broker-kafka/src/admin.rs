@@ -14,6 +14,7 @@ use rdkafka::{
     config::FromClientConfig as _,
     consumer::{BaseConsumer, Consumer as _},
     error::KafkaError,
+    metadata::Metadata,
     producer::Producer as _,
     types::RDKafkaErrorCode as Code,
 };
@@ -77,13 +78,14 @@ pub struct PartitionLag {
 }
 
 impl KafkaBroker {
-    /// Creates topics, and waits until they are known and led; one that is there already is left as it is.
+    /// Creates topics, and waits until the broker that is asked knows a leader of each partition; a topic
+    /// that is there already is left as it is.
     ///
     /// # Errors
     ///
     /// Of the first topic that could not be created: `InvalidArgument` for its name or numbers,
-    /// `PermissionDenied`, `Unavailable`. `NotFound` or `Unavailable` where one was created and is not
-    /// known within `connect_timeout`.
+    /// `PermissionDenied`, `Unavailable`. `Unavailable` where all were created and one has no leader known
+    /// within `connect_timeout`; whoever may not look at topics does not wait.
     pub async fn create_topics(&self, topics: &[TopicSpec]) -> Result<()> {
         const OPERATION: &str = "broker.create_topics";
         if topics.is_empty() {
@@ -113,7 +115,7 @@ impl KafkaBroker {
         let (broker, names) = (self.clone(), topics.iter().map(|topic| topic.name.clone()).collect::<Vec<_>>());
         let known = move || {
             let end = Instant::now() + wait;
-            names.iter().try_for_each(|name| broker.partitions_by(end, OPERATION, name).map(drop))
+            names.iter().try_for_each(|name| broker.wait_until_led(end, OPERATION, name))
         };
         blocking(OPERATION, known).await
     }
@@ -163,16 +165,46 @@ impl KafkaBroker {
         Ok(lags)
     }
 
+    /// Waits until each partition of a topic that was just created has a leader; blocks.
+    fn wait_until_led(&self, end: Instant, operation: &'static str, topic: &str) -> Result<()> {
+        let session = self.producer().session()?;
+        loop {
+            let is_led = |metadata: Metadata| {
+                let topic = metadata.topics().iter().find(|found| found.name() == topic);
+                let Some(topic) = topic else { return Err(Code::UnknownTopicOrPartition) };
+                match topic.error().map(Code::from) {
+                    Some(Code::TopicAuthorizationFailed) => Ok(()),
+                    Some(code) => Err(code),
+                    None if topic.partitions().is_empty() => Err(Code::UnknownTopicOrPartition),
+                    None if topic.partitions().iter().any(|partition| partition.leader() < 0) => {
+                        Err(Code::LeaderNotAvailable)
+                    }
+                    None => Ok(()),
+                }
+            };
+            let metadata = session.client().fetch_metadata(Some(topic), self.config().connect_timeout);
+            let cause = match metadata.map(is_led) {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(code)) => KafkaError::MetadataFetch(code),
+                Err(error) => error,
+            };
+            if Instant::now() >= end {
+                let message = "the topic was created and has no leader that is known yet";
+                return Err(Error::new(ErrorKind::Unavailable, operation, message)
+                    .with_context("topic", topic)
+                    .with_source(cause));
+            }
+            std::thread::park_timeout(TOPIC_POLL_INTERVAL);
+        }
+    }
+
     /// The partitions of a topic; blocks.
     ///
     /// A topic that was created a moment ago may not be known to every broker: it is asked for
     /// again within `topic_wait`.
     pub(crate) fn partitions(&self, operation: &'static str, topic: &str) -> Result<Vec<i32>> {
-        self.partitions_by(Instant::now() + self.config().topic_wait, operation, topic)
-    }
-
-    fn partitions_by(&self, end: Instant, operation: &'static str, topic: &str) -> Result<Vec<i32>> {
         let session = self.producer().session()?;
+        let end = Instant::now() + self.config().topic_wait;
         loop {
             let metadata = session
                 .client()

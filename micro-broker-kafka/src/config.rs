@@ -82,7 +82,7 @@ pub struct KafkaConfig {
     #[serde(rename = "commit_interval_ms", with = "millis")]
     pub commit_interval: Duration,
     /// How long a rebalance waits for the guard of what it takes away; default 6 s, a second more
-    /// than a consumer takes for the batches in hand.
+    /// than a consumer takes to hand over.
     #[serde(rename = "revoke_wait_max_ms", with = "millis")]
     pub revoke_wait_max: Duration,
     /// How long the end of a subscription or of the broker may take; default 5 s. A client that
@@ -423,7 +423,7 @@ impl KafkaConfig {
         if !self.properties.contains_key("fetch.error.backoff.ms") {
             consumer.set("fetch.error.backoff.ms", "100");
         }
-        // A topic that the member's broker did not know yet when it joined is looked for as often, not
+        // A topic that the member's broker did not know yet when it joined is looked for every 30 s, not
         // every five minutes.
         if !self.properties.contains_key("topic.metadata.refresh.interval.ms") {
             consumer.set("topic.metadata.refresh.interval.ms", "30000");

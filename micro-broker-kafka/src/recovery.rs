@@ -9,7 +9,8 @@ use micro_core::broker::TopicPartition;
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _, RebalanceProtocol},
-    error::KafkaResult,
+    error::{KafkaError, KafkaResult},
+    types::RDKafkaErrorCode as Code,
 };
 
 use crate::{
@@ -115,7 +116,8 @@ fn look_into(shared: &Shared, client: &Client, id: &TopicPartition) -> KafkaResu
 /// The group's position; `None` before its first commit.
 fn committed(client: &Client, id: &TopicPartition, wait: Duration) -> KafkaResult<Option<i64>> {
     let committed = client.committed_offsets(list_of(std::slice::from_ref(id)), wait)?;
-    let Some(element) = committed.find_partition(&id.topic, id.partition) else { return Ok(None) };
+    let element = committed.find_partition(&id.topic, id.partition);
+    let element = element.ok_or(KafkaError::OffsetFetch(Code::UnknownPartition))?;
     element.error()?;
     Ok(match element.offset() {
         Offset::Offset(offset) => Some(offset),
@@ -125,6 +127,8 @@ fn committed(client: &Client, id: &TopicPartition, wait: Duration) -> KafkaResul
 
 /// Gives a partition back to the client with a position; it takes no seek of one that it gave up.
 fn begin_again(shared: &Shared, client: &Client, id: &TopicPartition, start: i64) -> KafkaResult<()> {
+    // The client would remember a pause of which the new ownership knows nothing.
+    shared.resume_paused(client, std::slice::from_ref(id));
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&id.topic, id.partition, Offset::Offset(start))?;
     match client.rebalance_protocol() {

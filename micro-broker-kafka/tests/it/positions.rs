@@ -82,8 +82,8 @@ async fn partitions_that_go_never_take_a_committed_position_back() {
     let reader = Reader::join(broker, &group, &topic).await;
     let deliveries = reader.take(10).await;
     reader.ack(&deliveries[..2]).await;
-    // The client has been told by now.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The client has been told.
+    eventually(PATIENCE, "it is committed", || async { committed().await == Some(2) }).await;
     reader.ack(&deliveries[..4]).await;
     reader.close().await;
     assert_eq!(committed().await, Some(4));
@@ -92,7 +92,7 @@ async fn partitions_that_go_never_take_a_committed_position_back() {
     let reader = Reader::join(broker, &group, &topic).await;
     let deliveries = reader.take(6).await;
     reader.ack(&deliveries[..2]).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    eventually(PATIENCE, "it is committed", || async { committed().await == Some(6) }).await;
     let other = Reader::join(broker, &group, &topic).await;
     let SubscriptionEvent::Revoked(_, guard) = reader.notice().await else { panic!("expected a revocation") };
     reader.ack(&deliveries[..4]).await;
