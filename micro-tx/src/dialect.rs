@@ -105,14 +105,14 @@ impl Dialect {
         }
     }
 
-    /// Deletes at most so many of a table's rows whose `column` is less than a value, the least
-    /// first. The `key` is the table's primary key.
-    pub(crate) fn delete_oldest(self, table: &str, key: &str, column: &str) -> String {
+    /// Deletes at most so many of a table's rows whose `column` is less than what `before` says, the
+    /// least first. The `key` is the table's primary key.
+    pub(crate) fn delete_oldest(self, table: &str, key: &str, column: &str, before: &str) -> String {
         match self {
-            Self::MySql => format!("DELETE FROM {table} WHERE {column} < ? ORDER BY {column} LIMIT ?"),
+            Self::MySql => format!("DELETE FROM {table} WHERE {column} < {before} ORDER BY {column} LIMIT ?"),
             Self::Sqlite | Self::Postgres => format!(
                 "DELETE FROM {table} WHERE ({key}) IN \
-                 (SELECT {key} FROM {table} WHERE {column} < ? ORDER BY {column} LIMIT ?)"
+                 (SELECT {key} FROM {table} WHERE {column} < {before} ORDER BY {column} LIMIT ?)"
             ),
         }
     }

@@ -7,10 +7,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use micro_core::{Result, Tx, inbox::InboxStore};
+use micro_core::{Error, ErrorKind, Result, Tx, inbox::InboxStore};
 
-use super::{kept_id, limit, millis, now_millis, text, widths::Widths};
-use crate::{database::SqlDatabase, value::Value};
+use super::{kept_id, limit, millis, text, widths::Widths};
+use crate::{database::SqlDatabase, dialect::Dialect, value::Value};
+
+/// The width of MySQL's column, in bytes.
+const GROUP_BYTES_MAX: usize = 255;
+
+/// Fifty years: MySQL refuses to count back to before the epoch.
+const AGE_MILLIS_MAX: i64 = 50 * 365 * 24 * 60 * 60 * 1_000;
 
 pub(crate) struct SqlInbox {
     database: SqlDatabase,
@@ -30,9 +36,12 @@ impl SqlInbox {
                 "SELECT event_id FROM micro_inbox WHERE consumer_group = ? AND claim_id <> ? AND event_id IN ({ids})"
             ))
         };
-        let purge = database.dialect().delete_oldest("micro_inbox", "consumer_group, event_id", "claimed_at");
+        // By the database's clock: a process whose own is ahead would purge what others claimed.
+        let now = database.dialect().now_millis();
+        let before = format!("{now} - ?");
+        let purge = database.dialect().delete_oldest("micro_inbox", "consumer_group, event_id", "claimed_at", &before);
         Self {
-            claim: Widths::new("(?, ?, ?, ?)", claim),
+            claim: Widths::new(&format!("(?, ?, {now}, ?)"), claim),
             taken: Widths::new("?", taken),
             purge: database.prefixed(&purge),
             database,
@@ -47,13 +56,14 @@ impl InboxStore for SqlInbox {
     /// that before the insert.
     async fn claim(&self, tx: &mut Tx, group: &str, event_ids: &[String]) -> Result<Vec<bool>> {
         let sql = self.database.opened(tx, "inbox.claim")?;
+        self.check(group)?;
         let event_ids: Vec<Cow<'_, str>> = event_ids.iter().map(|id| kept_id(id)).collect();
         // In one order for all: two claims of the same ids wait for each other instead of deadlocking.
         let ids: Vec<&str> = event_ids.iter().map(|id| &**id).collect::<BTreeSet<_>>().into_iter().collect();
-        let (now, claim_id) = (now_millis(), fastrand::i64(..));
+        let claim_id = fastrand::i64(..);
         let mut claimed_count = 0;
         for (statement, part) in self.claim.cut(&ids) {
-            let rows = part.iter().flat_map(|id| [group.into(), (*id).into(), now.into(), claim_id.into()]);
+            let rows = part.iter().flat_map(|id| [group.into(), (*id).into(), claim_id.into()]);
             claimed_count += sql.execute_as("inbox.claim", statement, &rows.collect::<Vec<Value>>()).await?;
         }
         let mut taken = HashSet::new();
@@ -72,7 +82,21 @@ impl InboxStore for SqlInbox {
     }
 
     async fn purge(&self, older_than: Duration, count_max: usize) -> Result<u64> {
-        let before = now_millis().saturating_sub(millis(older_than));
-        self.database.repeat_as("inbox.purge", &self.purge, &[before.into(), limit(count_max)]).await
+        let age = millis(older_than).min(AGE_MILLIS_MAX);
+        self.database.repeat_as("inbox.purge", &self.purge, &[age.into(), limit(count_max)]).await
+    }
+}
+
+impl SqlInbox {
+    /// Refuses what MySQL would cut: INSERT IGNORE makes a warning of that error, and the claims of a
+    /// name that is cut are found by nobody.
+    fn check(&self, group: &str) -> Result<()> {
+        if self.database.dialect() != Dialect::MySql || group.len() <= GROUP_BYTES_MAX {
+            return Ok(());
+        }
+        let message = "the consumer group's name is too long for the inbox's table: give it a shorter one";
+        Err(Error::new(ErrorKind::InvalidArgument, "inbox.claim", message)
+            .with_context("bytes", group.len())
+            .with_context("bytes_max", GROUP_BYTES_MAX))
     }
 }
