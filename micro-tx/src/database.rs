@@ -76,7 +76,8 @@ impl SqlDatabase {
     /// # Errors
     ///
     /// `InvalidArgument` for settings that cannot be, `Unimplemented` for a kind of database whose
-    /// feature is off, `Unavailable` when it cannot be opened.
+    /// feature is off, `Unavailable` when it cannot be opened, `Unauthenticated` when the server
+    /// refuses user or password, which later is `Internal`: it says nothing about what is done then.
     pub async fn connect(config: SqlConfig) -> Result<Self> {
         let table_prefix = checked_prefix(&config.table_prefix)?.to_owned();
         let connections = match config.url.split(':').next().unwrap_or_default() {
@@ -133,6 +134,10 @@ impl SqlDatabase {
     /// pool opens another in its place: one more than its `max_connections`, which may be 1. sqlx's
     /// pool pings when it gets a connection back, so that each transaction costs a round trip more than
     /// with [`connect`](Self::connect).
+    ///
+    /// Its sessions are to have `autocommit = 1` and `completion_type = 'NO_CHAIN'`, the defaults: with
+    /// others every call is an `Internal` error that says so. On MariaDB leave `max_statement_time` at 0,
+    /// for it interrupts commits too.
     #[cfg(feature = "mysql")]
     pub fn from_mysql_pool(pool: sqlx::MySqlPool) -> Self {
         Self::from_pool(Connections::MySql(ServerConnections::from_pool(pool)))
@@ -261,7 +266,8 @@ impl SqlDatabase {
     ///
     /// # Errors
     ///
-    /// `FailedPrecondition` when the tables are of a newer version than this one knows.
+    /// `FailedPrecondition` when the tables are of a newer version than this one knows,
+    /// `PermissionDenied` when the user may not create them.
     pub async fn migrate(&self) -> Result<()> {
         migrate::run(self).await
     }
@@ -292,8 +298,8 @@ impl SqlDatabase {
     ///
     /// # Errors
     ///
-    /// `ResourceExhausted` when no reader became free in time, `FailedPrecondition` for a statement
-    /// that writes, and those of [`SqlTx::execute`].
+    /// `ResourceExhausted` when no reader became free in time, `Internal` for a statement that writes
+    /// on SQLite, and those of [`SqlTx::execute`].
     pub async fn fetch_all(&self, statement: &str, values: &[Value]) -> Result<Vec<Row>> {
         self.fetch_all_as("sql.fetch_all", statement, values).await
     }

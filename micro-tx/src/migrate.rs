@@ -6,14 +6,19 @@ use micro_core::{Error, ErrorKind, Result, TransactionManagerExt as _, event::un
 
 use crate::{
     database::SqlDatabase,
+    error::to_deployer,
     transaction::{SqlTx, SqlTxExt as _},
 };
 
 /// Applies what is missing, in one transaction where the database can (MySQL commits each CREATE;
 /// its scripts can be run again). Of two processes that start together, one waits.
 pub(crate) async fn run(database: &SqlDatabase) -> Result<()> {
-    let _turn = database.migration_turn().await?;
-    database.run(async |tx| apply(database, tx.sql()?).await).await
+    let migrated = async {
+        let _turn = database.migration_turn().await?;
+        database.run(async |tx| apply(database, tx.sql()?).await).await
+    };
+    let message = "the database's user may not create or change these tables: migrate as one who may";
+    migrated.await.map_err(|error| to_deployer("sql.migrate", message, error))
 }
 
 async fn apply(database: &SqlDatabase, sql: &mut SqlTx) -> Result<()> {

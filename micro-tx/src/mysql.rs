@@ -45,15 +45,26 @@ impl Driver for MySql {
     async fn connect(options: &MySqlConnectOptions, session: &Session) -> Result<MySqlConnection, sqlx::Error> {
         let mut connection = options.connect().await?;
         // READ COMMITTED: with REPEATABLE READ two inserts of neighbouring keys lock each other's
-        // gap. No max_statement_time, which would hold for COMMIT too: see `Dialect::read_limit`.
+        // gap. No max_statement_time, which would hold for COMMIT too: see `Dialect::read_limit`. What the
+        // server or its init_connect sets would undo what is acknowledged, or begin another transaction
+        // with each commit.
         let script = format!(
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
              SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO'), \
-             SESSION innodb_lock_wait_timeout = {}",
+             SESSION innodb_lock_wait_timeout = {}, SESSION autocommit = 1, SESSION completion_type = 'NO_CHAIN' \
+             /*M!100102 , SESSION max_statement_time = 0 */",
             session.lock_timeout.as_secs().max(1),
         );
         Self::script(&mut connection, &script).await?;
         Ok(connection)
+    }
+
+    async fn unfit(connection: &mut MySqlConnection) -> Result<Option<&'static str>, sqlx::Error> {
+        let fit = "SELECT @@autocommit = 1 AND @@completion_type = 'NO_CHAIN'";
+        let is_fit: i64 = sqlx::query_scalar(fit).persistent(false).fetch_one(connection).await?;
+        let message = "the pool's sessions do not commit each statement, or chain transactions: SET autocommit = 1, \
+                       completion_type = 'NO_CHAIN' in its after_connect";
+        Ok((is_fit != 1).then_some(message))
     }
 
     fn ends_after_silence(limit: Duration) -> String {

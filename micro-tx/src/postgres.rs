@@ -56,6 +56,11 @@ impl Driver for Postgres {
         Ok(connection)
     }
 
+    async fn unfit(_connection: &mut PgConnection) -> Result<Option<&'static str>, sqlx::Error> {
+        // Each session commits what is executed by itself.
+        Ok(None)
+    }
+
     fn ends_after_silence(limit: Duration) -> String {
         let (millis, seconds) = (limit.as_millis().max(1), (limit.as_secs() / 3).max(1));
         // By TCP as well: while an answer cannot be sent nothing is idle, and versions before 14 have

@@ -54,7 +54,8 @@ impl SqlTx {
     ///
     /// `AlreadyExists` for a key that is taken, `InvalidArgument` for a value that breaks a rule of
     /// its column or a wrong number of values, `FailedPrecondition` for a broken reference,
-    /// `Aborted` for a lost conflict, `Internal` for wrong SQL.
+    /// `Aborted` for a lost conflict, `Unavailable` for a server that is read-only, after a failover
+    /// say, `Internal` for wrong SQL and for a right that is missing.
     pub async fn execute(&mut self, statement: &str, values: &[Value]) -> Result<u64> {
         self.execute_as("sql.execute", statement, values).await
     }

@@ -7,10 +7,26 @@ mod postgres;
 
 use micro_core::{Error, ErrorKind};
 
+/// The operation of the first connection, with which a service starts.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+const START: &str = "sql.connect";
+
+/// What a server does not do while it is read-only, as a primary that became a standby is, or a session
+/// that began on one. Another connection may lead to the new primary.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+const READ_ONLY: (ErrorKind, &str) = (ErrorKind::Unavailable, "the server or the transaction is read-only");
+
 /// A driver's error as the port's. Its text names no URL and no bound value: sqlx puts neither
 /// there, but for configuration errors, whose cause is left out.
+///
+/// A login or an access that is refused is a fault of the deployment, as a missing table is:
+/// `Internal`, for the kinds of their own are permanent ones, and what meets it must stay deliverable.
+/// Who starts or migrates is told more exactly: [`to_deployer`].
 pub(crate) fn from_sqlx(operation: &'static str, error: sqlx::Error) -> Error {
-    let (kind, message) = classify(&error);
+    let (kind, message) = match classify(&error) {
+        (ErrorKind::Unauthenticated | ErrorKind::PermissionDenied, message) => (ErrorKind::Internal, message),
+        classified => classified,
+    };
     let answer = Error::new(kind, operation, message);
     match error {
         sqlx::Error::Configuration(_) => answer,
@@ -35,6 +51,27 @@ fn classify(error: &sqlx::Error) -> (ErrorKind, &'static str) {
     }
 }
 
+/// Whether the database refused a login or an access.
+#[cfg(all(feature = "dtm", feature = "mysql"))]
+pub(crate) fn is_denied(error: &Error) -> bool {
+    denied(error).is_some()
+}
+
+/// An error as somebody is told it who deploys or migrates: a login or an access that is refused has
+/// a kind of its own there, and this message.
+pub(crate) fn to_deployer(operation: &'static str, message: &'static str, error: Error) -> Error {
+    match denied(&error) {
+        Some(kind) => Error::new(kind, operation, message).with_source(error),
+        None => error,
+    }
+}
+
+fn denied(error: &Error) -> Option<ErrorKind> {
+    let source = std::error::Error::source(error)?.downcast_ref::<sqlx::Error>()?;
+    let (kind, _) = classify(source);
+    matches!(kind, ErrorKind::Unauthenticated | ErrorKind::PermissionDenied).then_some(kind)
+}
+
 /// As [`from_sqlx`], of an attempt to connect: there the text says what to look at.
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) fn connecting(operation: &'static str, error: sqlx::Error) -> Error {
@@ -49,6 +86,11 @@ pub(crate) fn connecting(operation: &'static str, error: sqlx::Error) -> Error {
             }
             classified => classified,
         },
+    };
+    // In a service that runs it stays no permanent one: see `from_sqlx`.
+    let kind = match kind {
+        ErrorKind::Unauthenticated | ErrorKind::PermissionDenied if operation != START => ErrorKind::Internal,
+        kind => kind,
     };
     match error {
         sqlx::Error::Configuration(_) => Error::new(kind, operation, message),
@@ -75,6 +117,12 @@ pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| !ends_session(error))
+}
+
+/// Whether the server refused a write, or a commit of some, before it did anything.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) fn is_read_only(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| classify_database(error) == READ_ONLY)
 }
 
 /// A commit, or a statement that commits by itself, that may be done or not.
@@ -134,11 +182,11 @@ fn classify_sqlite(code: &str) -> (ErrorKind, &'static str) {
         (10, _) => (ErrorKind::Unavailable, "the disk did not read or write"),
         (14, _) => (ErrorKind::Unavailable, "the database file cannot be opened"),
         (3 | 23, _) => (ErrorKind::PermissionDenied, "the database refused the access"),
-        (8, _) => (ErrorKind::FailedPrecondition, "the connection or the file is read-only"),
         (11 | 26, _) => (ErrorKind::DataLoss, "the file is damaged, or no database"),
         (18 | 25, _) => (ErrorKind::InvalidArgument, "a value is too large, or bound out of range"),
-        // A missing table or wrong SQL is a fault of the deployment, not of the data: an event that
-        // meets it must stay deliverable, so the kind is not a permanent one.
+        // A missing table, wrong SQL or a file that may not be written is a fault of the deployment, not
+        // of the data: an event that meets it must stay deliverable, so the kind is not a permanent one.
+        (8, _) => (ErrorKind::Internal, "the connection or the file is read-only"),
         _ => (ErrorKind::Internal, "the database refused the statement"),
     }
 }
@@ -158,10 +206,9 @@ mod tests {
             (&["7", "13"], ErrorKind::ResourceExhausted),
             (&["10", "266", "778", "14", "526"], ErrorKind::Unavailable),
             (&["3", "23"], ErrorKind::PermissionDenied),
-            (&["8", "264"], ErrorKind::FailedPrecondition),
             (&["11", "26"], ErrorKind::DataLoss),
             (&["18", "25"], ErrorKind::InvalidArgument),
-            (&["1", "2", "21", "", "not a number"], ErrorKind::Internal),
+            (&["1", "2", "8", "264", "21", "", "not a number"], ErrorKind::Internal),
         ] {
             for code in codes {
                 assert_eq!(classify_sqlite(code).0, kind, "code {code}");

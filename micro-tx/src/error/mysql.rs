@@ -2,8 +2,14 @@
 
 use micro_core::ErrorKind;
 
+use super::READ_ONLY;
+
 /// The operating system's words for a full disk, which no setting of the server translates.
 const NO_SPACE: &str = "No space left on device";
+
+/// What the text names of the settings that make a server read-only, which no setting translates:
+/// `--read-only`, `--super-read-only`, `--innodb-read-only`. Other settings prevent statements too.
+const READ_ONLY_SETTING: &str = "read-only";
 
 /// By <https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html> and
 /// <https://mariadb.com/kb/en/mariadb-error-code-reference/>.
@@ -39,7 +45,9 @@ pub(super) fn classify(number: u16, message: &str) -> (ErrorKind, &'static str) 
             (ErrorKind::Unauthenticated, "the server refused user or password")
         }
         1049 => (ErrorKind::NotFound, "there is no such database"),
-        1036 | 1290 | 1792 | 1836 => (ErrorKind::FailedPrecondition, "the server or the table is read-only"),
+        1792 | 1836 | 1874 => READ_ONLY,
+        1290 if message.contains(READ_ONLY_SETTING) => READ_ONLY,
+        1036 => (ErrorKind::Internal, "the table is read-only"),
         1194 | 1195 | 1712 | 1877 => (ErrorKind::DataLoss, "a table is damaged"),
         // A missing table or wrong SQL is a fault of the deployment, not of the data: an event that
         // meets it must stay deliverable, so the kind is not a permanent one.
@@ -69,14 +77,24 @@ mod tests {
             (&[1044, 1142, 1143, 1227, 1370], ErrorKind::PermissionDenied),
             (&[1045, 1251, 1698, 1862, 2059, 3118, 4151], ErrorKind::Unauthenticated),
             (&[1049], ErrorKind::NotFound),
-            (&[1036, 1290, 1792, 1836], ErrorKind::FailedPrecondition),
+            (&[1792, 1836, 1874], ErrorKind::Unavailable),
             (&[1194, 1195, 1712, 1877], ErrorKind::DataLoss),
-            (&[1054, 1064, 1146, 0], ErrorKind::Internal),
+            (&[1036, 1054, 1064, 1146, 1290, 0], ErrorKind::Internal),
         ] {
             for number in numbers {
                 assert_eq!(classify(*number, "").0, kind, "number {number}");
             }
         }
+    }
+
+    #[test]
+    fn a_server_that_became_read_only_is_one_of_the_settings_that_prevent_a_statement() {
+        for setting in ["--read-only", "--super-read-only", "--innodb-read-only", "--read-only=NO_LOCK"] {
+            let text = format!("The MySQL server is running with the {setting} option so it cannot execute this");
+            assert_eq!(classify(1290, &text).0, ErrorKind::Unavailable, "{text}");
+        }
+        let text = "The MySQL server is running with the --secure-file-priv option so it cannot execute this";
+        assert_eq!(classify(1290, text).0, ErrorKind::Internal);
     }
 
     #[test]

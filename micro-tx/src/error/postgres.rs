@@ -2,6 +2,8 @@
 
 use micro_core::ErrorKind;
 
+use super::READ_ONLY;
+
 /// By <https://www.postgresql.org/docs/current/errcodes-appendix.html>: the code, or its class.
 pub(super) fn classify(code: &str) -> (ErrorKind, &'static str) {
     match (code.get(..2).unwrap_or_default(), code) {
@@ -25,7 +27,7 @@ pub(super) fn classify(code: &str) -> (ErrorKind, &'static str) {
         (_, "42501") => (ErrorKind::PermissionDenied, "the database refused the access"),
         ("28", _) => (ErrorKind::Unauthenticated, "the server refused user or password"),
         ("3D", _) => (ErrorKind::NotFound, "there is no such database"),
-        (_, "25006") => (ErrorKind::FailedPrecondition, "the server or the transaction is read-only"),
+        (_, "25006") => READ_ONLY,
         (_, "55006" | "55000") => (ErrorKind::FailedPrecondition, "what is asked for is in use, or not in the state"),
         (_, "XX001" | "XX002") => (ErrorKind::DataLoss, "a table or an index is damaged"),
         ("58", _) => (ErrorKind::Unavailable, "the server's disk did not read or write"),
@@ -47,12 +49,15 @@ mod tests {
             (&["23502", "23514", "23000", "22001", "22003", "22P02", "22021"], ErrorKind::InvalidArgument),
             (&["40P01", "40001", "55P03", "25P02"], ErrorKind::Aborted),
             (&["57014"], ErrorKind::DeadlineExceeded),
-            (&["57P01", "57P02", "57P03", "57P05", "08006", "08003", "58030", "25P03"], ErrorKind::Unavailable),
+            (
+                &["57P01", "57P02", "57P03", "57P05", "08006", "08003", "58030", "25P03", "25006"],
+                ErrorKind::Unavailable,
+            ),
             (&["53300", "53100", "53200", "53400", "54000", "54001"], ErrorKind::ResourceExhausted),
             (&["42501"], ErrorKind::PermissionDenied),
             (&["28P01", "28000"], ErrorKind::Unauthenticated),
             (&["3D000"], ErrorKind::NotFound),
-            (&["25006", "55006", "55000"], ErrorKind::FailedPrecondition),
+            (&["55006", "55000"], ErrorKind::FailedPrecondition),
             (&["XX001", "XX002"], ErrorKind::DataLoss),
             (&["42P01", "42601", "XX000", "0A000", ""], ErrorKind::Internal),
         ] {

@@ -24,6 +24,12 @@ pub(crate) trait Driver: sqlx::Database<Connection: Sync, Arguments: Send> {
         session: &Session,
     ) -> impl Future<Output = Result<Self::Connection, sqlx::Error>> + Send;
 
+    /// What is wrong with a session of a user's own pool, if what is executed there by itself would not be
+    /// committed.
+    fn unfit(
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<Option<&'static str>, sqlx::Error>> + Send;
+
     /// What makes the server end a session whose client says nothing for so long.
     fn ends_after_silence(limit: Duration) -> String;
 

@@ -4,18 +4,21 @@
 //! connection is noticed by BEGIN, which then goes to a fresh one.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use micro_core::{Error, ErrorKind, Result};
+use micro_core::{Error, ErrorKind, Result, transaction::shielded};
 use sqlx::{Connection as _, Pool as SqlxPool, pool::PoolConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Call, Driver, Session};
 use crate::{
     config::SqlConfig,
-    error::{from_sqlx, is_broken, is_refusal, of_unknown_outcome},
+    error::{from_sqlx, is_broken, is_read_only, is_refusal, of_unknown_outcome},
     row::Row,
 };
 
@@ -33,6 +36,8 @@ struct Inner<D: Driver> {
     idle: Mutex<Vec<Established<D>>>,
     slots: Arc<Semaphore>,
     limits: PoolLimits,
+    /// Whether a connection of a user's own pool was found to be fit.
+    is_checked: AtomicBool,
 }
 
 enum Source<D: Driver> {
@@ -85,7 +90,8 @@ impl<D: Driver> Pool<D> {
 
     fn new(source: Source<D>, limits: PoolLimits) -> Self {
         let slots = Arc::new(Semaphore::new(limits.connection_count_max));
-        Self { inner: Arc::new(Inner { source, idle: Mutex::default(), slots, limits }) }
+        let is_checked = AtomicBool::default();
+        Self { inner: Arc::new(Inner { source, idle: Mutex::default(), slots, limits, is_checked }) }
     }
 
     /// Waits for a turn, in a user's own pool for a connection. Else the lease has none before its
@@ -191,7 +197,8 @@ impl<D: Driver> Inner<D> {
         }
         match &self.source {
             Source::Shared(pool) => {
-                pool.acquire().await.map(Connection::Pooled).map_err(|error| from_sqlx(operation, error))
+                let connection = pool.acquire().await.map_err(|error| from_sqlx(operation, error))?;
+                self.checked(operation, connection).await.map(Connection::Pooled)
             }
             Source::Server(options) => {
                 let limit = self.limits.connect_timeout;
@@ -210,6 +217,31 @@ impl<D: Driver> Inner<D> {
                 Ok(Connection::Own(Established { connection, expires_at: Instant::now() + lifetime }))
             }
         }
+    }
+
+    /// Asks the first connection of a user's own pool whether its session is one to commit in: all of them
+    /// are set up alike.
+    async fn checked(&self, operation: &'static str, mut connection: PoolConnection<D>) -> Result<PoolConnection<D>> {
+        if self.is_checked.load(Ordering::Relaxed) {
+            return Ok(connection);
+        }
+        let limit = self.limits.connect_timeout;
+        // Shielded: dropped half-way it would go back in the middle of an answer.
+        let connection = shielded(operation, async move {
+            match tokio::time::timeout(limit, D::unfit(&mut connection)).await {
+                Ok(Ok(None)) => Ok(connection),
+                Ok(Ok(Some(message))) => Err(Error::new(ErrorKind::Internal, operation, message)),
+                Ok(Err(error)) => Err(from_sqlx(operation, error)),
+                Err(_) => {
+                    drop(connection.detach());
+                    let message = "the server gave no answer in time: the connection is closed";
+                    Err(Error::new(ErrorKind::DeadlineExceeded, operation, message))
+                }
+            }
+        });
+        let connection = connection.await?;
+        self.is_checked.store(true, Ordering::Relaxed);
+        Ok(connection)
     }
 }
 
@@ -360,7 +392,7 @@ impl<D: Driver> Lease<D> {
     }
 
     fn is_undone_after(&self, error: &Error) -> bool {
-        self.is_connected() && D::DIALECT.is_undone_after(error)
+        of_driver(error).is_some_and(is_read_only) || (self.is_connected() && D::DIALECT.is_undone_after(error))
     }
 
     /// Undoes what is open, savepoints included, or closes the connection if that fails.

@@ -14,7 +14,7 @@ use super::Lease;
 use super::statements::Statements;
 use super::{Driver, ServerConnections, ServerTx, pool};
 #[cfg(feature = "mysql")]
-use crate::error::from_sqlx;
+use crate::error::{from_sqlx, is_denied};
 
 /// How many times a prepared transaction that a connection still holds is asked for.
 #[cfg(feature = "mysql")]
@@ -123,7 +123,7 @@ impl ServerConnections<sqlx::MySql> {
         };
         match listed.map_err(|error| from_sqlx(operation, error)) {
             Ok(rows) => Ok(rows.iter().any(is_listed)),
-            Err(error) if is_code(&error, "XAE03") || error.kind() == ErrorKind::PermissionDenied => {
+            Err(error) if is_code(&error, "XAE03") || is_denied(&error) => {
                 let message = "MySQL does not tell whether this branch is prepared: grant XA_RECOVER_ADMIN";
                 let error = Error::new(ErrorKind::PermissionDenied, operation, message).with_source(error);
                 Err(error.with_context("xid", xid))
@@ -270,7 +270,7 @@ fn of_start(error: Error, script: &str) -> Error {
 /// Where setting the variable is not allowed.
 #[cfg(feature = "mysql")]
 fn of_mariadb(error: Error) -> Error {
-    if error.kind() != ErrorKind::PermissionDenied {
+    if !is_denied(&error) {
         return error;
     }
     let message = "MariaDB does not let this user part what is prepared from its connection: grant BINLOG REPLAY";

@@ -2,6 +2,7 @@
 
 mod barrier;
 mod cancel;
+mod changes;
 mod conflicts;
 mod conformance;
 mod connections;
@@ -21,6 +22,7 @@ mod relays;
 mod saga_kill;
 mod sagas;
 mod server;
+mod session;
 mod spoiled;
 mod sqlite;
 mod sqlite_disk;

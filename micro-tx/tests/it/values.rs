@@ -14,6 +14,7 @@ on_each_server! {
     a_broken_rule_has_its_kind
     what_only_a_transaction_meets_has_its_kind
     ids_of_any_length_are_told_apart
+    groups_that_are_too_long_are_refused_not_cut
 }
 
 async fn values_come_back_as_they_were_bound(site: Site) {
@@ -158,7 +159,7 @@ async fn what_only_a_transaction_meets_has_its_kind(site: Site) {
         tx.sql().unwrap().execute_script(read_only).await.unwrap();
     }
     let error = tx.sql().unwrap().execute(INSERT, &["A-19".into(), "2".into()]).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{}", error.report());
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.report());
 }
 
 /// A column is not as long as the longest id: none may be cut to be another one.
@@ -169,5 +170,22 @@ async fn ids_of_any_length_are_told_apart(site: Site) {
     for expected in [true, false] {
         let claimed = database.run(async |tx| database.inbox().claim(tx, "group", &ids).await).await;
         assert_eq!(claimed.unwrap(), [expected; 5]);
+    }
+}
+
+/// A name that is cut is found nowhere: each claim would be a new one.
+async fn groups_that_are_too_long_are_refused_not_cut(site: Site) {
+    let database = site.database().await;
+    let ids = ["a".to_owned()];
+    for bytes in [255, 256] {
+        let group = "g".repeat(bytes);
+        let claim = || database.run(async |tx| database.inbox().claim(tx, &group, &ids).await);
+        if site.server == Server::Mariadb && bytes > 255 {
+            let error: Error = claim().await.unwrap_err();
+            assert!(error.to_string().contains("bytes_max=255"), "{error}");
+            continue;
+        }
+        assert_eq!(claim().await.unwrap(), [true]);
+        assert_eq!(claim().await.unwrap(), [false]);
     }
 }

@@ -2,7 +2,7 @@
 
 use micro_core::{Error, ErrorKind, Result};
 
-use crate::{database::SqlDatabase, dialect::Dialect};
+use crate::{database::SqlDatabase, dialect::Dialect, error::to_deployer};
 
 /// The longest name of a schema or table, in bytes: PostgreSQL's, and one less than MySQL's.
 const NAME_BYTES_MAX: usize = 63;
@@ -56,6 +56,9 @@ impl Table {
             if let Err(error) = created
                 && !self.exists(database).await?
             {
+                let message = "the database's user may not create this table: create it by hand, or name one in \
+                               the service's own schema";
+                let error = to_deployer("barrier.create_table", message, error);
                 return Err(error.with_context("table", &self.quoted));
             }
         }
