@@ -65,11 +65,27 @@ pub trait Operation {
 pub trait Outcome {
     /// The kind of the failure, `None` for success.
     fn error_kind(&self) -> Option<ErrorKind>;
+
+    /// Whether it is a failure that says that what was asked for was not taken up: a call may be made
+    /// again though it is not idempotent.
+    ///
+    /// A kind alone does not say it: an HTTP status 504 is `Unavailable` to gRPC, and what is behind
+    /// the proxy that sent it may be at work.
+    fn is_not_taken_up(&self) -> bool;
+}
+
+/// The kinds by which who answers says that it did not take a call up.
+const fn says_not_taken_up(kind: Option<ErrorKind>) -> bool {
+    matches!(kind, Some(ErrorKind::Unavailable | ErrorKind::ResourceExhausted))
 }
 
 impl Outcome for () {
     fn error_kind(&self) -> Option<ErrorKind> {
         None
+    }
+
+    fn is_not_taken_up(&self) -> bool {
+        false
     }
 }
 
@@ -77,16 +93,28 @@ impl Outcome for Vec<Result<Receipt>> {
     fn error_kind(&self) -> Option<ErrorKind> {
         self.iter().find_map(|result| result.as_ref().err()).map(Error::kind)
     }
+
+    fn is_not_taken_up(&self) -> bool {
+        says_not_taken_up(self.error_kind())
+    }
 }
 
 impl Outcome for Error {
     fn error_kind(&self) -> Option<ErrorKind> {
         Some(self.kind())
     }
+
+    fn is_not_taken_up(&self) -> bool {
+        says_not_taken_up(self.error_kind())
+    }
 }
 
 impl Outcome for Infallible {
     fn error_kind(&self) -> Option<ErrorKind> {
+        match *self {}
+    }
+
+    fn is_not_taken_up(&self) -> bool {
         match *self {}
     }
 }
@@ -103,6 +131,10 @@ impl Outcome for Box<dyn StdError + Send + Sync> {
         }
         Some(ErrorKind::Unknown)
     }
+
+    fn is_not_taken_up(&self) -> bool {
+        says_not_taken_up(self.error_kind())
+    }
 }
 
 impl<T: Outcome, E: Outcome> Outcome for Result<T, E> {
@@ -110,6 +142,13 @@ impl<T: Outcome, E: Outcome> Outcome for Result<T, E> {
         match self {
             Ok(answer) => answer.error_kind(),
             Err(error) => error.error_kind(),
+        }
+    }
+
+    fn is_not_taken_up(&self) -> bool {
+        match self {
+            Ok(answer) => answer.is_not_taken_up(),
+            Err(error) => error.is_not_taken_up(),
         }
     }
 }
@@ -166,6 +205,15 @@ fn is_traceparent(name: &str) -> bool {
 impl<B> Outcome for http::Response<B> {
     fn error_kind(&self) -> Option<ErrorKind> {
         grpc_outcome(self.headers()).unwrap_or_else(|| http_error_kind(self.status()))
+    }
+
+    // Without a status of gRPC's a proxy answers. By 429 and 503 it says that it passed nothing on; by
+    // 502 and 504, that no answer came back.
+    fn is_not_taken_up(&self) -> bool {
+        match grpc_outcome(self.headers()) {
+            Some(outcome) => says_not_taken_up(outcome),
+            None => matches!(self.status().as_u16(), 429 | 503),
+        }
     }
 }
 
@@ -313,6 +361,32 @@ mod tests {
         assert_eq!(response(200, Some("5")), Some(ErrorKind::NotFound));
         assert_eq!(response(200, Some("five")), Some(ErrorKind::Unknown));
         assert_eq!(response(503, None), Some(ErrorKind::Unavailable));
+    }
+
+    #[test]
+    fn a_proxy_without_an_answer_does_not_say_that_nobody_took_the_call_up() {
+        let response = |status: u16, grpc: Option<&str>| {
+            let mut response = http::Response::builder().status(status);
+            if let Some(grpc) = grpc {
+                response = response.header("grpc-status", grpc);
+            }
+            response.body(()).unwrap().is_not_taken_up()
+        };
+        for (status, grpc, expected) in [
+            (200, None, false),
+            (200, Some("0"), false),
+            (200, Some("14"), true),
+            (200, Some("8"), true),
+            (200, Some("10"), false),
+            (429, None, true),
+            (502, None, false),
+            (503, None, true),
+            (504, None, false),
+            (504, Some("14"), true),
+            (503, Some("4"), false),
+        ] {
+            assert_eq!(response(status, grpc), expected, "{status} {grpc:?}");
+        }
     }
 
     #[derive(Debug, thiserror::Error)]

@@ -82,11 +82,11 @@ impl RetryConfig {
 
 /// Whether a failure of this kind may be tried again.
 ///
-/// A call may have had its effect before it failed: without more knowledge only those kinds are
-/// tried again that say that it was not taken up. What is consumed is undone by its transaction.
-pub(super) fn may_repeat(flow: Flow, kind: ErrorKind, is_idempotent: bool) -> bool {
+/// A call may have had its effect before it failed: without more knowledge it is tried again only
+/// where the failure says that it was not taken up. What is consumed is undone by its transaction.
+pub(super) fn may_repeat(flow: Flow, kind: ErrorKind, is_not_taken_up: bool, is_idempotent: bool) -> bool {
     match flow {
-        Flow::Rpc if !is_idempotent => matches!(kind, ErrorKind::Unavailable | ErrorKind::ResourceExhausted),
+        Flow::Rpc if !is_idempotent => is_not_taken_up,
         _ => kind.is_retryable(),
     }
 }

@@ -78,7 +78,10 @@ where
     let mut answer = ready.call(attempt).await;
     for retry in 0..config.retry_count_max {
         let Some(kind) = answer.error_kind() else { break };
-        let Some(kept) = kept.as_ref().filter(|_| may_repeat(Request::FLOW, kind, is_idempotent)) else { break };
+        if !may_repeat(Request::FLOW, kind, answer.is_not_taken_up(), is_idempotent) {
+            break;
+        }
+        let Some(kept) = kept.as_ref() else { break };
         let delay = config.delay(retry);
         let is_too_late = deadline.is_some_and(|deadline| now() + delay >= deadline);
         if is_too_late || !budget.withdraw() {

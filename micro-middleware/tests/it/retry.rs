@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use micro_core::{Error, ErrorKind, Metadata, Result, consume::DeliveryBatch};
 use micro_middleware::{ClientDeadlineLayer, RetryConfig, RetryLayer, retry::RetryBody};
 use tokio::time::Instant;
@@ -32,17 +32,28 @@ async fn batch_attempts(layer: &RetryLayer, kind: ErrorKind) -> usize {
 
 /// How often a call is tried whose callee always refuses with `code`.
 async fn call_attempts(layer: &RetryLayer, request: Request<Script>, code: u32) -> usize {
+    let (count, response) = attempts_at(layer, request, move || refusal(code)).await;
+    assert_eq!(status(&response), Some(&*code.to_string()));
+    count
+}
+
+/// How often a call is tried that always has this answer, and the answer.
+async fn attempts_at(
+    layer: &RetryLayer,
+    request: Request<Script>,
+    answer: impl Fn() -> Response<Script> + Clone + Send + 'static,
+) -> (usize, Response<Script>) {
     let count = Count::default();
     let callee = {
         let count = count.clone();
         service_fn(move |_: Attempt| {
             count.next();
-            async move { Ok::<_, Infallible>(refusal(code)) }
+            let answer = answer();
+            async move { Ok::<_, Infallible>(answer) }
         })
     };
     let response = layer.layer(callee).oneshot(request).await.unwrap();
-    assert_eq!(status(&response), Some(&*code.to_string()));
-    count.value()
+    (count.value(), response)
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,6 +107,27 @@ async fn a_call_is_only_tried_again_on_kinds_that_say_it_was_not_taken_up() {
         let code = u32::from(kind.code());
         assert_eq!(call_attempts(&plain, request(), code).await, of_plain, "{kind}");
         assert_eq!(call_attempts(&idempotent, request(), code).await, of_idempotent, "{kind}");
+    }
+}
+
+/// Behind a proxy the call may be going on (504), or have been done without an answer (502).
+#[tokio::test(start_paused = true)]
+async fn a_proxys_answer_repeats_a_call_only_where_it_was_not_taken_up() {
+    let plain = RetryLayer::default();
+    let idempotent = RetryLayer::new(RetryConfig::default().with_idempotent([PATH]));
+    for (http, of_plain, of_idempotent) in [(429_u16, 3, 3), (502, 1, 3), (503, 3, 3), (504, 1, 3), (404, 1, 1)] {
+        for (layer, expected) in [(&plain, of_plain), (&idempotent, of_idempotent)] {
+            let answer = move || Response::builder().status(http).body(Script::default()).unwrap();
+            let (count, response) = attempts_at(layer, request(), answer).await;
+            assert_eq!((count, response.status().as_u16()), (expected, http));
+        }
+        // A status of gRPC's own counts for more.
+        let answer = move || {
+            let mut response = refusal(14);
+            *response.status_mut() = StatusCode::from_u16(http).unwrap();
+            response
+        };
+        assert_eq!(attempts_at(&plain, request(), answer).await.0, 3, "{http}");
     }
 }
 
