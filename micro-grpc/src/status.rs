@@ -7,10 +7,18 @@ use tonic::{Code, Status};
 
 use crate::go_micro::{GoMicroError, understood};
 
+/// The longest text of a status, in bytes. Percent-encoded it may be three times as long, and clients of
+/// gRPC in Java and C take 8 KiB of headers.
+const TEXT_BYTES_MAX: usize = 2 << 10;
+
+/// Stands at the end of a text that was cut.
+const CUT: &str = " …";
+
 /// What a caller is told of an error: its code, and `operation: message (context)`.
 ///
 /// Causes stay here: they are for logs. Of `Internal` and `Unknown` errors the context stays here
-/// too, and the whole report is logged, for these are faults and not answers.
+/// too, and the whole report is logged, for these are faults and not answers. A text of more than 2 KiB
+/// is cut, and ends in ` …` then: clients lose an answer with long headers.
 ///
 /// # Examples
 ///
@@ -31,7 +39,15 @@ pub fn to_status(error: Error) -> Status {
         }
         _ => error.to_string(),
     };
-    Status::new(code, text)
+    Status::new(code, cut(text))
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX - CUT.len()));
+        text.push_str(CUT);
+    }
+    text
 }
 
 /// What a status means to the caller of `operation`: the same kind, and the server's text as the
@@ -148,6 +164,22 @@ mod tests {
         assert_eq!(to_status(error(ErrorKind::Internal)).message(), "orders.find: not so");
         assert_eq!(to_status(error(ErrorKind::Unknown)).message(), "orders.find: not so");
         assert_eq!(to_status(error(ErrorKind::Aborted)).message(), "orders.find: not so (table=orders)");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_characters_end() {
+        let told = |text: String| {
+            to_status(Error::new(ErrorKind::NotFound, "a.b", text)).message().trim_start_matches("a.b: ").to_owned()
+        };
+        let fits = "x".repeat(TEXT_BYTES_MAX - "a.b: ".len());
+        assert_eq!(told(fits.clone()), fits);
+        for letter in ["x", "é", "库", "🦀"] {
+            let cut = told(letter.repeat(TEXT_BYTES_MAX));
+            let kept = cut.strip_suffix(CUT).unwrap();
+            let bytes = "a.b: ".len() + cut.len();
+            assert!(bytes <= TEXT_BYTES_MAX && bytes + letter.len() > TEXT_BYTES_MAX, "{letter}: {bytes}");
+            assert_eq!(kept, letter.repeat(kept.len() / letter.len()));
+        }
     }
 
     #[test]

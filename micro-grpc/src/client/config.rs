@@ -39,7 +39,12 @@ pub struct GrpcClientConfig {
     pub in_flight_count_max: usize,
     /// How many other instances are tried when a call could not be sent at all; default 2.
     pub reroute_count_max: usize,
-    /// Bytes of the headers of one answer; default 16 KiB.
+    /// Bytes of the headers of one answer, and of its trailers, which hold the text of a status: nine for
+    /// a character of Chinese; default 1 MiB. A longer answer is lost, and its connection, with all calls
+    /// on it, at four times as much.
+    ///
+    /// It is what a peer may have a client keep in memory for each call that waits for its answer, four
+    /// times as much for the one that is being read on each connection; what is usual is less than 1 KiB.
     pub header_bytes_max: u32,
 }
 
@@ -55,7 +60,7 @@ impl Default for GrpcClientConfig {
             connection_count: available_parallelism().map_or(1, NonZero::get).min(4),
             in_flight_count_max: 10_000,
             reroute_count_max: 2,
-            header_bytes_max: 16 << 10,
+            header_bytes_max: 1 << 20,
         }
     }
 }

@@ -6,5 +6,6 @@ mod dtm;
 mod faults;
 mod fixture;
 mod go_micro;
+mod long_status;
 mod raw;
 mod server;
