@@ -2,16 +2,14 @@
 //! has another one.
 
 use std::{
-    sync::{
-        Mutex,
-        mpsc::{Receiver, channel},
-    },
+    sync::Mutex,
     thread::{self, ThreadId},
     time::Duration,
 };
 
 use micro_core::{ErrorKind, TransactionManager as _};
 use micro_tx::{SqlDatabase, SqlTxExt as _};
+use tokio::sync::mpsc::{Receiver, channel};
 use tracing::{Dispatch, Instrument as _, Subscriber, span, subscriber::NoSubscriber};
 use tracing_subscriber::{
     Layer, Registry,
@@ -42,7 +40,7 @@ struct CrashAfter {
 impl<S: Subscriber> Layer<S> for CrashAfter {
     fn on_exit(&self, _: &span::Id, _: Context<'_, S>) {
         if thread::current().id() != self.here {
-            let _ = self.go_on.lock().unwrap().recv();
+            let _ = self.go_on.lock().unwrap().blocking_recv();
             panic!("the thread crashes");
         }
     }
@@ -116,7 +114,7 @@ async fn of_several_statements_the_first_does_not_stand_for_all() {
     let inserts = format!("{INSERT}; {INSERT};");
     assert_eq!(database.execute(&inserts, &["A-17".into(), "A-18".into()]).await.unwrap(), 2);
     let mut tx = database.begin().await.unwrap();
-    let (_, at_once) = channel();
+    let (_, at_once) = channel(1);
     let insert = async { tx.sql().unwrap().execute(&inserts, &["A-19".into(), "A-20".into()]).await };
     let error = crashed_after(at_once, insert).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.report());
@@ -152,7 +150,7 @@ async fn a_rollback_that_a_crash_left_unanswered_does_not_keep_the_turn_to_write
     let file = File::new();
     let database = database(&file).await;
     let mut tx = database.begin().await.unwrap();
-    let (crash, go_on) = channel();
+    let (crash, go_on) = channel(1);
     let insert = async { tx.sql().unwrap().execute(INSERT, &["A-17".into()]).await };
     assert_eq!(crashed_after(go_on, insert).await.unwrap(), 1);
     drop(tx);
@@ -160,6 +158,6 @@ async fn a_rollback_that_a_crash_left_unanswered_does_not_keep_the_turn_to_write
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
-    crash.send(()).unwrap();
+    crash.try_send(()).unwrap();
     assert_eq!(database.execute(INSERT, &["A-17".into()]).await.unwrap(), 1);
 }
